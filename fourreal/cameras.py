@@ -1,0 +1,228 @@
+"""Pinhole cameras and camera paths.
+
+OpenCV everywhere: x right, y down, z forward; extrinsics are world to camera [..., 3, 4];
+intrinsics are in pixels [..., 3, 3]; the centre of the first pixel is at (0.5, 0.5).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def pixel_intrinsics(fov_y: Tensor, height: int, width: int) -> Tensor:
+    """Intrinsics [..., 3, 3] of square pixels from the vertical field of view [...] (radians)."""
+    focal = 0.5 * height / torch.tan(fov_y / 2)
+    zero, one = torch.zeros_like(focal), torch.ones_like(focal)
+    return torch.stack(
+        [focal, zero, 0.5 * width * one, zero, focal, 0.5 * height * one, zero, zero, one], -1
+    ).reshape(*focal.shape, 3, 3)
+
+
+def scale_intrinsics(intrinsics: Tensor, scale_x: float, scale_y: float) -> Tensor:
+    """Intrinsics of the same camera after its image was resized by the given factors."""
+    factors = intrinsics.new_tensor([scale_x, scale_y, 1.0])
+    return intrinsics * factors[:, None]
+
+
+def look_at(position: Tensor, target: Tensor, up: Tensor) -> Tensor:
+    """Extrinsics [..., 3, 4] of cameras at position [..., 3] that look at target.
+
+    `up` is the world direction that appears upward in the image.
+    """
+    forward = torch.nn.functional.normalize(target - position, dim=-1)
+    right = torch.nn.functional.normalize(
+        torch.linalg.cross(forward, up.expand_as(forward)), dim=-1
+    )
+    down = torch.linalg.cross(forward, right)
+    rotation = torch.stack([right, down, forward], dim=-2)
+    return torch.cat([rotation, -rotation @ position[..., None]], dim=-1)
+
+
+def camera_centers(extrinsics: Tensor) -> Tensor:
+    """World positions [..., 3] of cameras with extrinsics [..., 3, 4]."""
+    return -(extrinsics[..., :3].transpose(-1, -2) @ extrinsics[..., 3:])[..., 0]
+
+
+def to_homogeneous(extrinsics: Tensor) -> Tensor:
+    """[..., 3, 4] to [..., 4, 4]."""
+    last = extrinsics.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*extrinsics.shape[:-2], 1, 4)
+    return torch.cat([extrinsics, last], dim=-2)
+
+
+def invert(extrinsics: Tensor) -> Tensor:
+    """Camera-to-world [..., 3, 4] of world-to-camera [..., 3, 4], and back."""
+    rotation = extrinsics[..., :3].transpose(-1, -2)
+    return torch.cat([rotation, -rotation @ extrinsics[..., 3:]], dim=-1)
+
+
+def relative_to_first(extrinsics: Tensor) -> Tensor:
+    """Extrinsics [V, 3, 4] in the world of the first camera (which becomes the identity)."""
+    return (to_homogeneous(extrinsics) @ to_homogeneous(invert(extrinsics[:1])))[..., :3, :]
+
+
+def pixel_grid(height: int, width: int, device=None, dtype=torch.float32) -> Tensor:
+    """Pixel centres [H, W, 2] as (x, y), the first one at (0.5, 0.5)."""
+    y, x = torch.meshgrid(
+        torch.arange(height, device=device, dtype=dtype) + 0.5,
+        torch.arange(width, device=device, dtype=dtype) + 0.5,
+        indexing="ij",
+    )
+    return torch.stack([x, y], dim=-1)
+
+
+def unproject(depth: Tensor, extrinsics: Tensor, intrinsics: Tensor) -> Tensor:
+    """World points [..., H, W, 3] of z-depth maps [..., H, W].
+
+    extrinsics [..., 3, 4] and intrinsics [..., 3, 3] broadcast against depth's leading dimensions.
+    """
+    height, width = depth.shape[-2:]
+    pixels = pixel_grid(height, width, depth.device, depth.dtype)
+    focal = torch.stack([intrinsics[..., 0, 0], intrinsics[..., 1, 1]], -1)[..., None, None, :]
+    center = intrinsics[..., :2, 2][..., None, None, :]
+    camera = torch.cat([(pixels - center) / focal * depth[..., None], depth[..., None]], dim=-1)
+    to_world = invert(extrinsics)
+    return camera @ to_world[..., None, :, :3].transpose(-1, -2) + to_world[..., None, None, :, 3]
+
+
+def project(points: Tensor, extrinsics: Tensor, intrinsics: Tensor) -> tuple[Tensor, Tensor]:
+    """Pixels [..., N, 2] and z-depths [..., N] of world points [..., N, 3]."""
+    camera = points @ extrinsics[..., :3].transpose(-1, -2) + extrinsics[..., None, :, 3]
+    depth = camera[..., 2]
+    projected = camera @ intrinsics.transpose(-1, -2)
+    return projected[..., :2] / depth.clamp_min(1e-8)[..., None], depth
+
+
+def quaternion_to_matrix(quaternions: Tensor) -> Tensor:
+    """Rotation matrices [..., 3, 3] of quaternions [..., 4] (w, x, y, z), normalised here."""
+    w, x, y, z = torch.nn.functional.normalize(quaternions, dim=-1).unbind(-1)
+    return torch.stack(
+        [
+            *(1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
+            *(2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
+            *(2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
+        ],
+        dim=-1,
+    ).reshape(*quaternions.shape[:-1], 3, 3)
+
+
+def matrix_to_quaternion(matrices: Tensor) -> Tensor:
+    """Quaternions [..., 4] (w, x, y, z), w >= 0, of rotation matrices [..., 3, 3].
+
+    The eigenvector form (Bar-Itzhack 2000), stable for every rotation.
+    """
+    m = matrices
+    xx, yy, zz = m[..., 0, 0], m[..., 1, 1], m[..., 2, 2]
+    xy, xz, yz = (
+        m[..., 0, 1] + m[..., 1, 0],
+        m[..., 0, 2] + m[..., 2, 0],
+        m[..., 1, 2] + m[..., 2, 1],
+    )
+    wx, wy, wz = (
+        m[..., 2, 1] - m[..., 1, 2],
+        m[..., 0, 2] - m[..., 2, 0],
+        m[..., 1, 0] - m[..., 0, 1],
+    )
+    symmetric = torch.stack(
+        [
+            *(xx + yy + zz, wx, wy, wz),
+            *(wx, xx - yy - zz, xy, xz),
+            *(wy, xy, yy - xx - zz, yz),
+            *(wz, xz, yz, zz - xx - yy),
+        ],
+        dim=-1,
+    ).reshape(*m.shape[:-2], 4, 4)
+    quaternions = torch.linalg.eigh(symmetric).eigenvectors[..., -1]
+    return torch.where(quaternions[..., :1] < 0, -quaternions, quaternions)
+
+
+@dataclass
+class CameraPath:
+    """K cameras, one per output frame, each with the scene time it shows.
+
+    extrinsics [K, 3, 4], intrinsics [K, 3, 3] in pixels of width x height, times [K] (integers
+    in 0..T-1).
+    """
+
+    extrinsics: Tensor
+    intrinsics: Tensor
+    times: Tensor
+    width: int
+    height: int
+
+
+def interpolate_cameras(extrinsics: Tensor, positions: Tensor) -> Tensor:
+    """Cameras [K, 3, 4] at fractional indices `positions` [K] (0..V-1) along V cameras.
+
+    Centres follow a Catmull-Rom spline, rotations the shortest arc between neighbours.
+    """
+    count = extrinsics.shape[0]
+    centers = camera_centers(extrinsics)
+    quaternions = matrix_to_quaternion(extrinsics[:, :, :3])
+    low = positions.floor().long().clamp(0, max(count - 2, 0))
+    high = (low + 1).clamp_max(count - 1)
+    u = (positions - low)[:, None]
+    before = centers[(low - 1).clamp_min(0)]
+    after = centers[(high + 1).clamp_max(count - 1)]
+    start, end = centers[low], centers[high]
+    center = 0.5 * (
+        2 * start
+        + (end - before) * u
+        + (2 * before - 5 * start + 4 * end - after) * u**2
+        + (3 * start - before - 3 * end + after) * u**3
+    )
+    first, second = quaternions[low], quaternions[high]
+    cosine = (first * second).sum(-1, keepdim=True)
+    second = torch.where(cosine < 0, -second, second)
+    angle = cosine.abs().clamp_max(1.0).acos()
+    weight = torch.where(angle < 1e-4, u, torch.sin(u * angle) / torch.sin(angle).clamp_min(1e-8))
+    other = torch.where(
+        angle < 1e-4, 1 - u, torch.sin((1 - u) * angle) / torch.sin(angle).clamp_min(1e-8)
+    )
+    rotation = quaternion_to_matrix(other * first + weight * second)
+    return torch.cat([rotation, -rotation @ center[..., None]], dim=-1)
+
+
+PATH_KINDS = ("orbit", "inputs", "freeze_time", "fixed_view")
+
+
+def camera_path(
+    extrinsics: Tensor,
+    intrinsics: Tensor,
+    width: int,
+    height: int,
+    num_times: int,
+    kind: str = "orbit",
+    num_frames: int | None = None,
+    freeze_at: int = 0,
+) -> CameraPath:
+    """A path through the input cameras [V, 3, 4], [V, 3, 3] with a time schedule.
+
+    orbit: the camera sweeps smoothly to the last view and back while time plays; inputs: the
+    camera moves once along the views while time plays; freeze_time: the same sweep as orbit at
+    time `freeze_at` (bullet time); fixed_view: the first camera while time plays. num_frames
+    defaults to num_times.
+    """
+    if kind not in PATH_KINDS:
+        raise ValueError(
+            f"camera path kind is {kind!r}, but must be one of {', '.join(PATH_KINDS)}."
+        )
+    count = num_frames or num_times
+    phase = torch.linspace(0, 1, count, dtype=extrinsics.dtype, device=extrinsics.device)
+    last = extrinsics.shape[0] - 1
+    sweep = {
+        "orbit": 0.5 - 0.5 * torch.cos(2 * torch.pi * phase),
+        "freeze_time": 0.5 - 0.5 * torch.cos(2 * torch.pi * phase),
+        "inputs": phase,
+        "fixed_view": torch.zeros_like(phase),
+    }[kind]
+    times = (phase * (num_times - 1)).round().long()
+    if kind == "freeze_time":
+        times = torch.full_like(times, min(freeze_at, num_times - 1))
+    return CameraPath(
+        interpolate_cameras(extrinsics, sweep * last),
+        intrinsics.mean(0, keepdim=True).expand(count, 3, 3),
+        times,
+        width,
+        height,
+    )

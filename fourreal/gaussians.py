@@ -1,0 +1,142 @@
+"""3D Gaussians and the dynamic scene made of them.
+
+Conventions (3DGS, gsplat, ComfyUI SPLAT): OpenCV world, quaternions (w, x, y, z), linear scales,
+opacities in [0, 1], colour = SH_C0 * harmonics[:, 0] + 0.5.
+"""
+
+from dataclasses import dataclass, field, fields
+
+import torch
+from torch import Tensor
+
+SH_C0 = 0.28209479177387814  # the constant real spherical harmonic, 1 / (2 sqrt(pi))
+
+
+def rgb_to_harmonics(rgb: Tensor) -> Tensor:
+    """Colours [..., 3] in [0, 1] to degree-0 harmonics [..., 1, 3]."""
+    return ((rgb - 0.5) / SH_C0).unsqueeze(-2)
+
+
+def harmonics_to_rgb(harmonics: Tensor) -> Tensor:
+    """The view-independent colour [..., 3] of harmonics [..., K, 3] (not clamped)."""
+    return harmonics[..., 0, :] * SH_C0 + 0.5
+
+
+@dataclass
+class Gaussians:
+    """N Gaussians: means [N, 3], quaternions [N, 4] (w, x, y, z), scales [N, 3] (linear, > 0),
+    opacities [N] in [0, 1], harmonics [N, K, 3] with K = (degree + 1)^2."""
+
+    means: Tensor
+    quaternions: Tensor
+    scales: Tensor
+    opacities: Tensor
+    harmonics: Tensor
+
+    def __post_init__(self):
+        count = self.means.shape[0]
+        expected = {
+            "means": (count, 3),
+            "quaternions": (count, 4),
+            "scales": (count, 3),
+            "opacities": (count,),
+            "harmonics": (count, self.harmonics.shape[1] if self.harmonics.ndim == 3 else -1, 3),
+        }
+        for name, shape in expected.items():
+            if tuple(getattr(self, name).shape) != shape:
+                raise ValueError(
+                    f"Gaussians.{name} has shape {tuple(getattr(self, name).shape)}, but {shape} "
+                    "is needed: all fields describe the same N Gaussians."
+                )
+
+    def __len__(self) -> int:
+        return self.means.shape[0]
+
+    def map(self, function) -> "Gaussians":
+        """A copy with function(tensor) applied to every field (selection, device, dtype)."""
+        return Gaussians(**{f.name: function(getattr(self, f.name)) for f in fields(self)})
+
+    def __getitem__(self, index: Tensor) -> "Gaussians":
+        """The Gaussians chosen by a boolean mask [N] or an index tensor."""
+        return self.map(lambda x: x[index])
+
+    def to(self, *args, **kwargs) -> "Gaussians":
+        return self.map(lambda x: x.to(*args, **kwargs))
+
+    @staticmethod
+    def empty(num_harmonics: int = 1, device=None) -> "Gaussians":
+        return Gaussians(
+            torch.zeros(0, 3, device=device),
+            torch.zeros(0, 4, device=device),
+            torch.zeros(0, 3, device=device),
+            torch.zeros(0, device=device),
+            torch.zeros(0, num_harmonics, 3, device=device),
+        )
+
+    @staticmethod
+    def concatenate(parts: "list[Gaussians]") -> "Gaussians":
+        """All parts in order; lower harmonic degrees are padded with zeros."""
+        most = max(p.harmonics.shape[1] for p in parts)
+
+        def padded(part):
+            missing = most - part.harmonics.shape[1]
+            return torch.nn.functional.pad(part.harmonics, (0, 0, 0, missing))
+
+        return Gaussians(
+            *(torch.cat([getattr(p, n) for p in parts]) for n in ("means", "quaternions")),
+            *(torch.cat([getattr(p, n) for p in parts]) for n in ("scales", "opacities")),
+            torch.cat([padded(p) for p in parts]),
+        )
+
+
+@dataclass
+class GaussianScene:
+    """A dynamic scene: what stands still once, what moves once per time, and its cameras.
+
+    extrinsics [V, 3, 4] (world to camera, OpenCV) and intrinsics [V, 3, 3] (pixels of a
+    width x height image) are the cameras of the input views; fps is the playback rate.
+    """
+
+    static: Gaussians
+    dynamic: list[Gaussians]
+    extrinsics: Tensor
+    intrinsics: Tensor
+    width: int
+    height: int
+    fps: float = 8.0
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self):
+        views = self.extrinsics.shape[0]
+        if self.extrinsics.shape != (views, 3, 4) or self.intrinsics.shape != (views, 3, 3):
+            raise ValueError(
+                f"a scene needs extrinsics [V, 3, 4] and intrinsics [V, 3, 3] of the same V, got "
+                f"{tuple(self.extrinsics.shape)} and {tuple(self.intrinsics.shape)}."
+            )
+        if not self.dynamic:
+            raise ValueError("a scene needs at least one time; dynamic is an empty list.")
+
+    @property
+    def num_frames(self) -> int:
+        """Number of times T."""
+        return len(self.dynamic)
+
+    @property
+    def num_views(self) -> int:
+        return self.extrinsics.shape[0]
+
+    def at(self, time: int) -> Gaussians:
+        """All Gaussians of one time (0 <= time < T): the static ones first."""
+        return Gaussians.concatenate([self.static, self.dynamic[time]])
+
+    def to(self, *args, **kwargs) -> "GaussianScene":
+        return GaussianScene(
+            self.static.to(*args, **kwargs),
+            [g.to(*args, **kwargs) for g in self.dynamic],
+            self.extrinsics.to(*args, **kwargs),
+            self.intrinsics.to(*args, **kwargs),
+            self.width,
+            self.height,
+            self.fps,
+            self.metadata,
+        )

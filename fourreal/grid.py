@@ -1,0 +1,103 @@
+"""The V x T grid of frames: index maths, layouts, references and contact sheets.
+
+A grid holds V synchronised views of T times (paper, section 3). A row is one view over all times
+(a *fixed-view video*), a column is one time over all views (a *freeze-time video*). Order is
+view-major everywhere.
+"""
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+TEMPORAL_STRIDE = 4  # pixel frames per latent frame of Wan's VAE, after the first
+
+
+def num_latent_frames(num_frames: int) -> int:
+    """Latent frames F of T pixel frames, T = 4 (F - 1) + 1. Raises ValueError for any other T."""
+    if num_frames < 1 or (num_frames - 1) % TEMPORAL_STRIDE:
+        below = max(num_frames - 1, 0) // TEMPORAL_STRIDE * TEMPORAL_STRIDE + 1
+        raise ValueError(
+            f"num_frames is {num_frames}, but the video autoencoder needs 4k + 1 frames; "
+            f"use {below} or {below + TEMPORAL_STRIDE}."
+        )
+    return (num_frames - 1) // TEMPORAL_STRIDE + 1
+
+
+def check_size(height: int, width: int, multiple: int) -> None:
+    """Raise ValueError unless height and width (pixels) are positive multiples of `multiple`."""
+    for name, value in (("height", height), ("width", width)):
+        if value < multiple or value % multiple:
+            below = max(value // multiple, 1) * multiple
+            raise ValueError(
+                f"{name} is {value}, but this model needs a multiple of {multiple}; "
+                f"use {below} or {below + multiple}."
+            )
+
+
+def frames_to_images(frames: Tensor) -> Tensor:
+    """Grid frames [V, T, 3, H, W] to ComfyUI's IMAGE [V*T, H, W, 3], index v*T + t."""
+    return rearrange(frames, "v t c h w -> (v t) h w c")
+
+
+def images_to_frames(images: Tensor, num_views: int) -> Tensor:
+    """ComfyUI's IMAGE [V*T, H, W, 3] to grid frames [V, T, 3, H, W].
+
+    Raises ValueError when the batch is not a multiple of num_views.
+    """
+    if num_views < 1 or images.shape[0] % num_views:
+        raise ValueError(
+            f"{images.shape[0]} images cannot be split into {num_views} views of equal length; "
+            "the batch must hold V x T images, all times of the first view first."
+        )
+    return rearrange(images[..., :3], "(v t) h w c -> v t c h w", v=num_views)
+
+
+def grid_to_sequence(latents: Tensor) -> Tensor:
+    """Grid latents [V, C, F, h, w] (a ComfyUI LATENT) to one sequence [1, C, V*F, h, w]."""
+    return rearrange(latents, "v c f h w -> 1 c (v f) h w")
+
+
+def sequence_to_grid(latents: Tensor, num_views: int) -> Tensor:
+    """Sequences [B, C, V*F, h, w] to grid latents [B*V, C, F, h, w]."""
+    return rearrange(latents, "b c (v f) h w -> (b v) c f h w", v=num_views)
+
+
+def reference_mask(
+    num_views: int, num_frames: int, fixed_view: bool, freeze_time: bool, device=None
+) -> Tensor:
+    """Boolean [V, F]: the cells known from references, row 0 and (or) column 0."""
+    mask = torch.zeros(num_views, num_frames, dtype=torch.bool, device=device)
+    if fixed_view:
+        mask[0] = True
+    if freeze_time:
+        mask[:, 0] = True
+    return mask
+
+
+def tile_views(frames: Tensor, columns: int | None = None) -> Tensor:
+    """All views as tiles of one video: [V, T, 3, H, W] to [T, 3, rows*H, columns*W].
+
+    Views run left to right, top to bottom; missing tiles are black.
+    """
+    num_views = frames.shape[0]
+    columns = columns or -(-num_views // max(1, round(num_views**0.5 * 0.75)))
+    rows = -(-num_views // columns)
+    tiles = frames.new_zeros(rows * columns, *frames.shape[1:])
+    tiles[:num_views] = frames
+    return rearrange(tiles, "(r k) t c h w -> t c (r h) (k w)", r=rows)
+
+
+def contact_sheet(frames: Tensor, max_times: int = 8, gap: int = 2) -> Tensor:
+    """Views down, times across: [V, T, 3, H, W] in [0, 1] to one image [3, h, w].
+
+    At most max_times evenly spaced times are shown, the first and the last among them.
+    """
+    num_views, num_times, _, height, width = frames.shape
+    shown = torch.linspace(0, num_times - 1, min(max_times, num_times)).round().long()
+    cells = frames[:, shown]
+    sheet = frames.new_ones(3, num_views * (height + gap) - gap, len(shown) * (width + gap) - gap)
+    for v in range(num_views):
+        for k in range(len(shown)):
+            top, left = v * (height + gap), k * (width + gap)
+            sheet[:, top : top + height, left : left + width] = cells[v, k]
+    return sheet
