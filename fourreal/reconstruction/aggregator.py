@@ -1,0 +1,201 @@
+"""The transformer of VGGT with the temporal layers of 4Real-Video-V2.
+
+VGGT (arXiv 2503.11651, section 3.2): DINOv2 patch tokens plus a camera and four register tokens per
+frame go through pairs of a frame block (attention inside each frame) and a global block (across the
+frames of one sequence). 4Real-Video-V2 (arXiv 2506.18839, section 4): a sequence is the views of
+one time, and after each pair a temporal block joins the tokens of different times. Its gates are
+zero at first, so that an untrained model is exactly VGGT.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import VGGTConfig
+from .layers import (
+    Block,
+    init_transformer,
+    spacetime_rotary,
+    spatial_rotary,
+    temporal_rotary,
+)
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)  # ImageNet, as DINOv2 was trained
+IMAGE_STD = (0.229, 0.224, 0.225)
+
+
+class PatchProjection(nn.Module):
+    """Patches to tokens by one strided convolution."""
+
+    def __init__(self, patch_size: int, dim: int):
+        super().__init__()
+        self.proj = nn.Conv2d(3, dim, patch_size, stride=patch_size)
+
+
+class PatchEmbedding(nn.Module):
+    """DINOv2 ViT with registers (arXiv 2309.16588): images to normalised patch tokens."""
+
+    def __init__(self, config: VGGTConfig):
+        super().__init__()
+        dim = config.embed_dim
+        self.grid = config.img_size // config.patch_size
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.grid**2, dim))
+        self.register_tokens = nn.Parameter(torch.zeros(1, 4, dim))
+        self.mask_token = nn.Parameter(torch.zeros(1, dim))  # in public files; not used here
+        self.patch_embed = PatchProjection(config.patch_size, dim)
+        self.blocks = nn.ModuleList(
+            Block(dim, config.dino_num_heads, config.mlp_ratio, 1.0, eps=1e-6)
+            for _ in range(config.dino_depth)
+        )
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+
+    def position_embedding(self, rows: int, columns: int) -> Tensor:
+        """The patches' position embedding [1, rows * columns, dim] for a grid of any size."""
+        patches = self.pos_embed[:, 1:]
+        if (rows, columns) == (self.grid, self.grid):
+            return patches
+        patches = patches.unflatten(1, (self.grid, self.grid)).permute(0, 3, 1, 2).float()
+        patches = F.interpolate(patches, size=(rows, columns), mode="bicubic", antialias=True)
+        return patches.flatten(2).transpose(1, 2).to(self.pos_embed.dtype)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images [N, 3, H, W] to patch tokens [N, rows * columns, dim]."""
+        patches = self.patch_embed.proj(images)
+        rows, columns = patches.shape[-2:]
+        patches = patches.flatten(2).transpose(1, 2) + self.position_embedding(rows, columns)
+        first = self.cls_token + self.pos_embed[:, :1]
+        count = images.shape[0]
+        specials = torch.cat([first, self.register_tokens], dim=1).expand(count, -1, -1)
+        x = torch.cat([specials.to(patches.dtype), patches], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x[:, specials.shape[1] :])
+
+
+class Aggregator(nn.Module):
+    """Images to the tokens that the heads read."""
+
+    def __init__(self, config: VGGTConfig):
+        super().__init__()
+        self.config = config
+        dim = config.embed_dim
+
+        def blocks(layer_scale):
+            return nn.ModuleList(
+                Block(dim, config.num_heads, config.mlp_ratio, layer_scale, qk_norm=True)
+                for _ in range(config.depth)
+            )
+
+        self.patch_embed = PatchEmbedding(config)
+        # Row 0 is for the first frame of a sequence, whose camera is the world; row 1 for others.
+        self.camera_token = nn.Parameter(torch.zeros(1, 2, 1, dim))
+        self.register_token = nn.Parameter(torch.zeros(1, 2, config.num_register_tokens, dim))
+        self.frame_blocks = blocks(config.layer_scale_init)
+        self.global_blocks = blocks(config.layer_scale_init)
+        if config.temporal != "none":
+            self.temporal_blocks = blocks(0.0)
+
+    @property
+    def num_special_tokens(self) -> int:
+        """Camera and register tokens in front of each frame's patch tokens."""
+        return 1 + self.config.num_register_tokens
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Fresh weights everywhere; the temporal gates are zero."""
+        init_transformer(self)
+        embed = self.patch_embed
+        nn.init.trunc_normal_(embed.patch_embed.proj.weight, std=0.02)
+        nn.init.zeros_(embed.patch_embed.proj.bias)
+        nn.init.zeros_(embed.mask_token)
+        nn.init.trunc_normal_(embed.pos_embed, std=0.02)
+        for tokens in (embed.cls_token, embed.register_tokens):
+            nn.init.normal_(tokens, std=1e-6)
+        for tokens in (self.camera_token, self.register_token):
+            nn.init.normal_(tokens, std=0.02)
+
+    @torch.no_grad()
+    def start_temporal_from_global(self) -> None:
+        """Copy each global block into the temporal block of the same index, gates zero."""
+        for temporal, source in zip(self.temporal_blocks, self.global_blocks, strict=True):
+            temporal.load_state_dict(source.state_dict())
+            temporal.ls1.gamma.zero_()
+            temporal.ls2.gamma.zero_()
+
+    def temporal_is_trained(self) -> bool:
+        """Whether any temporal gate is open (otherwise the layers do nothing)."""
+        if self.config.temporal == "none":
+            return False
+        return any(
+            bool(scale.gamma.any())
+            for block in self.temporal_blocks
+            for scale in (block.ls1, block.ls2)
+        )
+
+    def _special_tokens(self, batch: int, views: int) -> Tensor:
+        both = torch.cat([self.camera_token, self.register_token], dim=2)  # [1, 2, specials, C]
+        rows = torch.cat([both[:, :1], both[:, 1:].expand(-1, views - 1, -1, -1)], dim=1)
+        return rows.expand(batch, -1, -1, -1)
+
+    def _temporal(self, block: Block, x: Tensor, times: tuple[int, ...], grid) -> Tensor:
+        """One temporal block on tokens [B * T, S, P, C]."""
+        config = self.config
+        head_dim = config.embed_dim // config.num_heads
+        place = (x.device, x.dtype)
+        count, (_, views, tokens, _) = len(times), x.shape
+        if config.temporal == "token":
+            x = x.unflatten(0, (-1, count)).permute(0, 2, 3, 1, 4)  # [B, S, P, T, C]
+            rotary = temporal_rotary(times, head_dim, config.rope_base, *place)
+            out = block(x.flatten(0, 2), rotary)
+            out = out.unflatten(0, (-1, views, tokens)).permute(0, 3, 1, 2, 4)
+        else:
+            x = x.unflatten(0, (-1, count)).transpose(1, 2)  # [B, S, T, P, C]
+            rotary = spacetime_rotary(
+                times, *grid, self.num_special_tokens, head_dim, config.rope_base, *place
+            )
+            out = block(x.flatten(2, 3).flatten(0, 1), rotary)
+            out = out.unflatten(1, (count, tokens)).unflatten(0, (-1, views)).transpose(1, 2)
+        return out.flatten(0, 1)
+
+    def forward(
+        self,
+        images: Tensor,
+        num_times: int = 1,
+        temporal: bool = True,
+        times: tuple[int, ...] | None = None,
+    ) -> list[Tensor]:
+        """Tokens of the intermediate layers, each [B, S, specials + patches, 2 * embed_dim].
+
+        images is [B, S, 3, H, W] in [0, 1]: B = scenes x times (times innermost), S the views.
+        H and W must be multiples of patch_size. `temporal=False` leaves the temporal blocks out.
+        `times` are the positions of the num_times times (0, 1, ... by default). The first half
+        of the channels is the frame block's output, the second the global (and temporal) one's.
+        """
+        config = self.config
+        batch, views, _, height, width = images.shape
+        grid = (height // config.patch_size, width // config.patch_size)
+        temporal = temporal and config.temporal != "none"
+        times = times or tuple(range(num_times))
+
+        mean, std = (images.new_tensor(v)[:, None, None] for v in (IMAGE_MEAN, IMAGE_STD))
+        weight = self.patch_embed.patch_embed.proj.weight
+        normalised = ((images - mean) / std).to(weight.dtype)
+        patches = self.patch_embed(normalised.flatten(0, 1)).unflatten(0, (batch, views))
+        specials = self._special_tokens(batch, views).to(patches.dtype)
+        x = torch.cat([specials, patches], dim=2)  # [B, S, P, C]
+
+        rotary_args = (config.embed_dim // config.num_heads, config.rope_base, x.device, x.dtype)
+        frame_rotary = spatial_rotary(*grid, self.num_special_tokens, 1, *rotary_args)
+        global_rotary = spatial_rotary(*grid, self.num_special_tokens, views, *rotary_args)
+        outputs = []
+        for layer in range(config.depth):
+            x = self.frame_blocks[layer](x.flatten(0, 1), frame_rotary)
+            in_frame = x.unflatten(0, (batch, views))
+            x = self.global_blocks[layer](in_frame.flatten(1, 2), global_rotary)
+            x = x.unflatten(1, (views, -1))
+            if temporal:
+                x = self._temporal(self.temporal_blocks[layer], x, times, grid)
+            if layer in config.intermediate_layers:
+                outputs.append(torch.cat([in_frame, x], dim=-1))
+        return outputs
