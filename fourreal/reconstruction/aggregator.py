@@ -138,45 +138,38 @@ class Aggregator(nn.Module):
         rows = torch.cat([both[:, :1], both[:, 1:].expand(-1, views - 1, -1, -1)], dim=1)
         return rows.expand(batch, -1, -1, -1)
 
-    def _temporal(self, block: Block, x: Tensor, times: tuple[int, ...], grid) -> Tensor:
+    def _temporal(self, block: Block, x: Tensor, num_times: int, grid) -> Tensor:
         """One temporal block on tokens [B * T, S, P, C]."""
         config = self.config
         head_dim = config.embed_dim // config.num_heads
         place = (x.device, x.dtype)
-        count, (_, views, tokens, _) = len(times), x.shape
+        views, tokens = x.shape[1:3]
         if config.temporal == "token":
-            x = x.unflatten(0, (-1, count)).permute(0, 2, 3, 1, 4)  # [B, S, P, T, C]
-            rotary = temporal_rotary(times, head_dim, config.rope_base, *place)
+            x = x.unflatten(0, (-1, num_times)).permute(0, 2, 3, 1, 4)  # [B, S, P, T, C]
+            rotary = temporal_rotary(num_times, head_dim, config.rope_base, *place)
             out = block(x.flatten(0, 2), rotary)
             out = out.unflatten(0, (-1, views, tokens)).permute(0, 3, 1, 2, 4)
         else:
-            x = x.unflatten(0, (-1, count)).transpose(1, 2)  # [B, S, T, P, C]
+            x = x.unflatten(0, (-1, num_times)).transpose(1, 2)  # [B, S, T, P, C]
             rotary = spacetime_rotary(
-                times, *grid, self.num_special_tokens, head_dim, config.rope_base, *place
+                num_times, *grid, self.num_special_tokens, head_dim, config.rope_base, *place
             )
             out = block(x.flatten(2, 3).flatten(0, 1), rotary)
-            out = out.unflatten(1, (count, tokens)).unflatten(0, (-1, views)).transpose(1, 2)
+            out = out.unflatten(1, (num_times, tokens)).unflatten(0, (-1, views)).transpose(1, 2)
         return out.flatten(0, 1)
 
-    def forward(
-        self,
-        images: Tensor,
-        num_times: int = 1,
-        temporal: bool = True,
-        times: tuple[int, ...] | None = None,
-    ) -> list[Tensor]:
+    def forward(self, images: Tensor, num_times: int = 1, temporal: bool = True) -> list[Tensor]:
         """Tokens of the intermediate layers, each [B, S, specials + patches, 2 * embed_dim].
 
         images is [B, S, 3, H, W] in [0, 1]: B = scenes x times (times innermost), S the views.
         H and W must be multiples of patch_size. `temporal=False` leaves the temporal blocks out.
-        `times` are the positions of the num_times times (0, 1, ... by default). The first half
-        of the channels is the frame block's output, the second the global (and temporal) one's.
+        The first half of the channels is the frame block's output, the second the global (and
+        temporal) one's.
         """
         config = self.config
         batch, views, _, height, width = images.shape
         grid = (height // config.patch_size, width // config.patch_size)
         temporal = temporal and config.temporal != "none"
-        times = times or tuple(range(num_times))
 
         mean, std = (images.new_tensor(v)[:, None, None] for v in (IMAGE_MEAN, IMAGE_STD))
         weight = self.patch_embed.patch_embed.proj.weight
@@ -195,7 +188,7 @@ class Aggregator(nn.Module):
             x = self.global_blocks[layer](in_frame.flatten(1, 2), global_rotary)
             x = x.unflatten(1, (views, -1))
             if temporal:
-                x = self._temporal(self.temporal_blocks[layer], x, times, grid)
+                x = self._temporal(self.temporal_blocks[layer], x, num_times, grid)
             if layer in config.intermediate_layers:
                 outputs.append(torch.cat([in_frame, x], dim=-1))
         return outputs

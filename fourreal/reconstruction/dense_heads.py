@@ -154,7 +154,7 @@ class DenseHead(nn.Module):
         """
         batch, views = images.shape[:2]
         levels = [level[:, :, self.num_special_tokens :].flatten(0, 1) for level in tokens]
-        frames = images.flatten(0, 1)
+        frames = images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         chunk = chunk or batch * views
         with torch.autocast(images.device.type, enabled=False):
             parts = []

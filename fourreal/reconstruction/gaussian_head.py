@@ -93,3 +93,61 @@ def decode_gaussians(
         opacity.sigmoid().reshape(-1),
         harmonics.reshape(-1, 1, 3),
     )
+
+
+# AnySplat (arXiv 2505.23716): absolute scales in the scene's unit, at most MAX; harmonics of each
+# degree are damped.
+ANYSPLAT_SCALE, ANYSPLAT_MAX_SCALE = 0.001, 0.3
+ANYSPLAT_DAMPING = (0.1, 0.25)  # 0.1 * 0.25^degree above degree 0
+
+
+def decode_anysplat(
+    raw: Tensor, depth: Tensor, extrinsics: Tensor, intrinsics: Tensor, unit: Tensor | float = 1.0
+) -> Gaussians:
+    """AnySplat's head output of S views as S*H*W Gaussians, in pixel order.
+
+    raw [S, 9 + 3 (degree + 1)^2, H, W]: opacity, 3 scales, quaternion x y z w, harmonics colour by
+    colour, voxel confidence (not used here). `unit` (number or [S, H, W]) is the factor by which
+    depth was multiplied since the head ran; the scales follow it.
+    """
+    raw = raw.movedim(1, -1)
+    coefficients = (raw.shape[-1] - 9) // 3
+    opacity, scale, quaternion, harmonics, _ = raw.split([1, 3, 4, 3 * coefficients, 1], dim=-1)
+    scales = (ANYSPLAT_SCALE * F.softplus(scale)).clamp_max(ANYSPLAT_MAX_SCALE)
+    if isinstance(unit, Tensor):
+        unit = unit[..., None]
+    degrees = torch.arange(coefficients, device=raw.device).add(0.5).sqrt().long()
+    damping = torch.where(degrees == 0, 1.0, ANYSPLAT_DAMPING[0] * ANYSPLAT_DAMPING[1] ** degrees)
+    harmonics = harmonics.unflatten(-1, (3, coefficients)).transpose(-1, -2)
+    return Gaussians(
+        unproject(depth, extrinsics, intrinsics).reshape(-1, 3),
+        F.normalize(quaternion, dim=-1)[..., [3, 0, 1, 2]].reshape(-1, 4),
+        (scales * unit).reshape(-1, 3),
+        opacity.sigmoid().reshape(-1),
+        (harmonics * damping[:, None]).reshape(-1, coefficients, 3),
+    )
+
+
+FOOTPRINT = 0.6  # standard deviation in pixels: neighbours close up, detail stays
+FULL_OPACITY = 0.95
+
+
+def gaussians_from_depth(
+    images: Tensor, depth: Tensor, confidence: Tensor, extrinsics: Tensor, intrinsics: Tensor
+) -> Gaussians:
+    """S*H*W Gaussians without any head: round, as large as their pixel, opaque where sure.
+
+    images [S, 3, H, W], depth and confidence [S, H, W], extrinsics [S, 3, 4], intrinsics
+    [S, 3, 3]. Opacity falls with the root of confidence below its median.
+    """
+    scales = FOOTPRINT * depth / intrinsics[:, 0, 0, None, None]
+    sure = (confidence / confidence.median().clamp_min(1e-8)).clamp(0, 1).sqrt()
+    quaternions = depth.new_zeros(depth.numel(), 4)
+    quaternions[:, 0] = 1
+    return Gaussians(
+        unproject(depth, extrinsics, intrinsics).reshape(-1, 3),
+        quaternions,
+        scales[..., None].expand(*scales.shape, 3).reshape(-1, 3),
+        (FULL_OPACITY * sure).reshape(-1),
+        rgb_to_harmonics(images.movedim(1, -1).reshape(-1, 3)),
+    )

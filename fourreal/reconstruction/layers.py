@@ -55,15 +55,15 @@ def spatial_rotary(
 
 
 @lru_cache(maxsize=64)
-def temporal_rotary(times: tuple[int, ...], head_dim: int, base: float, device, dtype) -> Rotary:
+def temporal_rotary(num_times: int, head_dim: int, base: float, device, dtype) -> Rotary:
     """Tables for the same token at several times: a 1-D rotary position without parameters."""
     frequencies = _frequencies(head_dim // 2, base).unflatten(0, (2, -1))
-    return _to_rotary(torch.tensor(times).float()[:, None, None] * frequencies, device, dtype)
+    return _to_rotary(torch.arange(num_times).float()[:, None, None] * frequencies, device, dtype)
 
 
 @lru_cache(maxsize=16)
 def spacetime_rotary(
-    times: tuple[int, ...],
+    num_times: int,
     rows: int,
     columns: int,
     specials: int,
@@ -78,9 +78,9 @@ def spacetime_rotary(
     several times this is `temporal_rotary`.
     """
     space = spatial_angles(rows, columns, specials, head_dim, base)
-    time = torch.tensor(times).float()[:, None, None] * _frequencies(head_dim // 2, base).unflatten(
-        0, (2, -1)
-    )
+    time = torch.arange(num_times).float()[:, None, None] * _frequencies(
+        head_dim // 2, base
+    ).unflatten(0, (2, -1))
     return _to_rotary((time[:, None] + space).flatten(0, 1), device, dtype)
 
 

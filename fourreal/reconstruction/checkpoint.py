@@ -1,0 +1,242 @@
+"""Checkpoints of the reconstruction network: recognised by their keys, never unpickled.
+
+Known layouts: VGGT-1B and VGGT-1B-Commercial (facebookresearch/vggt), AnySplat
+(InternRobotics/AnySplat, `encoder.` prefix, 84-channel head) and this project's own files, which
+carry their config in the safetensors metadata.
+"""
+
+import logging
+import os
+import re
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .config import VGGTConfig
+from .model import VGGT
+
+logger = logging.getLogger(__name__)
+
+OPTIONAL_PARTS = ("aggregator.temporal_blocks.", "gaussian_head.")  # what this method adds
+IGNORED_PARTS = ("track_head.",)  # in VGGT-1B's file; of no use here
+
+ACCEPTED = "use VGGT-1B, VGGT-1B-Commercial, AnySplat or a file saved by this project"
+LICENSES = {
+    "vggt": "VGGT-1B's weights are under CC BY-NC 4.0: non-commercial use only",
+    "vggt-commercial": "VGGT-1B-Commercial's weights are under Meta's VGGT acceptable use licence",
+    "anysplat": "AnySplat's weights derive from VGGT-1B (CC BY-NC 4.0): non-commercial use only",
+    "fourreal": "",
+}
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors of a checkpoint file and its metadata.
+
+    .safetensors, or .pt / .pth / .bin / .ckpt of tensors only. Raises ValueError for any file that
+    is not one of these or is damaged, FileNotFoundError when there is none.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint file at {path}.")
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, "pt") as file:
+                names = list(file.keys())
+                return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+        except (SafetensorError, OSError) as error:
+            raise ValueError(
+                f"{path.name} is not a complete safetensors file ({error}); download it again."
+            ) from error
+    if path.suffix not in (".pt", ".pth", ".bin", ".ckpt"):
+        raise ValueError(
+            f"{path.name} has the ending {path.suffix!r}, but a reconstruction checkpoint is a "
+            ".safetensors, .pt, .pth, .bin or .ckpt file."
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds for damaged or unsafe files
+        raise ValueError(
+            f"{path.name} is damaged or holds more than tensors, so it was not loaded "
+            f"({type(error).__name__}); download it again or use a .safetensors file."
+        ) from error
+    for wrapper in ("model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise ValueError(f"{path.name} does not hold a state dict of tensors; {ACCEPTED}.")
+    return content, {}
+
+
+def recognise(tensors: dict[str, Tensor], metadata: dict[str, str], name: str) -> str:
+    """ "vggt", "vggt-commercial", "anysplat" or "fourreal"; ValueError for anything else."""
+    if any("inter_frame_blocks" in key for key in tensors):
+        raise ValueError(
+            f"{name} is a VGGT-Omega checkpoint, whose layout (patch 16, register attention) this "
+            f"reconstructor does not have; {ACCEPTED}."
+        )
+    prefix = "encoder." if any(key.startswith("encoder.aggregator.") for key in tensors) else ""
+    needed = ("aggregator.global_blocks.0.attn.qkv.weight", "depth_head.norm.weight")
+    if not all(prefix + key in tensors for key in needed):
+        found = ", ".join(sorted(tensors)[:2]) or "no tensors"
+        raise ValueError(f"{name} is not a reconstruction checkpoint (it has {found}); {ACCEPTED}.")
+    if prefix:
+        return "anysplat"
+    if "config" in metadata and "fourreal" in metadata.get("format", ""):
+        return "fourreal"
+    return "vggt-commercial" if "commercial" in name.lower() else "vggt"
+
+
+def config_from_shapes(tensors: dict[str, Tensor]) -> dict:
+    """The config's values that key names and shapes of a state dict (without prefix) tell.
+
+    Head counts of the patch embedding and the camera trunk leave no trace; they are taken to equal
+    the aggregator's, as in VGGT-1B. So are the intermediate layers of a 24-layer model.
+    """
+
+    def count(pattern):
+        found = [re.match(pattern, key) for key in tensors]
+        return 1 + max((int(m[1]) for m in found if m), default=-1)
+
+    def shape(key):
+        if key not in tensors:
+            raise ValueError(f"the checkpoint lacks {key}; it is incomplete, download it again.")
+        return tuple(tensors[key].shape)
+
+    dim, _, _, patch = shape("aggregator.patch_embed.patch_embed.proj.weight")
+    depth = count(r"aggregator\.global_blocks\.(\d+)\.")
+    heads = dim // shape("aggregator.global_blocks.0.attn.q_norm.weight")[0]
+    camera_dim = shape("camera_head.embed_pose.weight")[0]
+    grid = round((shape("aggregator.patch_embed.pos_embed")[1] - 1) ** 0.5)
+    values = {
+        "img_size": grid * patch,
+        "patch_size": patch,
+        "embed_dim": dim,
+        "depth": depth,
+        "num_heads": heads,
+        "mlp_ratio": shape("aggregator.global_blocks.0.mlp.fc1.weight")[0] / dim,
+        "num_register_tokens": shape("aggregator.register_token")[2],
+        "dino_depth": count(r"aggregator\.patch_embed\.blocks\.(\d+)\."),
+        "dino_num_heads": heads,
+        "dpt_features": shape("depth_head.scratch.layer1_rn.weight")[0],
+        "dpt_out_channels": tuple(shape(f"depth_head.projects.{i}.weight")[0] for i in range(4)),
+        "intermediate_layers": (4, 11, 17, 23)
+        if depth == 24
+        else tuple(round(depth * (i + 1) / 4) - 1 for i in range(4)),
+        "camera_head_num_heads": heads,
+        "camera_head_dim": None if camera_dim == 2 * dim else camera_dim,
+        "point_head": "point_head.norm.weight" in tensors,
+        "temporal": "token" if count(r"aggregator\.temporal_blocks\.(\d+)\.") else "none",
+        "gaussian_head": "none",
+    }
+    last = tensors.get("gaussian_head.scratch.output_conv2.2.weight")
+    if last is not None and len(last) == 14:
+        values["gaussian_head"] = "paper"
+        values["image_shortcut"] = "gaussian_head.input_merger.0.weight" in tensors
+    elif last is not None:
+        degree = round(((len(last) - 9) / 3) ** 0.5) - 1
+        values |= {"gaussian_head": "anysplat", "sh_degree": degree}
+    return values
+
+
+def load_model(
+    path: str | os.PathLike, *, temporal: str | None = None, gaussian_head: str | None = None
+) -> tuple[VGGT, str]:
+    """The network of a checkpoint file (float32, CPU) and the kind of file it was.
+
+    `temporal` ("token" or "view") and `gaussian_head` ("paper") add freshly initialised parts
+    where the file has none, to train them. Raises ValueError in one sentence for files that are
+    damaged, foreign or incomplete.
+    """
+    path = Path(path)
+    tensors, metadata = read_tensors(path)
+    kind = recognise(tensors, metadata, path.name)
+    if kind == "anysplat":
+        tensors = {k.removeprefix("encoder."): v for k, v in tensors.items()}
+        tensors = {
+            k.replace("gaussian_param_head.", "gaussian_head.", 1): v for k, v in tensors.items()
+        }
+    values = config_from_shapes(tensors)
+    if temporal and values["temporal"] == "none":
+        values["temporal"] = temporal
+    if gaussian_head and values["gaussian_head"] == "none":
+        values["gaussian_head"] = gaussian_head
+    if "config" in metadata:
+        added = {k: values[k] for k in ("temporal", "gaussian_head", "point_head")}
+        stored = VGGTConfig.from_json(metadata["config"], **values)
+        # The parts follow the file's keys and the caller; a stored "view" stays.
+        if stored.temporal != "none" and not temporal:
+            added["temporal"] = stored.temporal
+        config = VGGTConfig(**(vars(stored) | added))
+    else:
+        config = VGGTConfig(**values)
+
+    ignored = [key for key in tensors if key.startswith(IGNORED_PARTS)]
+    if ignored:
+        logger.info("%s: the track head (%d tensors) is not used.", path.name, len(ignored))
+    fill_model(model := _empty_model(config), tensors, path.name)
+    if LICENSES[kind]:
+        logger.info("%s: %s.", path.name, LICENSES[kind])
+    return model.eval(), kind
+
+
+def _empty_model(config: VGGTConfig) -> VGGT:
+    with torch.device("meta"):
+        return VGGT(config)
+
+
+def fill_model(model: VGGT, tensors: dict[str, Tensor], name: str) -> None:
+    """Put a state dict into a model on the meta device; parts it may lack are initialised."""
+    wanted = model.state_dict()
+    missing = [key for key in wanted if key not in tensors]
+    lost = [key for key in missing if not key.startswith(OPTIONAL_PARTS)]
+    if lost:
+        raise ValueError(
+            f"{name} lacks {len(lost)} of the {len(wanted)} tensors this model needs, "
+            f"{', '.join(lost[:3])} among them; it is incomplete, download it again."
+        )
+    wrong = [key for key in wanted if key in tensors and tensors[key].shape != wanted[key].shape]
+    if wrong:
+        raise ValueError(
+            f"{name}: {wrong[0]} has the shape {tuple(tensors[wrong[0]].shape)}, but the model "
+            f"described by its config needs {tuple(wanted[wrong[0]].shape)}; use a matching file."
+        )
+    unknown = [k for k in tensors if k not in wanted and not k.startswith(IGNORED_PARTS)]
+    if unknown:
+        logger.warning(
+            "%s: %d unknown tensors are ignored, %s first.", name, len(unknown), unknown[0]
+        )
+    known = {k: v.to(torch.float32) for k, v in tensors.items() if k in wanted}
+    model.load_state_dict(known, strict=False, assign=True)
+    if not missing:
+        return
+    fresh = VGGT(model.config).state_dict()
+    model.load_state_dict({key: fresh[key] for key in missing}, strict=False, assign=True)
+    logger.info("%s: %d tensors of untrained parts were initialised.", name, len(missing))
+
+
+def save_model(
+    model: VGGT, path: str | os.PathLike, dtype: torch.dtype | None = None, metadata=None
+) -> None:
+    """Write a safetensors file with the config in its metadata; nothing half-written is left.
+
+    dtype: of the stored numbers (the model's own by default). metadata: more strings to store.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(
+            f"{path.name} must end with .safetensors; models are saved in no other way."
+        )
+    tensors = {
+        key: value.detach().to("cpu", dtype or value.dtype).contiguous()
+        for key, value in model.state_dict().items()
+    }
+    header = {"format": "fourreal.reconstructor", "config": model.config.to_json()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".part")
+    try:
+        save_file(tensors, beside, metadata=header | (metadata or {}))
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -1,0 +1,151 @@
+"""Which pixels become Gaussians, and merging of those that fall together."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..cameras import project, unproject
+from ..gaussians import Gaussians
+from .alignment import quantile
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What is dropped. A value of 0 turns a filter off.
+
+    Attributes:
+        confidence_percentile: pixels with the lowest depth confidence, percent of all pixels of a
+            time.
+        depth_edge: pixels beside a jump in depth of more than this fraction (flying pixels).
+        border: this fraction of the shorter side along each image border, where networks err most.
+        consistency: points that float in front of what other views see: more views look through
+            the point than have a surface within this relative distance of it.
+        min_opacity: Gaussians fainter than this.
+        voxel_size: Gaussians in one voxel become one; its edge in pixel footprints at the
+            median depth.
+    """
+
+    confidence_percentile: float = 5.0
+    depth_edge: float = 0.1
+    border: float = 0.01
+    consistency: float = 0.1
+    min_opacity: float = 0.02
+    voxel_size: float = 0.0
+
+    def __post_init__(self):
+        if not 0 <= self.confidence_percentile < 100:
+            raise ValueError(
+                f"confidence_percentile is {self.confidence_percentile}, but must be at least 0 "
+                "and below 100."
+            )
+        for name in ("depth_edge", "border", "consistency", "min_opacity", "voxel_size"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must not be negative.")
+        if self.border >= 0.5 or self.min_opacity >= 1:
+            raise ValueError(
+                f"border is {self.border} and min_opacity {self.min_opacity}: nothing would be "
+                "left; use a border below 0.5 and an opacity below 1."
+            )
+
+    @staticmethod
+    def none() -> "Filters":
+        """Keep everything."""
+        return Filters(0, 0, 0, 0, 0, 0)
+
+
+def keep_pixels(
+    depth: Tensor, confidence: Tensor, extrinsics: Tensor, intrinsics: Tensor, filters: Filters
+) -> Tensor:
+    """The pixels of one time that pass, boolean [V, H, W].
+
+    depth, confidence [V, H, W]; extrinsics [V, 3, 4]; intrinsics [V, 3, 3].
+    """
+    keep = torch.isfinite(depth) & (depth > 0)
+    if filters.confidence_percentile:
+        keep &= confidence >= quantile(confidence, filters.confidence_percentile / 100)
+    if filters.depth_edge:
+        keep &= depth_jump(depth) <= filters.depth_edge
+    if filters.border:
+        margin = round(filters.border * min(depth.shape[-2:]))
+        inside = torch.zeros_like(keep)
+        inside[:, margin : keep.shape[1] - margin, margin : keep.shape[2] - margin] = True
+        keep &= inside
+    if filters.consistency and len(depth) > 1:
+        keep &= consistent(depth, extrinsics, intrinsics, filters.consistency)
+    return keep
+
+
+def depth_jump(depth: Tensor) -> Tensor:
+    """How far each pixel [V, H, W] hangs between its neighbours' surfaces, relative to its depth.
+
+    Along rows and columns: the smaller of the two steps to its neighbours when both go the same way
+    (a pixel on one side of an edge has one small step), less the smallest step nearby (a slanted
+    plane has equal steps everywhere in disparity, and is no edge).
+    """
+    disparity = 1 / depth.clamp_min(1e-8)
+    jump = torch.zeros_like(depth)
+    for dim in (1, 2):
+        lines = disparity.transpose(dim, 2)  # along the last dimension
+        steps = F.pad(lines.diff(dim=2), (1, 1))
+        before, after = steps[..., :-1], steps[..., 1:]
+        torn = torch.minimum(before.abs(), after.abs()) * (before * after > 0)
+        around = F.pad(steps[..., 1:-1].abs(), (3, 4), value=torch.inf)
+        slope = -F.max_pool1d(-around, 7, stride=1)[..., : lines.shape[-1]]
+        jump = torch.maximum(jump, ((torn - slope) / lines).transpose(dim, 2))
+    return jump
+
+
+def consistent(depth: Tensor, extrinsics: Tensor, intrinsics: Tensor, tolerance: float) -> Tensor:
+    """Pixels [V, H, W] that at least as many other views confirm as look through."""
+    views, height, width = depth.shape
+    points = unproject(depth, extrinsics, intrinsics).reshape(1, -1, 3)
+    balance = torch.zeros(views, height * width, dtype=torch.int32, device=depth.device)
+    for other in range(views):
+        pixels, distance = project(
+            points, extrinsics[other : other + 1], intrinsics[other : other + 1]
+        )
+        x, y = pixels[0].floor().long().unbind(-1)
+        seen = (x >= 0) & (x < width) & (y >= 0) & (y < height) & (distance[0] > 1e-6)
+        surface = depth[other, y.clamp(0, height - 1), x.clamp(0, width - 1)]
+        ahead = (surface - distance[0]) / surface
+        vote = (ahead.abs() <= tolerance).int() - (ahead > tolerance).int()
+        vote = torch.where(seen, vote, 0).reshape(views, -1)
+        vote[other] = 0
+        balance += vote
+    return (balance >= 0).reshape(depth.shape)
+
+
+def merge_voxels(gaussians: Gaussians, size: float, weights: Tensor) -> Gaussians:
+    """One Gaussian per voxel of edge `size` (world units), averaged with weights [N] >= 0.
+
+    Opacity and scale are averaged too, so a merged Gaussian is as large and as solid as its parts;
+    the quaternion is that of the part with the largest weight.
+    """
+    if not len(gaussians):
+        return gaussians
+    cells = (gaussians.means / size).floor().long()
+    cells = cells - cells.amin(0)
+    extent = cells.amax(0) + 1
+    flat = (cells[:, 0] * extent[1] + cells[:, 1]) * extent[2] + cells[:, 2]
+    occupied, index = flat.unique(return_inverse=True)
+    voxels = len(occupied)
+    total = weights.new_zeros(voxels).index_add_(0, index, weights)
+    share = weights / total[index].clamp_min(1e-12)
+
+    def average(values):
+        out = values.new_zeros(voxels, *values.shape[1:])
+        return out.index_add_(0, index, values * share.view(-1, *[1] * (values.ndim - 1)))
+
+    most = weights.new_zeros(voxels).scatter_reduce(0, index, weights, "amax", include_self=False)
+    position = torch.arange(len(index), device=index.device)
+    position = position.where(weights == most[index], len(index))
+    heaviest = position.new_full((voxels,), len(index)).scatter_reduce(0, index, position, "amin")
+    return Gaussians(
+        average(gaussians.means),
+        gaussians.quaternions[heaviest],
+        average(gaussians.scales),
+        average(gaussians.opacities),
+        average(gaussians.harmonics),
+    )

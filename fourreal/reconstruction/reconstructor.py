@@ -1,0 +1,384 @@
+"""From a V x T grid of frames to a dynamic Gaussian scene, without camera poses.
+
+Paper, section 4: the network sees the views of each time; camera tokens of all times are replaced
+by those of the first, so that one camera per view serves the whole grid; depth unprojected through
+it carries the Gaussians. Around it: one unit of length for all times, filters, and the split into
+what stands still and what moves.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..cameras import relative_to_first, unproject
+from ..gaussians import Gaussians, GaussianScene
+from .alignment import baseline_scale, combine_pose_encodings, scale_between
+from .camera_head import pose_encoding_to_cameras
+from .checkpoint import LICENSES, load_model, save_model
+from .filters import Filters, keep_pixels, merge_voxels
+from .gaussian_head import decode_anysplat, decode_gaussians, gaussians_from_depth
+from .images import ImageFit, check_frames
+from .model import VGGT
+from .split import StaticSplit, split_view
+
+CAMERA_MODES = ("first", "mean", "median")
+FRAMES_PER_HEAD_PASS = 8
+
+
+@dataclass
+class Geometry:
+    """Plain VGGT on S images: extrinsics [S, 3, 4] (first camera near the identity), intrinsics
+    [S, 3, 3] in pixels, depth and depth_confidence [S, H, W], points [S, H, W, 3] in the world,
+    points_confidence [S, H, W]."""
+
+    extrinsics: Tensor
+    intrinsics: Tensor
+    depth: Tensor
+    depth_confidence: Tensor
+    points: Tensor
+    points_confidence: Tensor
+
+
+@dataclass
+class Reconstruction:
+    """A reconstructed grid, on the CPU.
+
+    extrinsics [V, 3, 4] (world = first camera), intrinsics [V, 3, 3] in input pixels, depth and
+    depth_confidence [V, T, H, W], the scene, and depth_scales [T]: the factor by which each time's
+    depth was multiplied.
+    """
+
+    extrinsics: Tensor
+    intrinsics: Tensor
+    depth: Tensor
+    depth_confidence: Tensor
+    scene: GaussianScene
+    depth_scales: Tensor
+
+
+@dataclass
+class Maps:
+    """Network outputs of N times: pose_encodings [N, V, 9], depth and confidence [N, V, h, w],
+    raw Gaussian parameters [N, V, C, h, w] or None."""
+
+    pose_encodings: Tensor
+    depth: Tensor
+    confidence: Tensor
+    raw: Tensor | None
+
+
+class Reconstructor:
+    """A reconstruction network with everything around it.
+
+    Attributes:
+        model: the network; kind: "fourreal", "vggt", "vggt-commercial" or "anysplat";
+        license_note: a sentence on the weights' licence, empty for this project's own.
+    """
+
+    def __init__(self, model: VGGT, *, device=None, dtype=None, kind: str = "fourreal"):
+        """device: where the network runs (its own by default). dtype: of the transformer's matrix
+        products, e.g. torch.bfloat16 (by default bfloat16 on CUDA, float32 elsewhere); the heads
+        always run in float32."""
+        self.model = model.eval().to(device or next(model.parameters()).device)
+        self.kind = kind
+        self.license_note = LICENSES[kind]
+        self.dtype = dtype or (torch.bfloat16 if self.device.type == "cuda" else torch.float32)
+        if self.dtype != torch.float32:
+            for part in self.model.aggregator.modules():
+                if isinstance(part, nn.Linear):
+                    part.to(self.dtype)  # what autocast would do at every call, in half the memory
+
+    @staticmethod
+    def from_file(path: str | os.PathLike, *, device=None, dtype=None) -> "Reconstructor":
+        """Load VGGT-1B, VGGT-1B-Commercial, AnySplat or one of this project's files.
+
+        Raises FileNotFoundError, or ValueError in one sentence for a damaged, foreign or
+        incomplete file. The licence of known public weights is logged.
+        """
+        model, kind = load_model(path)
+        return Reconstructor(model, device=device, dtype=dtype, kind=kind)
+
+    def save(self, path: str | os.PathLike, dtype: torch.dtype | None = None) -> None:
+        """Write the network as a safetensors file that from_file reads; dtype of the numbers."""
+        metadata = {"license": self.license_note} if self.license_note else None
+        save_model(self.model, path, dtype, metadata)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.aggregator.camera_token.device
+
+    def _fit(self, height: int, width: int, resolution: int | None) -> ImageFit:
+        config = self.model.config
+        return ImageFit.to(height, width, resolution or config.img_size, config.patch_size)
+
+    def _tokens(self, images: Tensor) -> list[Tensor]:
+        mixed = self.dtype != torch.float32
+        with torch.autocast(self.device.type, self.dtype if mixed else None, enabled=mixed):
+            # Untrained temporal layers change nothing, so their time is saved.
+            trained = self.model.aggregator.temporal_is_trained()
+            return self.model.aggregator(images, len(images), temporal=trained)
+
+    def _predict(self, images: Tensor) -> Maps:
+        """Everything the network says about images [N, V, 3, h, w] of N times."""
+        tokens = self._tokens(images)
+        encodings = self.model.camera_head(tokens)[-1]
+        depth, confidence = self.model.depth_head(tokens, images, FRAMES_PER_HEAD_PASS)
+        raw = None
+        if self.model.config.gaussian_head != "none":
+            raw = self.model.gaussian_head(tokens, images, FRAMES_PER_HEAD_PASS)
+        return Maps(encodings, depth, confidence, raw)
+
+    @torch.no_grad()
+    def predict_geometry(self, images: Tensor, *, resolution: int | None = None) -> Geometry:
+        """Plain VGGT on S images [S, 3, H, W] in [0, 1] of one time.
+
+        resolution: the longer side the network sees (its training size by default). Points come
+        from the point head where there is one, else from depth and cameras.
+        """
+        if images.ndim != 4:
+            raise ValueError(
+                f"images have the shape {tuple(images.shape)}, but [S, 3, H, W] is needed."
+            )
+        check_frames(images[:, None])
+        height, width = images.shape[-2:]
+        fit = self._fit(height, width, resolution)
+        fitted = fit.images(images).to(self.device)[None]  # one time
+        tokens = self._tokens(fitted)
+        encoding = self.model.camera_head(tokens)[-1][0]
+        extrinsics, intrinsics = pose_encoding_to_cameras(encoding, fit.height, fit.width)
+        depth, confidence = self.model.depth_head(tokens, fitted, FRAMES_PER_HEAD_PASS)
+        if self.model.config.point_head:
+            points, certain = self.model.point_head(tokens, fitted, FRAMES_PER_HEAD_PASS)
+        else:
+            points, certain = unproject(depth, extrinsics, intrinsics), confidence
+
+        def back(maps, outside=None):
+            return fit.maps_back(maps[0][:, None].cpu(), outside)[:, 0]
+
+        return Geometry(
+            extrinsics.cpu(),
+            fit.intrinsics_back(intrinsics.cpu()),
+            back(depth),
+            back(confidence, 1.0),
+            fit.maps_back(points[0].movedim(-1, 1).cpu()).movedim(1, -1),
+            back(certain, 1.0),
+        )
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        frames: Tensor,
+        *,
+        cameras: str | tuple[Tensor, Tensor] = "first",
+        shared_intrinsics: bool = False,
+        fps: float = 8.0,
+        resolution: int | None = None,
+        window: int | None = None,
+        align: bool | None = None,
+        filters: Filters | None = None,
+        split: StaticSplit | None = StaticSplit(),  # noqa: B008 (frozen)
+        sh_degree: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Reconstruction:
+        """Reconstruct a grid of frames [V, T, 3, H, W] in [0, 1].
+
+        Args:
+            cameras: "first" (camera token replacement: those of the first time), "mean" or
+                "median" over all times, or given (extrinsics [V, 3, 4], intrinsics [V, 3, 3] in
+                pixels of the frames).
+            shared_intrinsics: all views get the median field of view.
+            resolution: the longer side the network sees; its training size by default.
+            window: times per run of the network. Without trained temporal layers it only trades
+                memory for speed (1 by default); with them, times see each other inside a window
+                (8 by default), and windows overlap by a quarter.
+            align: match the depth scale of each time to the first (by default where no trained
+                temporal layers do so).
+            filters: Filters(); Filters.none() keeps all.
+            split: how static pixels are found; None stores all pixels at every time.
+            sh_degree: degree of the harmonics to keep of a head that predicts them.
+            progress: called as progress(done, total) after every time; what it raises ends the
+                work.
+
+        Raises ValueError in one sentence for unusable frames, cameras or options.
+        """
+        check_frames(frames)
+        filters = filters or Filters()
+        num_views, (height, width) = len(frames), frames.shape[-2:]
+        self._check_cameras(cameras, num_views)
+        fit = self._fit(height, width, resolution)
+        images = fit.images(frames).transpose(0, 1)  # [T, V, 3, h, w]
+        maps, scales = self._run(images, window, align, sh_degree, progress)
+
+        # Cameras of all times in one unit of length, then one per view.
+        if isinstance(cameras, str):
+            encodings = maps.pose_encodings.clone()
+            encodings[..., :3] *= scales[:, None, None]
+            encoding = combine_pose_encodings(encodings, cameras)
+            if shared_intrinsics:
+                encoding[:, 7:] = encoding[:, 7:].median(dim=0).values
+            # Keeps a field of view that the head closed from dividing by zero.
+            encoding[:, 7:] = encoding[:, 7:].clamp(0.02, 3.0)
+            extrinsics, intrinsics = pose_encoding_to_cameras(encoding, fit.height, fit.width)
+            extrinsics = relative_to_first(extrinsics)
+        else:
+            extrinsics = relative_to_first(cameras[0].float().cpu())
+            intrinsics = fit.intrinsics(cameras[1].float().cpu())
+            own, _ = pose_encoding_to_cameras(maps.pose_encodings[0], fit.height, fit.width)
+            scales = scales * baseline_scale(extrinsics, own)
+        depth = maps.depth * scales[:, None, None, None]
+
+        static, dynamic = self._gaussians(
+            images, depth, maps, scales, (extrinsics, intrinsics), filters, split
+        )
+        intrinsics = fit.intrinsics_back(intrinsics)
+        scene = GaussianScene(
+            static,
+            dynamic,
+            extrinsics,
+            intrinsics,
+            width,
+            height,
+            fps,
+            {"reconstructor": self.kind},
+        )
+
+        def back(values, outside=None):  # [T, V, h, w] to [V, T, H, W]
+            return fit.maps_back(values.transpose(0, 1), outside)
+
+        return Reconstruction(
+            extrinsics, intrinsics, back(depth), back(maps.confidence, 1.0), scene, scales
+        )
+
+    @staticmethod
+    def _check_cameras(cameras, num_views: int) -> None:
+        if isinstance(cameras, str):
+            if cameras not in CAMERA_MODES:
+                raise ValueError(
+                    f"cameras is {cameras!r}, but must be one of {', '.join(CAMERA_MODES)} or a "
+                    "pair (extrinsics, intrinsics)."
+                )
+            return
+        shapes = [tuple(part.shape) for part in cameras]
+        if shapes != [(num_views, 3, 4), (num_views, 3, 3)]:
+            raise ValueError(
+                f"given cameras have the shapes {shapes}, but extrinsics ({num_views}, 3, 4) and "
+                f"intrinsics ({num_views}, 3, 3) are needed for {num_views} views."
+            )
+
+    def _run(self, images, window, align, sh_degree, progress) -> tuple[Maps, Tensor]:
+        """The network on images [T, V, 3, h, w], window by window, and the scale of each time."""
+        num_times = len(images)
+        trained = self.model.aggregator.temporal_is_trained()
+        window = max(1, min(window or (8 if trained else 1), num_times))
+        overlap = max(1, window // 4) if trained and window > 1 else 0
+        align = not trained if align is None else align
+        kept: list[Maps] = []
+        depths, confidences, scales = [], [], []
+        start, done = 0, 0
+        while done < num_times:
+            end = min(start + window, num_times)
+            maps = self._predict(images[start:end].to(self.device))
+            maps = Maps(*(None if m is None else m.float().cpu() for m in vars(maps).values()))
+            joint = 1.0  # what brings this window to the scale of the one before
+            if start < done:
+                joint = self._scale(
+                    (torch.stack(depths[start:done]), torch.stack(confidences[start:done])),
+                    (maps.depth[: done - start], maps.confidence[: done - start]),
+                    torch.zeros_like(maps.depth[: done - start]),
+                )
+            for time in range(done, end):
+                depth, confidence = maps.depth[time - start], maps.confidence[time - start]
+                scale = joint
+                if align and time > 0:
+                    change = (images[time] - images[0]).abs().amax(dim=1).cpu()
+                    scale = self._scale((depths[0], confidences[0]), (depth, confidence), change)
+                scales.append(scale)
+                depths.append(depth * scale)
+                confidences.append(confidence)
+                if progress is not None:
+                    progress(time + 1, num_times)
+            new = slice(done - start, end - start)
+            raw = None if maps.raw is None else self._reduced(maps.raw[new], sh_degree)
+            kept.append(Maps(maps.pose_encodings[new], maps.depth[new], maps.confidence[new], raw))
+            done, start = end, max(end - overlap, 1)
+        whole = Maps(
+            *(
+                None if parts[0] is None else torch.cat(parts)
+                for parts in zip(*(vars(k).values() for k in kept))
+            )
+        )
+        return whole, torch.tensor(scales)
+
+    @staticmethod
+    def _scale(reference, other, change) -> float:
+        return scale_between(reference[0], other[0], (reference[1], other[1]), change)
+
+    def _reduced(self, raw: Tensor, sh_degree: int) -> Tensor:
+        """Raw maps [N, V, C, h, w] with only the harmonics up to a degree, to save memory."""
+        if self.model.config.gaussian_head != "anysplat":
+            return raw
+        most = self.model.config.sh_degree
+        keep = (min(sh_degree, most) + 1) ** 2
+        harmonics = raw[:, :, 8:-1].unflatten(2, (3, (most + 1) ** 2))[:, :, :, :keep]
+        return torch.cat([raw[:, :, :8], harmonics.flatten(2, 3), raw[:, :, -1:]], dim=2)
+
+    def _decode(self, raw, images, depth, confidence, scale, cameras) -> Gaussians:
+        """Gaussians of all pixels of V views; raw [V, C, h, w] or None, scale [V, h, w]."""
+        extrinsics, intrinsics = cameras
+        if raw is None:
+            return gaussians_from_depth(images, depth, confidence, extrinsics, intrinsics)
+        if self.model.config.gaussian_head == "anysplat":
+            return decode_anysplat(raw, depth, extrinsics, intrinsics, scale)
+        return decode_gaussians(raw, images, depth, extrinsics, intrinsics)
+
+    def _gaussians(
+        self, images, depth, maps, scales, cameras, filters, split
+    ) -> tuple[Gaussians, list[Gaussians]]:
+        """Static Gaussians and those of each time; images [T, V, 3, h, w], depth [T, V, h, w]."""
+        num_times, num_views = depth.shape[:2]
+        keep = torch.stack(
+            [keep_pixels(depth[t], maps.confidence[t], *cameras, filters) for t in range(num_times)]
+        )
+        voxel = filters.voxel_size * (depth.median() / cameras[1][:, 0, 0].median()).item()
+
+        def finished(gaussians, mask, confidence):
+            mask = mask.flatten() & (gaussians.opacities >= filters.min_opacity)
+            gaussians = gaussians[mask]
+            if voxel:
+                gaussians = merge_voxels(gaussians, voxel, confidence.flatten()[mask])
+            return gaussians
+
+        static = None
+        emit = keep
+        if split is not None:
+            masks = [
+                split_view(images[:, v], depth[:, v], keep[:, v], split) for v in range(num_views)
+            ]
+            emit = torch.stack([m.dynamic for m in masks], dim=1)
+            time = torch.stack([m.time for m in masks])  # [V, h, w]
+
+            def at_time(values):  # [T, V, ..., h, w] at each pixel's time
+                index = time.view(1, num_views, *[1] * (values.ndim - 4), *time.shape[1:])
+                return values.gather(0, index.expand(1, *values.shape[1:]))[0]
+
+            # The layer's medians are steadier than any one time; where none exists the pixel is
+            # masked out below, whatever its value.
+            color = torch.stack([m.color for m in masks]).nan_to_num(0)
+            surface = torch.stack([m.depth for m in masks]).nan_to_num(1)
+            raw = None if maps.raw is None else at_time(maps.raw)
+            confidence = at_time(maps.confidence)
+            every = self._decode(raw, color, surface, confidence, scales[time], cameras)
+            static = finished(every, torch.stack([m.static for m in masks]), confidence)
+
+        dynamic = []
+        for t in range(num_times):
+            raw = None if maps.raw is None else maps.raw[t]
+            scale = scales[t].expand_as(depth[t])
+            every = self._decode(raw, images[t], depth[t], maps.confidence[t], scale, cameras)
+            dynamic.append(finished(every, emit[t], maps.confidence[t]))
+        if static is None:
+            static = Gaussians.empty(dynamic[0].harmonics.shape[1])
+        return static, dynamic
