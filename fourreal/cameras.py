@@ -95,7 +95,8 @@ def project(points: Tensor, extrinsics: Tensor, intrinsics: Tensor) -> tuple[Ten
 
 def quaternion_to_matrix(quaternions: Tensor) -> Tensor:
     """Rotation matrices [..., 3, 3] of quaternions [..., 4] (w, x, y, z), normalised here."""
-    w, x, y, z = torch.nn.functional.normalize(quaternions, dim=-1).unbind(-1)
+    squared = quaternions.square().sum(-1, keepdim=True)
+    w, x, y, z = (quaternions * squared.clamp_min(1e-24).rsqrt()).unbind(-1)
     return torch.stack(
         [
             *(1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),

@@ -1,0 +1,55 @@
+"""A dynamic scene as a folder of numbered PLY files, the animation that splat editors import."""
+
+import os
+import re
+import secrets
+import shutil
+from pathlib import Path
+
+from ..gaussians import Gaussians, GaussianScene
+from .ply import load_ply, save_ply
+
+FRAME = re.compile(r"frame_\d+\.ply")
+
+
+def natural_order(path: Path) -> list:
+    """A sort key by which frame_2 comes before frame_10."""
+    parts = re.split(r"(\d+)", path.name)
+    return [(int(part), "") if part.isdecimal() else (-1, part.lower()) for part in parts]
+
+
+def save_ply_sequence(scene: GaussianScene, folder: str | os.PathLike) -> list[Path]:
+    """Write frame_0001.ply.. , one complete PLY per time, and return their paths.
+
+    The files appear together once all are written; frames that an earlier, longer sequence left in
+    the folder are removed, other files stay.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    digits = max(4, len(str(scene.num_frames)))
+    names = [f"frame_{time + 1:0{digits}d}.ply" for time in range(scene.num_frames)]
+    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    temporary.mkdir()
+    try:
+        for time, name in enumerate(names):
+            save_ply(scene.at(time), temporary / name)
+        folder.mkdir(exist_ok=True)
+        for old in folder.iterdir():
+            if FRAME.fullmatch(old.name) and old.name not in names:
+                old.unlink()
+        for name in names:
+            os.replace(temporary / name, folder / name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return [folder / name for name in names]
+
+
+def load_ply_sequence(folder: str | os.PathLike) -> list[Gaussians]:
+    """The Gaussians of every .ply file of a folder, in natural order of their names.
+
+    Raises ValueError when the folder has none, or one of them is damaged.
+    """
+    paths = sorted(Path(folder).glob("*.ply"), key=natural_order)
+    if not paths:
+        raise ValueError(f"{folder} has no .ply files; give the folder of a PLY sequence.")
+    return [load_ply(path) for path in paths]

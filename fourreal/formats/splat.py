@@ -1,0 +1,61 @@
+"""The .splat format (antimatter15): 32 bytes per Gaussian, no harmonics, no header.
+
+Position 3 x f32, linear scale 3 x f32, colour and opacity 4 x u8, quaternion (w, x, y, z) 4 x u8
+as 128 + 128 q. Axes as in PLY.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..gaussians import Gaussians, harmonics_to_rgb, rgb_to_harmonics
+from .atomic import atomic_path
+
+RECORD = np.dtype(
+    [("position", "<f4", 3), ("scale", "<f4", 3), ("color", "u1", 4), ("rotation", "u1", 4)]
+)
+
+
+def save_splat(gaussians: Gaussians, path: str | os.PathLike) -> None:
+    """Write N Gaussians as .splat. Lossy: the colour is the view-independent one, in 8 bits."""
+    g = gaussians.map(lambda x: x.detach().cpu().float())
+    color = torch.cat([harmonics_to_rgb(g.harmonics), g.opacities[:, None]], dim=-1)
+    rotation = torch.nn.functional.normalize(g.quaternions, dim=-1) * 128 + 128
+    records = np.empty(len(g), RECORD)
+    records["position"] = g.means.numpy()
+    records["scale"] = g.scales.numpy()
+    records["color"] = (color * 255).round().clamp(0, 255).byte().numpy()
+    records["rotation"] = rotation.round().clamp(0, 255).byte().numpy()
+    with atomic_path(path) as temporary:
+        records.tofile(temporary)
+
+
+def load_splat(path: str | os.PathLike) -> Gaussians:
+    """Read Gaussians from a .splat file. Raises ValueError for damaged files."""
+    path = Path(path)
+    size = path.stat().st_size
+    if size % RECORD.itemsize:
+        raise ValueError(
+            f"{path} has {size} bytes, but a .splat file has a multiple of {RECORD.itemsize}; it "
+            "is truncated or another format."
+        )
+    records = np.fromfile(path, RECORD)
+    placed = np.concatenate([records["position"], records["scale"]], axis=1)
+    bad = len(records) - np.isfinite(placed).all(1).sum()
+    bad += (records["scale"] < 0).any(1).sum()
+    if bad:
+        raise ValueError(
+            f"{path} is damaged or another format: {bad} of its {len(records)} Gaussians have "
+            "positions or scales that cannot be."
+        )
+    color = torch.from_numpy(records["color"].copy()).float() / 255
+    rotation = (torch.from_numpy(records["rotation"].copy()).float() - 128) / 128
+    return Gaussians(
+        means=torch.from_numpy(records["position"].copy()),
+        quaternions=torch.nn.functional.normalize(rotation, dim=-1),
+        scales=torch.from_numpy(records["scale"].copy()),
+        opacities=color[:, 3].contiguous(),
+        harmonics=rgb_to_harmonics(color[:, :3]),
+    )

@@ -1,0 +1,72 @@
+"""gsplat (Ye et al. 2024) for CUDA, when its compiled extension is there.
+
+Without a compiler for it, gsplat imports well and fails at its first call, and with one it may
+build for minutes; so it is probed by loading its extension, once, and only when CUDA is there.
+"""
+
+import logging
+import subprocess
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from ..cameras import to_homogeneous
+from ..gaussians import Gaussians
+from .harmonics import harmonic_degree
+from .projection import BLUR, NEAR
+
+log = logging.getLogger(__name__)
+
+
+@cache
+def why_not() -> str:
+    """Why gsplat cannot be used, in a few words; empty when it can. Asked once per process."""
+    if not torch.cuda.is_available():
+        return "no CUDA device"
+    try:
+        from gsplat.cuda._backend import _C
+    except (ImportError, OSError, RuntimeError, subprocess.CalledProcessError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    else:
+        reason = "" if _C is not None else "its CUDA extension is not built"
+    if reason:
+        log.info("gsplat is not used (%s); rendering with torch.", reason)
+    return reason
+
+
+def is_available() -> bool:
+    """Whether gsplat works on this machine."""
+    return not why_not()
+
+
+def rasterize(
+    gaussians: Gaussians,
+    extrinsics: Tensor,
+    intrinsics: Tensor,
+    width: int,
+    height: int,
+    antialiased: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums over the splats of a pixel: colour [C, H, W, 3], alpha and z-depth [C, H, W, 1]."""
+    import gsplat
+
+    gaussians = gaussians.map(lambda tensor: tensor.float())
+    with torch.autocast("cuda", enabled=False):
+        images, alpha, _ = gsplat.rasterization(
+            means=gaussians.means,
+            quats=gaussians.quaternions,
+            scales=gaussians.scales,
+            opacities=gaussians.opacities,
+            colors=gaussians.harmonics,
+            viewmats=to_homogeneous(extrinsics.float()),
+            Ks=intrinsics.float(),
+            width=width,
+            height=height,
+            near_plane=NEAR,
+            eps2d=BLUR,
+            sh_degree=harmonic_degree(gaussians.harmonics),
+            render_mode="RGB+D",
+            rasterize_mode="antialiased" if antialiased else "classic",
+        )
+    return images[..., :3], alpha, images[..., 3:]

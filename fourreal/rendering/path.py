@@ -1,0 +1,80 @@
+"""A dynamic scene along a camera path: one frame per camera, each at its own time."""
+
+from collections.abc import Callable
+from dataclasses import fields
+
+import torch
+from torch import Tensor
+
+from ..cameras import CameraPath
+from ..gaussians import Gaussians, GaussianScene
+from .rasterize import render
+
+
+@torch.no_grad()
+def render_path(
+    scene: GaussianScene,
+    path: CameraPath,
+    *,
+    background: Tensor | None = None,
+    backend: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Render every camera of the path: color [K, H, W, 3], alpha and depth [K, H, W, 1].
+
+    background: colour [3], black when None. progress(done, total) is called after each frame; an
+    exception it raises ends the work. The values are those of `render`, without gradients.
+    Raises ValueError for a time outside the scene.
+    """
+    count = len(path.times)
+    times = path.times.tolist()
+    if not count or min(times) < 0 or max(times) >= scene.num_frames:
+        raise ValueError(
+            f"the camera path shows times {min(times, default=None)} to "
+            f"{max(times, default=None)}, but the scene has times 0 to {scene.num_frames - 1}."
+        )
+    frames = SceneFrames(scene)
+    results = []
+    for k, time in enumerate(times):
+        rendering = render(
+            frames.at(time), path.extrinsics[k : k + 1], path.intrinsics[k : k + 1],
+            path.width, path.height, background=background, backend=backend,
+        )  # fmt: skip
+        results.append((rendering.color, rendering.alpha, rendering.depth))
+        if progress is not None:
+            progress(k + 1, count)
+    color, alpha, depth = (torch.cat(parts) for parts in zip(*results))
+    return color, alpha, depth
+
+
+class SceneFrames:
+    """A scene's Gaussians at one time after another, in one buffer that holds the static once."""
+
+    def __init__(self, scene: GaussianScene):
+        self.dynamic = scene.dynamic
+        self.begin = len(scene.static)
+        largest = max(scene.dynamic, key=len)
+        most = max(g.harmonics.shape[1] for g in [scene.static, *scene.dynamic])
+        self.buffer = Gaussians.concatenate(
+            [
+                scene.static,
+                largest.map(torch.empty_like),
+                Gaussians.empty(most, scene.static.means.device),
+            ]
+        )
+        self.time = None
+
+    def at(self, time: int) -> Gaussians:
+        """All Gaussians of this time; valid until the next call."""
+        moving = self.dynamic[time]
+        end = self.begin + len(moving)
+        if time != self.time:
+            for f in fields(moving):
+                source = getattr(moving, f.name)
+                target = getattr(self.buffer, f.name)[self.begin : end]
+                if f.name == "harmonics":
+                    target[:, source.shape[1] :] = 0
+                    target = target[:, : source.shape[1]]
+                target.copy_(source)
+            self.time = time
+        return self.buffer.map(lambda x: x[:end])

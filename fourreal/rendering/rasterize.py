@@ -1,0 +1,99 @@
+"""The one entry to the rasterizers: choose a backend, composite over a background."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..gaussians import Gaussians
+from . import gsplat_backend, torch_backend
+from .harmonics import harmonic_degree
+
+BACKENDS = ("auto", "torch", "gsplat")
+
+
+@dataclass
+class Rendering:
+    """Images of C cameras, float32: color [C, H, W, 3] over the background (not clamped above),
+    alpha [C, H, W, 1] in [0, 1], depth [C, H, W, 1].
+
+    depth is the expected z-depth in world units, sum_i w_i z_i / alpha, and 0 where alpha is 0.
+    """
+
+    color: Tensor
+    alpha: Tensor
+    depth: Tensor
+
+
+def available_backends() -> tuple[str, ...]:
+    """The backends that work here: always "torch", and "gsplat" with CUDA and its package."""
+    return ("torch", "gsplat") if gsplat_backend.is_available() else ("torch",)
+
+
+def render(
+    gaussians: Gaussians,
+    extrinsics: Tensor,
+    intrinsics: Tensor,
+    width: int,
+    height: int,
+    *,
+    background: Tensor | None = None,
+    antialiased: bool = False,
+    backend: str = "auto",
+) -> Rendering:
+    """Render Gaussians from C pinhole cameras, as gsplat's classic mode does.
+
+    extrinsics [C, 3, 4]: world to camera, OpenCV. intrinsics [C, 3, 3]: pixels of a width x height
+    image, first pixel centre at (0.5, 0.5). background: colour [3] or [C, 3], black when None.
+    antialiased keeps the brightness of splats smaller than a pixel (Mip-Splatting's filter).
+    backend: "torch" (any device), "gsplat" (CUDA), or "auto": gsplat for tensors on CUDA when it
+    works, torch otherwise. Differentiable in every field of the Gaussians.
+
+    Raises ValueError for wrong shapes, sizes, harmonic degrees, or a backend that cannot be used.
+    """
+    check_inputs(gaussians, extrinsics, intrinsics, width, height, backend)
+    device = gaussians.means.device
+    extrinsics, intrinsics = extrinsics.to(device), intrinsics.to(device)
+    chosen = choose_backend(backend, device)
+    color, alpha, depth = chosen.rasterize(
+        gaussians, extrinsics, intrinsics, width, height, antialiased
+    )
+    # Where anything was drawn alpha is at least 1/255, so the floor only avoids 0 / 0.
+    depth = depth / alpha.clamp_min(1e-6)
+    if background is not None:
+        background = torch.as_tensor(background, dtype=color.dtype, device=device)
+        color = color + (1.0 - alpha) * background.expand(len(color), 3)[:, None, None]
+    return Rendering(color, alpha, depth)
+
+
+def check_inputs(gaussians, extrinsics, intrinsics, width, height, backend) -> None:
+    cameras = extrinsics.shape[0]
+    if extrinsics.shape != (cameras, 3, 4) or intrinsics.shape != (cameras, 3, 3) or not cameras:
+        raise ValueError(
+            "render needs extrinsics [C, 3, 4] and intrinsics [C, 3, 3] of the same C >= 1, got "
+            f"{tuple(extrinsics.shape)} and {tuple(intrinsics.shape)}."
+        )
+    if width < 1 or height < 1:
+        raise ValueError(f"the image size is {width} x {height}, but must be at least 1 x 1.")
+    if backend not in BACKENDS:
+        raise ValueError(f"backend is {backend!r}, but must be one of {', '.join(BACKENDS)}.")
+    harmonic_degree(gaussians.harmonics)
+
+
+def choose_backend(backend: str, device: torch.device):
+    """The module that rasterizes tensors of this device."""
+    if backend == "gsplat":
+        if device.type != "cuda":
+            raise ValueError(
+                f"backend 'gsplat' needs tensors on CUDA, but these are on {device.type}; "
+                "use 'torch' or 'auto'."
+            )
+        if not gsplat_backend.is_available():
+            raise ValueError(
+                "backend 'gsplat' was asked for, but gsplat does not work here "
+                f"({gsplat_backend.why_not()}); use 'torch' or 'auto'."
+            )
+        return gsplat_backend
+    if backend == "auto" and device.type == "cuda" and gsplat_backend.is_available():
+        return gsplat_backend
+    return torch_backend
