@@ -132,16 +132,21 @@ class DenseHead(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Fresh weights: He's for rectified convolutions, so that signals keep their size."""
+        """Fresh weights that keep the size of the signal through every layer."""
         for part in self.modules():
-            if isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
-                nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+            if isinstance(part, nn.Conv2d):
+                nn.init.kaiming_normal_(part.weight, nonlinearity="linear")
                 if part.bias is not None:
                     nn.init.zeros_(part.bias)
+            elif isinstance(part, nn.ConvTranspose2d):
+                # Stride equals kernel: each output pixel sees one tap of every input channel.
+                nn.init.normal_(part.weight, std=part.in_channels**-0.5)
+                nn.init.zeros_(part.bias)
             elif isinstance(part, nn.LayerNorm):
                 nn.init.ones_(part.weight)
                 nn.init.zeros_(part.bias)
-            elif isinstance(part, ResidualUnit):
+        for part in self.modules():
+            if isinstance(part, ResidualUnit):
                 # Quiet branches: the skip carries the signal at first.
                 part.conv2.weight.mul_(0.1)
         nn.init.xavier_uniform_(self.scratch.output_conv2[2].weight, gain=0.1)

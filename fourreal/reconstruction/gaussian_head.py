@@ -128,7 +128,7 @@ def decode_anysplat(
     )
 
 
-FOOTPRINT = 0.6  # standard deviation in pixels: neighbours close up, detail stays
+FOOTPRINT = 0.5  # standard deviation in pixels: neighbours close up, detail stays
 FULL_OPACITY = 0.95
 
 

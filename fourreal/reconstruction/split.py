@@ -23,7 +23,7 @@ class StaticSplit:
         min_share: a static layer is seen in at least this share of the times.
     """
 
-    color: float = 0.1
+    color: float = 0.06
     depth: float = 0.1
     min_share: float = 0.1
 
