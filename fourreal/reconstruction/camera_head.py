@@ -73,15 +73,21 @@ class CameraHead(nn.Module):
         return estimates
 
 
-def pose_encoding_to_cameras(encoding: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+ANYSPLAT_TANGENT = 1e-3  # what AnySplat adds to the tangents of half its fields of view
+
+
+def pose_encoding_to_cameras(
+    encoding: Tensor, height: int, width: int, tangent_offset: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """Extrinsics [..., 3, 4] and intrinsics [..., 3, 3] of pose encodings [..., 9].
 
-    height and width are the image's pixels; the principal point is its centre.
+    height and width are the image's pixels; the principal point is its centre. tangent_offset is
+    ANYSPLAT_TANGENT for AnySplat's weights, which were trained with it.
     """
     rotation = quaternion_to_matrix(encoding[..., [6, 3, 4, 5]])
     extrinsics = torch.cat([rotation, encoding[..., :3, None]], dim=-1)
-    focal_y = 0.5 * height / torch.tan(encoding[..., 7] / 2)
-    focal_x = 0.5 * width / torch.tan(encoding[..., 8] / 2)
+    focal_y = 0.5 * height / (torch.tan(encoding[..., 7] / 2) + tangent_offset)
+    focal_x = 0.5 * width / (torch.tan(encoding[..., 8] / 2) + tangent_offset)
     zero, one = torch.zeros_like(focal_x), torch.ones_like(focal_x)
     rows = [focal_x, zero, 0.5 * width * one, zero, focal_y, 0.5 * height * one, zero, zero, one]
     return extrinsics, torch.stack(rows, dim=-1).unflatten(-1, (3, 3))

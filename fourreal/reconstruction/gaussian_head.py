@@ -15,7 +15,7 @@ from ..gaussians import Gaussians, rgb_to_harmonics
 from .config import VGGTConfig
 from .dense_heads import DenseHead
 
-OFFSET_SHIFT = 6.0  # Splatt3R's: raw offsets below it move the mean by less than the depth itself
+OFFSET_SHIFT = 6.0  # Splatt3R's; here also the limit: a mean moves by its depth at most
 MAX_LOG_SCALE = 5.0  # 150 pixels; keeps a diverging step from overflowing
 
 # Splatt3R's gains and biases of the last convolution, per group of channels. Ours differ where the

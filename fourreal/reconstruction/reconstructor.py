@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..cameras import relative_to_first, unproject
 from ..gaussians import Gaussians, GaussianScene
 from .alignment import baseline_scale, combine_pose_encodings, scale_between
-from .camera_head import pose_encoding_to_cameras
+from .camera_head import ANYSPLAT_TANGENT, pose_encoding_to_cameras
 from .checkpoint import LICENSES, load_model, save_model
 from .filters import Filters, keep_pixels, merge_voxels
 from .gaussian_head import decode_anysplat, decode_gaussians, gaussians_from_depth
@@ -114,6 +114,10 @@ class Reconstructor:
         config = self.model.config
         return ImageFit.to(height, width, resolution or config.img_size, config.patch_size)
 
+    def _cameras(self, encoding: Tensor, fit: ImageFit) -> tuple[Tensor, Tensor]:
+        offset = ANYSPLAT_TANGENT if self.model.config.gaussian_head == "anysplat" else 0.0
+        return pose_encoding_to_cameras(encoding, fit.height, fit.width, offset)
+
     def _tokens(self, images: Tensor) -> list[Tensor]:
         mixed = self.dtype != torch.float32
         with torch.autocast(self.device.type, self.dtype if mixed else None, enabled=mixed):
@@ -148,7 +152,7 @@ class Reconstructor:
         fitted = fit.images(images).to(self.device)[None]  # one time
         tokens = self._tokens(fitted)
         encoding = self.model.camera_head(tokens)[-1][0]
-        extrinsics, intrinsics = pose_encoding_to_cameras(encoding, fit.height, fit.width)
+        extrinsics, intrinsics = self._cameras(encoding, fit)
         depth, confidence = self.model.depth_head(tokens, fitted, FRAMES_PER_HEAD_PASS)
         if self.model.config.point_head:
             points, certain = self.model.point_head(tokens, fitted, FRAMES_PER_HEAD_PASS)
@@ -221,12 +225,12 @@ class Reconstructor:
                 encoding[:, 7:] = encoding[:, 7:].median(dim=0).values
             # Keeps a field of view that the head closed from dividing by zero.
             encoding[:, 7:] = encoding[:, 7:].clamp(0.02, 3.0)
-            extrinsics, intrinsics = pose_encoding_to_cameras(encoding, fit.height, fit.width)
+            extrinsics, intrinsics = self._cameras(encoding, fit)
             extrinsics = relative_to_first(extrinsics)
         else:
             extrinsics = relative_to_first(cameras[0].float().cpu())
             intrinsics = fit.intrinsics(cameras[1].float().cpu())
-            own, _ = pose_encoding_to_cameras(maps.pose_encodings[0], fit.height, fit.width)
+            own, _ = self._cameras(maps.pose_encodings[0], fit)
             scales = scales * baseline_scale(extrinsics, own)
         depth = maps.depth * scales[:, None, None, None]
 
