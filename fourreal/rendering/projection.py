@@ -81,7 +81,7 @@ def project_gaussians(
     with torch.no_grad():
         extent = (2.0 * (opacities / ALPHA_CUT).clamp_min(1.0).log()).sqrt()
         radius = extent * torch.stack([variance_x, variance_y]).sqrt()
-        visible = (z >= NEAR) & (opacities >= ALPHA_CUT)
+        visible = (z >= NEAR) & (opacities >= ALPHA_CUT) & radius.isfinite().all(0)
     return Splats(geometry, z, radius, visible)
 
 

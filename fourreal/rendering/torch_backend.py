@@ -10,9 +10,10 @@ from torch import Tensor
 
 from ..cameras import camera_centers
 from ..gaussians import Gaussians
+from .composite import Composite, exact_products
 from .harmonics import view_colors
 from .projection import project_gaussians
-from .tiles import TILE, Composite, list_tiles
+from .tiles import TILE, list_tiles
 
 
 def rasterize(
@@ -28,7 +29,7 @@ def rasterize(
     Neither background nor division by alpha is applied.
     """
     gaussians = gaussians.map(lambda tensor: tensor.float())
-    with torch.autocast(gaussians.means.device.type, enabled=False):
+    with torch.autocast(gaussians.means.device.type, enabled=False), exact_products():
         images = [
             rasterize_view(gaussians, view, camera, width, height, antialiased)
             for view, camera in zip(extrinsics.float(), intrinsics.float())
