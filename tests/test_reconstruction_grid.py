@@ -12,6 +12,7 @@ from fourreal.reconstruction import (
     cameras_to_pose_encoding,
     pose_encoding_to_cameras,
 )
+from fourreal.reconstruction.alignment import combine_pose_encodings, scale_between
 from fourreal.reconstruction.filters import consistent, depth_jump, merge_voxels
 from fourreal.reconstruction.images import ImageFit
 from fourreal.reconstruction.reconstructor import Maps
@@ -334,3 +335,26 @@ def test_filters_drop_what_they_say():
     assert count(border=0.1) == 2 * (32 - 2 * 3) ** 2
     assert count(min_opacity=0.99) == 0
     assert 0 < count(voxel_size=8.0) < every
+
+
+def test_scale_is_that_of_the_pixels_that_stand_still():
+    reference, sure = torch.full((100,), 2.0), torch.ones(100)
+    depth, change = reference * 0.8, torch.zeros(100)
+    depth[:60], change[:60] = 0.7, 0.5  # most of the picture is an object that came closer
+    depth[99] = 50.0
+    assert abs(scale_between(reference, depth, (sure, sure), change) - 1.25) < 1e-6
+    # Most still pixels are wrong here, but know it.
+    depth, change, unsure = reference * 0.8, torch.zeros(100), torch.ones(100)
+    depth[:25], change[45:] = 9.0, 0.5
+    depth[45:], unsure[:25] = 0.7, 0.1
+    for confidences in ((sure, unsure), (unsure, sure)):
+        assert abs(scale_between(reference, depth, confidences, change) - 1.25) < 1e-6
+
+
+def test_cameras_of_several_times_are_combined_whatever_their_quaternions_signs():
+    encodings = torch.tensor([[0.0, 0, 0, 0, 0, 0, 1, 1, 1]]).repeat(3, 1)[:, None]
+    encodings[1, :, 3:7] *= -1  # the same rotation
+    encodings[2, :, 0] = 3
+    mean, median = (combine_pose_encodings(encodings, how)[0] for how in ("mean", "median"))
+    assert torch.allclose(mean, torch.tensor([1.0, 0, 0, 0, 0, 0, 1, 1, 1]))
+    assert torch.allclose(median, torch.tensor([0.0, 0, 0, 0, 0, 0, 1, 1, 1]))

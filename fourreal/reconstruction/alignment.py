@@ -10,7 +10,7 @@ from torch import Tensor
 from ..cameras import camera_centers
 
 CONFIDENT = 0.3  # pixels below this quantile of confidence do not vote
-STILL = 0.5  # of the voters, this share whose colour changes least
+STILL = 0.2  # of the voters, this share whose colour changes least
 
 
 def scale_between(
@@ -19,8 +19,8 @@ def scale_between(
     """The factor that brings `depth` to the scale of `reference`.
 
     All are maps of the same pixels, any shape: two depths (> 0), their confidences, and the
-    absolute change of colour between the two times. The median of the log ratio over confident,
-    still pixels: moving objects and outliers do not move it while they are fewer than half.
+    absolute change of colour between the two times. The median of the log ratio over confident
+    pixels that stand still, which neither moving objects nor outliers shift.
     """
     votes = torch.ones_like(depth, dtype=torch.bool)
     for confidence in confidences:
