@@ -13,9 +13,9 @@ from fourreal.reconstruction import (
     pose_encoding_to_cameras,
 )
 from fourreal.reconstruction.alignment import combine_pose_encodings, scale_between
+from fourreal.reconstruction.emission import Maps
 from fourreal.reconstruction.filters import consistent, depth_jump, merge_voxels
 from fourreal.reconstruction.images import ImageFit
-from fourreal.reconstruction.reconstructor import Maps
 from fourreal.reconstruction.split import split_view
 from fourreal.rendering import render
 from fourreal.scenes import make_scene, scene_seed

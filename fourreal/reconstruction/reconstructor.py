@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from ..cameras import relative_to_first, unproject
-from ..gaussians import Gaussians, GaussianScene
+from ..gaussians import GaussianScene
 from .alignment import baseline_scale, combine_pose_encodings, scale_between
 from .camera_head import ANYSPLAT_TANGENT, pose_encoding_to_cameras
 from .checkpoint import LICENSES, load_model, save_model
-from .filters import Filters, keep_pixels, merge_voxels
-from .gaussian_head import decode_anysplat, decode_gaussians, gaussians_from_depth
+from .emission import Maps, emit_gaussians
+from .filters import Filters
 from .images import ImageFit, check_frames
 from .model import VGGT
-from .split import StaticSplit, split_view
+from .split import StaticSplit
 
 CAMERA_MODES = ("first", "mean", "median")
 FRAMES_PER_HEAD_PASS = 8
@@ -57,17 +57,6 @@ class Reconstruction:
     depth_confidence: Tensor
     scene: GaussianScene
     depth_scales: Tensor
-
-
-@dataclass
-class Maps:
-    """Network outputs of N times: pose_encodings [N, V, 9], depth and confidence [N, V, h, w],
-    raw Gaussian parameters [N, V, C, h, w] or None."""
-
-    pose_encodings: Tensor
-    depth: Tensor
-    confidence: Tensor
-    raw: Tensor | None
 
 
 class Reconstructor:
@@ -234,8 +223,14 @@ class Reconstructor:
             scales = scales * baseline_scale(extrinsics, own)
         depth = maps.depth * scales[:, None, None, None]
 
-        static, dynamic = self._gaussians(
-            images, depth, maps, scales, (extrinsics, intrinsics), filters, split
+        static, dynamic = emit_gaussians(
+            self.model.config.gaussian_head,
+            images,
+            Maps(maps.pose_encodings, depth, maps.confidence, maps.raw),
+            scales,
+            (extrinsics, intrinsics),
+            filters,
+            split,
         )
         intrinsics = fit.intrinsics_back(intrinsics)
         scene = GaussianScene(
@@ -328,61 +323,3 @@ class Reconstructor:
         keep = (min(sh_degree, most) + 1) ** 2
         harmonics = raw[:, :, 8:-1].unflatten(2, (3, (most + 1) ** 2))[:, :, :, :keep]
         return torch.cat([raw[:, :, :8], harmonics.flatten(2, 3), raw[:, :, -1:]], dim=2)
-
-    def _decode(self, raw, images, depth, confidence, scale, cameras) -> Gaussians:
-        """Gaussians of all pixels of V views; raw [V, C, h, w] or None, scale [V, h, w]."""
-        extrinsics, intrinsics = cameras
-        if raw is None:
-            return gaussians_from_depth(images, depth, confidence, extrinsics, intrinsics)
-        if self.model.config.gaussian_head == "anysplat":
-            return decode_anysplat(raw, depth, extrinsics, intrinsics, scale)
-        return decode_gaussians(raw, images, depth, extrinsics, intrinsics)
-
-    def _gaussians(
-        self, images, depth, maps, scales, cameras, filters, split
-    ) -> tuple[Gaussians, list[Gaussians]]:
-        """Static Gaussians and those of each time; images [T, V, 3, h, w], depth [T, V, h, w]."""
-        num_times, num_views = depth.shape[:2]
-        keep = torch.stack(
-            [keep_pixels(depth[t], maps.confidence[t], *cameras, filters) for t in range(num_times)]
-        )
-        voxel = filters.voxel_size * (depth.median() / cameras[1][:, 0, 0].median()).item()
-
-        def finished(gaussians, mask, confidence):
-            mask = mask.flatten() & (gaussians.opacities >= filters.min_opacity)
-            gaussians = gaussians[mask]
-            if voxel:
-                gaussians = merge_voxels(gaussians, voxel, confidence.flatten()[mask])
-            return gaussians
-
-        static = None
-        emit = keep
-        if split is not None:
-            masks = [
-                split_view(images[:, v], depth[:, v], keep[:, v], split) for v in range(num_views)
-            ]
-            emit = torch.stack([m.dynamic for m in masks], dim=1)
-            time = torch.stack([m.time for m in masks])  # [V, h, w]
-
-            def at_time(values):  # [T, V, ..., h, w] at each pixel's time
-                index = time.view(1, num_views, *[1] * (values.ndim - 4), *time.shape[1:])
-                return values.gather(0, index.expand(1, *values.shape[1:]))[0]
-
-            # The layer's medians are steadier than any one time; where none exists the pixel is
-            # masked out below, whatever its value.
-            color = torch.stack([m.color for m in masks]).nan_to_num(0)
-            surface = torch.stack([m.depth for m in masks]).nan_to_num(1)
-            raw = None if maps.raw is None else at_time(maps.raw)
-            confidence = at_time(maps.confidence)
-            every = self._decode(raw, color, surface, confidence, scales[time], cameras)
-            static = finished(every, torch.stack([m.static for m in masks]), confidence)
-
-        dynamic = []
-        for t in range(num_times):
-            raw = None if maps.raw is None else maps.raw[t]
-            scale = scales[t].expand_as(depth[t])
-            every = self._decode(raw, images[t], depth[t], maps.confidence[t], scale, cameras)
-            dynamic.append(finished(every, emit[t], maps.confidence[t]))
-        if static is None:
-            static = Gaussians.empty(dynamic[0].harmonics.shape[1])
-        return static, dynamic
