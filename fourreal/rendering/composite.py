@@ -16,6 +16,7 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from .projection import ALPHA_CUT
 from .tiles import TILE, TileLists
@@ -164,6 +165,7 @@ class Composite(torch.autograd.Function):
         return result
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad_result: Tensor):
         splats, image = ctx.saved_tensors
         lists = ctx.lists

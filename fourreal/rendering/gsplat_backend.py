@@ -51,6 +51,9 @@ def rasterize(
     """Sums over the splats of a pixel: colour [C, H, W, 3], alpha and z-depth [C, H, W, 1]."""
     import gsplat
 
+    if not len(gaussians):  # its kernels cannot be launched on nothing
+        image = gaussians.means.new_zeros(len(extrinsics), height, width, 5)
+        return image[..., :3], image[..., 3:4], image[..., 4:]
     gaussians = gaussians.map(lambda tensor: tensor.float())
     with torch.autocast("cuda", enabled=False):
         images, alpha, _ = gsplat.rasterization(

@@ -1,0 +1,90 @@
+"""Gaussians and dynamic scenes: what they hold and how they are put together."""
+
+import math
+
+import pytest
+import torch
+
+from fourreal.gaussians import Gaussians, GaussianScene, harmonics_to_rgb, rgb_to_harmonics
+
+
+def cloud(count, num_harmonics=1):
+    return Gaussians(
+        torch.randn(count, 3),
+        torch.randn(count, 4),
+        torch.rand(count, 3),
+        torch.rand(count),
+        torch.randn(count, num_harmonics, 3),
+    )
+
+
+def scene(dynamic):
+    return GaussianScene(
+        cloud(4), dynamic, torch.eye(3, 4).expand(2, 3, 4), torch.eye(3).expand(2, 3, 3), 8, 6
+    )
+
+
+def test_colours_and_harmonics_are_two_ways_to_say_one_thing():
+    rgb = torch.rand(7, 3)
+    torch.testing.assert_close(harmonics_to_rgb(rgb_to_harmonics(rgb)), rgb)
+    grey = rgb_to_harmonics(torch.tensor([0.5, 0.5, 1.0]))
+    expected = torch.tensor([[0, 0, 0.5 * 2 * math.sqrt(math.pi)]])
+    torch.testing.assert_close(grey, expected)
+
+
+@pytest.mark.parametrize(
+    "name, shape", [("quaternions", (3, 3)), ("scales", (2, 3)), ("opacities", (3, 1))]
+)
+def test_fields_of_different_gaussians_are_refused(name, shape):
+    fields = dict(vars(cloud(3)))
+    fields[name] = torch.zeros(shape)
+    with pytest.raises(ValueError, match=f"Gaussians.{name} has shape"):
+        Gaussians(**fields)
+
+
+def test_flat_harmonics_are_refused():
+    fields = dict(vars(cloud(3)))
+    fields["harmonics"] = torch.zeros(3, 3)
+    with pytest.raises(ValueError, match="harmonics"):
+        Gaussians(**fields)
+
+
+def test_selection_takes_the_same_gaussians_from_every_field():
+    g = cloud(5, 4)
+    chosen = g[torch.tensor([True, False, True, False, False])]
+    assert len(chosen) == 2
+    assert torch.equal(chosen.means, g.means[[0, 2]])
+    assert torch.equal(chosen.opacities, g.opacities[[0, 2]])
+    assert torch.equal(chosen.harmonics, g.harmonics[[0, 2]])
+
+
+def test_concatenation_pads_lower_degrees_with_zeros():
+    low, high = cloud(2, 1), cloud(3, 9)
+    both = Gaussians.concatenate([low, high])
+    assert both.harmonics.shape == (5, 9, 3)
+    assert torch.equal(both.harmonics[:2, :1], low.harmonics)
+    assert not both.harmonics[:2, 1:].any()
+    assert torch.equal(both.harmonics[2:], high.harmonics)
+    assert torch.equal(both.scales, torch.cat([low.scales, high.scales]))
+
+
+def test_a_scene_at_a_time_is_what_stands_and_what_moves_then():
+    moving = [cloud(2), cloud(0), cloud(3, 4)]
+    s = scene(moving)
+    assert (s.num_frames, s.num_views) == (3, 2)
+    assert [len(s.at(t)) for t in range(3)] == [6, 4, 7]
+    assert torch.equal(s.at(2).means, torch.cat([s.static.means, moving[2].means]))
+
+
+def test_a_scene_moves_to_another_type_as_a_whole():
+    moved = scene([cloud(2)]).to(torch.float64)
+    assert moved.at(0).means.dtype == torch.float64
+    assert moved.extrinsics.dtype == torch.float64
+    assert (moved.width, moved.height) == (8, 6)
+
+
+def test_a_scene_without_times_or_with_odd_cameras_is_refused():
+    with pytest.raises(ValueError, match="at least one time"):
+        scene([])
+    with pytest.raises(ValueError, match="of the same V"):
+        GaussianScene(cloud(1), [cloud(1)], torch.eye(3, 4)[None], torch.eye(3), 8, 6)

@@ -1,0 +1,90 @@
+"""The V x T grid: layouts, references and contact sheets."""
+
+import pytest
+import torch
+
+from fourreal.grid import (
+    check_size,
+    contact_sheet,
+    frames_to_images,
+    grid_to_sequence,
+    images_to_frames,
+    num_latent_frames,
+    reference_mask,
+    sequence_to_grid,
+    tile_views,
+)
+
+
+def numbered(num_views=3, num_times=5, height=2, width=4):
+    """Frames [V, T, 3, H, W] whose every pixel is 10 v + t."""
+    number = 10 * torch.arange(num_views)[:, None] + torch.arange(num_times)
+    return number[:, :, None, None, None].expand(-1, -1, 3, height, width).float()
+
+
+@pytest.mark.parametrize("frames, latents", [(1, 1), (5, 2), (29, 8), (81, 21)])
+def test_latent_frames_are_one_and_then_one_per_four(frames, latents):
+    assert num_latent_frames(frames) == latents
+
+
+@pytest.mark.parametrize("frames, below, above", [(0, 1, 5), (2, 1, 5), (28, 25, 29), (30, 29, 33)])
+def test_other_lengths_are_refused_with_the_nearest_valid_ones(frames, below, above):
+    with pytest.raises(ValueError, match=rf"{frames}\b.*use {below} or {above}\."):
+        num_latent_frames(frames)
+
+
+def test_sizes_must_be_multiples():
+    check_size(288, 512, 16)
+    with pytest.raises(ValueError, match=r"width is 500.*use 496 or 512"):
+        check_size(288, 500, 16)
+    with pytest.raises(ValueError, match=r"height is 0.*use 16 or 32"):
+        check_size(0, 512, 16)
+
+
+def test_images_are_view_major():
+    images = frames_to_images(numbered())
+    assert images.shape == (15, 2, 4, 3)
+    assert images[1 * 5 + 3, 0, 0, 0] == 13
+    assert torch.equal(images_to_frames(images, 3), numbered())
+
+
+def test_images_with_alpha_lose_it():
+    images = torch.cat([frames_to_images(numbered()), torch.zeros(15, 2, 4, 1)], dim=-1)
+    assert torch.equal(images_to_frames(images, 3), numbered())
+
+
+@pytest.mark.parametrize("num_views", [0, 4])
+def test_images_that_do_not_fill_a_grid_are_refused(num_views):
+    with pytest.raises(ValueError, match=f"15 images cannot be split into {num_views}"):
+        images_to_frames(frames_to_images(numbered()), num_views)
+
+
+def test_latents_become_one_sequence_and_return():
+    grid = torch.randn(3, 4, 5, 2, 2)
+    sequence = grid_to_sequence(grid)
+    assert sequence.shape == (1, 4, 15, 2, 2)
+    assert torch.equal(sequence[0, :, 2 * 5 + 1], grid[2, :, 1])
+    assert torch.equal(sequence_to_grid(sequence, 3), grid)
+
+
+def test_references_are_the_first_row_and_column():
+    both = reference_mask(3, 4, fixed_view=True, freeze_time=True)
+    assert both.tolist() == [[True] * 4, [True] + [False] * 3, [True] + [False] * 3]
+    assert reference_mask(3, 4, fixed_view=True, freeze_time=False).sum() == 4
+    assert reference_mask(3, 4, fixed_view=False, freeze_time=True).sum() == 3
+    assert not reference_mask(3, 4, fixed_view=False, freeze_time=False).any()
+
+
+def test_views_are_tiled_left_to_right_and_top_to_bottom():
+    video = tile_views(numbered(), columns=2)
+    assert video.shape == (5, 3, 4, 8)
+    corners = video[2, 0, ::2, ::4]
+    assert corners.tolist() == [[2, 12], [22, 0]]
+
+
+def test_the_contact_sheet_has_views_down_and_times_across():
+    sheet = contact_sheet(numbered(2, 9), max_times=3, gap=1)
+    assert sheet.shape == (3, 2 * 2 + 1, 3 * 4 + 2)
+    assert sheet[0, ::3, ::5].tolist() == [[0, 4, 8], [10, 14, 18]]
+    assert (sheet[:, 2] == 1).all()  # the gap is white
+    assert (sheet[:, :, 4] == 1).all()
