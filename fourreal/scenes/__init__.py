@@ -1,0 +1,78 @@
+"""Procedural dynamic scenes with exact frames, depth, cameras, masks and captions."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fourreal.cameras import relative_to_first
+from fourreal.scenes.describe import FPS, SceneDescription, describe
+from fourreal.scenes.raycast import SceneBatch
+
+__all__ = ["FPS", "Scene", "SceneBatch", "SceneDescription", "describe", "make_scene", "scene_seed"]
+
+SPLITS = ("train", "validation", "test")
+SEEDS_PER_SPLIT = 2**32
+
+
+def scene_seed(split: str, index: int) -> int:
+    """The seed of a scene: the splits own disjoint ranges of 2^32 seeds."""
+    if split not in SPLITS or not 0 <= index < SEEDS_PER_SPLIT:
+        raise ValueError(
+            f"scene {index} of split {split!r} does not exist; splits are {', '.join(SPLITS)}, "
+            f"indices 0 to {SEEDS_PER_SPLIT - 1}."
+        )
+    return SPLITS.index(split) * SEEDS_PER_SPLIT + index
+
+
+@dataclass
+class Scene:
+    """One drawn scene. World: the first view's camera (OpenCV).
+
+    frames [V, T, 3, H, W] in [0, 1]; depth [V, T, H, W] (z, at pixel centres); instances
+    [V, T, H, W] (0 is the set); moving [V, T, H, W] bool, pixels on objects that move;
+    extrinsics [V, 3, 4] world to camera; intrinsics [V, 3, 3] in pixels; caption.
+    """
+
+    frames: Tensor
+    depth: Tensor
+    instances: Tensor
+    moving: Tensor
+    extrinsics: Tensor
+    intrinsics: Tensor
+    caption: str
+    seed: int
+
+
+def make_scene(
+    seed: int,
+    num_views: int = 8,
+    num_frames: int = 29,
+    height: int = 64,
+    width: int = 64,
+    *,
+    samples: int = 2,
+    device="cpu",
+) -> Scene:
+    """Draw the scene of a seed (see scene_seed), samples^2 rays per pixel."""
+    batch = SceneBatch([describe(seed, num_views, num_frames)], device)
+    depth, instances, moving = batch.geometry(height, width)
+    return Scene(
+        frames=batch.draw(height, width, samples)[0],
+        depth=depth[0],
+        instances=instances[0],
+        moving=moving[0],
+        extrinsics=relative_to_first(batch.extrinsics[0]),
+        intrinsics=batch.intrinsics(height, width)[0],
+        caption=batch.descriptions[0].caption,
+        seed=seed,
+    )
+
+
+def make_batch(
+    seeds: list[int], num_views: int, num_frames: int, height: int, width: int, device="cpu"
+) -> tuple[Tensor, list[str]]:
+    """Frames [B, V, T, 3, H, W] and captions of several scenes, for training."""
+    batch = SceneBatch([describe(s, num_views, num_frames) for s in seeds], device)
+    with torch.no_grad():
+        return batch.draw(height, width), [d.caption for d in batch.descriptions]

@@ -1,0 +1,1 @@
+"""Trainers for the autoencoder, the video model and the reconstructor (extra `train`)."""

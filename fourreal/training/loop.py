@@ -1,0 +1,191 @@
+"""The training loop shared by all trainers: accelerate, EMA, checkpoints, resume, samples.
+
+What happens in a step depends on (seed, step) only, so a run that was interrupted and resumed
+goes on as if it had never stopped.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from fourreal.formats.atomic import atomic_path
+
+
+@dataclass
+class LoopConfig:
+    """How long and how fast to train, and where the run lives."""
+
+    out: Path
+    """Folder of the run: state, log and samples."""
+    steps: int = 2000
+    """Optimiser steps."""
+    minutes: float | None = None
+    """Stop after this much training time even if steps are left; the learning rate follows
+    whichever of the two is further along."""
+    batch_size: int = 4
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    weight_decay: float = 0.01
+    ema_decay: float = 0.995
+    """Decay of the averaged weights, which are the ones used and saved."""
+    seed: int = 0
+    save_every: int = 200
+    """Steps between checkpoints and samples."""
+    mixed_precision: str = "bf16"
+    """bf16 or no."""
+    resume: bool = True
+    """Go on from the checkpoint in `out` when there is one."""
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """The source of all randomness of one step."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+
+
+class Loop:
+    """Trains `model` on loss(step, generator) and keeps an exponential average of its weights."""
+
+    def __init__(self, config: LoopConfig, model: nn.Module, extra: dict | None = None):
+        from accelerate import Accelerator
+
+        self.config = config
+        config.out.mkdir(parents=True, exist_ok=True)
+        self.accelerator = Accelerator(mixed_precision=config.mixed_precision)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        # Vectors (norms, biases, gates) are not decayed.
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.step, self.seconds, self.log = 0, 0.0, []
+        self.average = {
+            name: p.detach().float().clone()
+            for name, p in self.plain_model.named_parameters()
+            if p.requires_grad
+        }
+        self.settings = json.loads(json.dumps(asdict(config) | (extra or {}), default=str))
+        self.state_file = config.out / "state.pt"
+        if config.resume and self.state_file.exists():
+            self._load()
+
+    @property
+    def plain_model(self) -> nn.Module:
+        return self.accelerator.unwrap_model(self.model)
+
+    @property
+    def progress(self) -> float:
+        """Fraction of the run that is done, in steps or minutes."""
+        done = self.step / self.config.steps
+        if self.config.minutes is not None:
+            done = max(done, self.seconds / (60 * self.config.minutes))
+        return min(done, 1.0)
+
+    def _learning_rate(self) -> float:
+        warmup = min(1.0, (self.step + 1) / max(self.config.warmup_steps, 1))
+        return self.config.learning_rate * warmup * max(0.5 + 0.5 * math.cos(math.pi * self.progress), 0.02)
+
+    def averaged(self):
+        """A context in which the model carries its averaged weights."""
+        return _Averaged(self.plain_model, self.average)
+
+    def run(self, loss: Callable[[int, torch.Generator], dict[str, Tensor]], sample: Callable[[Path], dict]):
+        """loss returns named scalars, "loss" is minimised; sample(folder) draws pictures with the
+        averaged weights and returns scores for the log."""
+        bar = tqdm(
+            total=self.config.steps, initial=self.step, desc=str(self.config.out),
+            disable=not self.accelerator.is_local_main_process, mininterval=5,
+        )
+        recent: dict[str, float] = {}
+        while self.progress < 1:
+            start = time.monotonic()
+            for group in self.optimizer.param_groups:
+                group["lr"] = self._learning_rate()
+            with self.accelerator.autocast():
+                losses = loss(self.step, step_generator(self.config.seed, self.step))
+            if not torch.isfinite(losses["loss"]):
+                raise FloatingPointError(
+                    f"the loss is {losses['loss'].item()} at step {self.step}; lower "
+                    "--learning-rate and resume from the last checkpoint."
+                )
+            self.accelerator.backward(losses["loss"])
+            self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self._update_average()
+            self.step += 1
+            self.seconds += time.monotonic() - start
+            for name, value in losses.items():
+                recent[name] = 0.98 * recent.get(name, value.item()) + 0.02 * value.item()
+            bar.update()
+            bar.set_postfix({k: f"{v:.4f}" for k, v in recent.items()}, refresh=False)
+            if self.step % self.config.save_every == 0 or self.progress >= 1:
+                self._checkpoint(recent, sample)
+        bar.close()
+
+    def _update_average(self) -> None:
+        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for name, parameter in self.plain_model.named_parameters():
+                if name in self.average:
+                    self.average[name].lerp_(parameter.float(), 1 - decay)
+
+    def _checkpoint(self, recent: dict[str, float], sample) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        with self.averaged(), torch.no_grad():
+            scores = sample(self.config.out)
+        self.log.append(
+            {"step": self.step, "minutes": round(self.seconds / 60, 2), **recent, **scores}
+        )
+        tqdm.write(json.dumps(self.log[-1]))
+        self._save()
+
+    def _save(self) -> None:
+        state = {
+            "model": self.plain_model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average,
+            "step": self.step,
+            "seconds": self.seconds,
+            "log": self.log,
+        }
+        with atomic_path(self.state_file) as temporary:
+            torch.save(state, temporary)
+        with atomic_path(self.config.out / "log.json") as temporary:
+            Path(temporary).write_text(
+                json.dumps({"settings": self.settings, "log": self.log}, indent=1)
+            )
+
+    def _load(self) -> None:
+        state = torch.load(self.state_file, weights_only=True, map_location="cpu")
+        self.plain_model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average = state["average"]
+        self.step, self.seconds, self.log = state["step"], state["seconds"], state["log"]
+
+
+class _Averaged:
+    def __init__(self, model: nn.Module, average: dict[str, Tensor]):
+        self.model, self.average = model, average
+
+    def __enter__(self):
+        self.kept = {n: p.detach().clone() for n, p in self.model.named_parameters()}
+        self._put(self.average)
+
+    def __exit__(self, *_):
+        self._put(self.kept)
+
+    @torch.no_grad()
+    def _put(self, values: dict[str, Tensor]) -> None:
+        for name, parameter in self.model.named_parameters():
+            if name in values:
+                parameter.copy_(values[name])
