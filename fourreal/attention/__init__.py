@@ -16,6 +16,7 @@ from torch import Tensor
 from fourreal.attention.merge import merge_attention
 
 BACKENDS = ("auto", "merge", "dense")
+SMALL_GRID = 512  # tokens up to which one masked attention beats three on a CPU
 
 
 def view_time_attention(
@@ -33,7 +34,8 @@ def view_time_attention(
     num_frames is F, in latent frames; S tokens per frame follow from the shape. view_strength
     scales the weight of the other views: 1 is the paper's attention, 0 gives independent views.
     Backends: merge (three dense attentions, exact forward and backward; the default), dense (one
-    attention with a mask of all tokens by all tokens; the reference). Raises ValueError when the
+    attention with a mask of all tokens by all tokens; the reference), auto (merge, but dense for
+    grids of at most SMALL_GRID tokens on a CPU). Raises ValueError when the
     tokens do not fill the grid.
     """
     tokens = query.shape[1]
@@ -42,10 +44,12 @@ def view_time_attention(
             f"{tokens} tokens do not fill a grid of {num_views} views x {num_frames} frames; "
             "their number must be a multiple of views x frames."
         )
-    if not 0 <= view_strength:
+    if view_strength < 0:
         raise ValueError(f"view_strength is {view_strength}, but must be 0 or more.")
     if backend not in BACKENDS:
         raise ValueError(f"backend is {backend!r}, but must be one of {', '.join(BACKENDS)}.")
+    if backend == "auto":
+        backend = "dense" if query.is_cpu and tokens <= SMALL_GRID else "merge"
     if backend == "dense":
         return _dense(query, key, value, num_views, num_frames, view_strength)
     return merge_attention(query, key, value, num_views, num_frames, view_strength)

@@ -5,9 +5,9 @@ from torch import Tensor
 
 
 def psnr(a: Tensor, b: Tensor, mask: Tensor | None = None) -> float:
-    """Peak signal-to-noise ratio in dB of images [..., 3, H, W]; mask [..., H, W] limits the pixels.
+    """Peak signal-to-noise ratio in dB of images [..., 3, H, W].
 
-    nan when the mask is empty.
+    mask [..., H, W] limits it to some pixels; nan when the mask is empty.
     """
     error = (a - b).square()
     if mask is not None:

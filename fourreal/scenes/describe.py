@@ -60,7 +60,7 @@ class Thing:
 
 @dataclass
 class SceneDescription:
-    """What the ray-caster draws. Angles in radians, lengths in set units (the action is ~2 wide)."""
+    """What the ray-caster draws. Angles are in radians; the action is about 2 units wide."""
 
     seed: int
     things: list[Thing]

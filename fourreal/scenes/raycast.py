@@ -87,7 +87,8 @@ def _texture(kind: Tensor, u: Tensor, v: Tensor) -> Tensor:
     checker = ((u.floor() + v.floor()) % 2) * 0.26 - 0.13
     stripes = ((u * 1.4).floor() % 2) * 0.26 - 0.13
     noise = 0.11 * (
-        torch.sin(2.1 * u + 1.7 * torch.sin(1.3 * v)) + torch.sin(2.7 * v + 1.9 * torch.sin(1.1 * u))
+        torch.sin(2.1 * u + 1.7 * torch.sin(1.3 * v))
+        + torch.sin(2.7 * v + 1.9 * torch.sin(1.1 * u))
     )
     kind = kind[:, None, None]
     zero = torch.zeros_like(u)
@@ -155,9 +156,7 @@ class SceneBatch:
     def rays(self, height: int, width: int, samples: int) -> Tensor:
         """Directions [B, V, 3, P] with camera z = 1 through a samples x samples grid per pixel."""
         grid = pixel_grid(height * samples, width * samples, self.camera.device) / samples
-        grid = rearrange(
-            grid, "(h i) (w j) c -> (h w i j) c", i=samples, j=samples
-        )
+        grid = rearrange(grid, "(h i) (w j) c -> (h w i j) c", i=samples, j=samples)
         k = self.intrinsics(height, width)
         local = torch.cat(
             [
@@ -212,7 +211,7 @@ class SceneBatch:
         normal = torch.zeros_like(d)
         for n in range(self.shape.shape[1]):
             to_local = self._local(n, time)
-            o = (to_local[:, None] @ (self.camera - self.position[:, time, None, n])[..., None])
+            o = to_local[:, None] @ (self.camera - self.position[:, time, None, n])[..., None]
             t, local_normal = _any_shape(self.shape[:, n], o.expand_as(d), to_local[:, None] @ d)
             closer = (t < nearest) & self.exists[:, n, None, None]
             nearest = torch.where(closer, t, nearest)

@@ -91,18 +91,29 @@ class Loop:
 
     def _learning_rate(self) -> float:
         warmup = min(1.0, (self.step + 1) / max(self.config.warmup_steps, 1))
-        return self.config.learning_rate * warmup * max(0.5 + 0.5 * math.cos(math.pi * self.progress), 0.02)
+        return (
+            self.config.learning_rate
+            * warmup
+            * max(0.5 + 0.5 * math.cos(math.pi * self.progress), 0.02)
+        )
 
     def averaged(self):
         """A context in which the model carries its averaged weights."""
         return _Averaged(self.plain_model, self.average)
 
-    def run(self, loss: Callable[[int, torch.Generator], dict[str, Tensor]], sample: Callable[[Path], dict]):
+    def run(
+        self,
+        loss: Callable[[int, torch.Generator], dict[str, Tensor]],
+        sample: Callable[[Path], dict],
+    ):
         """loss returns named scalars, "loss" is minimised; sample(folder) draws pictures with the
         averaged weights and returns scores for the log."""
         bar = tqdm(
-            total=self.config.steps, initial=self.step, desc=str(self.config.out),
-            disable=not self.accelerator.is_local_main_process, mininterval=5,
+            total=self.config.steps,
+            initial=self.step,
+            desc=str(self.config.out),
+            disable=not self.accelerator.is_local_main_process,
+            mininterval=5,
         )
         recent: dict[str, float] = {}
         while self.progress < 1:

@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor
 
 from fourreal.cameras import relative_to_first
-from fourreal.reconstruction.camera_head import cameras_to_pose_encoding, pose_encoding_to_cameras
+from fourreal.reconstruction.camera_head import cameras_to_pose_encoding
 from fourreal.reconstruction.checkpoint import load_model, save_model
 from fourreal.reconstruction.config import VGGTConfig
 from fourreal.reconstruction.gaussian_head import decode_gaussians
@@ -107,8 +107,11 @@ def novel_view_loss(model: VGGT, sample: Sample, inputs: list[int], **flags) -> 
     for i in range(images.shape[0]):
         scene = i // times
         gaussians = decode_gaussians(
-            prediction.raw_gaussians[i].float(), images[i], prediction.depth[i].float(),
-            sample.extrinsics[scene, inputs], sample.intrinsics[scene, inputs],
+            prediction.raw_gaussians[i].float(),
+            images[i],
+            prediction.depth[i].float(),
+            sample.extrinsics[scene, inputs],
+            sample.intrinsics[scene, inputs],
         )
         view = render(gaussians, sample.extrinsics[scene], sample.intrinsics[scene], size, size)
         rendered.append(view.color.movedim(-1, 1))
@@ -125,12 +128,12 @@ def train_reconstructor(config: ReconstructorConfig) -> None:
     if config.stage not in STAGES:
         raise ValueError(f"stage is {config.stage!r}, but must be one of {', '.join(STAGES)}.")
     if config.start_from is None and config.stage != "geometry":
-        raise ValueError(f"the {config.stage} stage needs --start-from, the file of the stage before.")
+        raise ValueError(
+            f"the {config.stage} stage needs --start-from, the file of the stage before."
+        )
     torch.manual_seed(config.loop.seed)
-    if config.start_from:
-        model = load_model(config.start_from)[0]
-    else:
-        model = VGGT(VGGTConfig.small())
+    start = config.start_from
+    model = load_model(start)[0] if start else VGGT(VGGTConfig.small())
     for name, parameter in model.named_parameters():
         temporal, head = "temporal_blocks" in name, name.startswith("gaussian_head")
         parameter.requires_grad_(
@@ -160,7 +163,9 @@ def train_reconstructor(config: ReconstructorConfig) -> None:
     def loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
         if config.stage == "geometry":
             count = int(torch.randint(4, config.num_views + 1, (1,), generator=generator))
-            sample = scenes("train", generator, some_views(generator, count), config.loop.batch_size)
+            sample = scenes(
+                "train", generator, some_views(generator, count), config.loop.batch_size
+            )
             images = sample.frames.flatten(0, 1)
             tokens = model.aggregator(images, temporal=False)
             prediction = Prediction(model.camera_head(tokens), *model.depth_head(tokens, images))

@@ -125,7 +125,7 @@ def train_video(config: VideoConfig) -> None:
             stride = 1 + pick(max(8 // views, 1))
             first = pick(8 - stride * (views - 1))
             start = pick(29 - frames + 1)
-            grid = scenes.frames(index)[first :: stride][:views, start : start + frames]
+            grid = scenes.frames(index)[first::stride][:views, start : start + frames]
             videos.append(grid)
             dropped = torch.rand((), generator=generator) < config.text_dropout
             captions.append("" if dropped else scenes.caption(index))
@@ -134,9 +134,14 @@ def train_video(config: VideoConfig) -> None:
             flat = rearrange(videos * 2 - 1, "b v t c h w -> (b v) c t h w")
             latents = vae.to(flat.device).encode(flat).latent_dist.mean
             latents = rearrange(latents, "(b v) c f h w -> b c (v f) h w", v=views)
-        kind = torch.multinomial(torch.tensor(config.reference_odds), batch, True, generator=generator)
+        kind = torch.multinomial(
+            torch.tensor(config.reference_odds), batch, True, generator=generator
+        )
         masks = torch.stack(
-            [reference_mask(views, latents.shape[2] // views, k in (1, 3), k in (2, 3)) for k in kind]
+            [
+                reference_mask(views, latents.shape[2] // views, k in (1, 3), k in (2, 3))
+                for k in kind
+            ]
         ).flatten(1)
         normal = torch.randn(batch, generator=generator).sigmoid()
         sigma = config.shift * normal / (1 + (config.shift - 1) * normal)
@@ -148,9 +153,7 @@ def train_video(config: VideoConfig) -> None:
             noised, latents, masks, sigma * 1000, config.conditioning, config.size // 16
         )
         text = encode_text(tokenizer, model.text_encoder, captions)
-        apply_view_time(
-            model.transformer, views, latents.shape[2] // views, max_frames=max_frames
-        )
+        apply_view_time(model.transformer, views, latents.shape[2] // views, max_frames=max_frames)
         predicted = model.transformer(inputs, timesteps, text).sample
         replace = config.conditioning == "replace"
         unknown = ~masks if replace else torch.ones_like(masks)
@@ -203,5 +206,7 @@ def train_video(config: VideoConfig) -> None:
             "grid": config.grids[-1],
         }
         out = config.loop.out
-        save_single_file(model.transformer, out / "transformer.safetensors", transformer_key, metadata)
+        save_single_file(
+            model.transformer, out / "transformer.safetensors", transformer_key, metadata
+        )
         save_text_encoder(model.text_encoder, tokenizer, out / "text_encoder.safetensors")

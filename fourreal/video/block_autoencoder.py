@@ -48,7 +48,10 @@ class BlockAutoencoder(ModelMixin, ConfigMixin):
         """
         for name, pattern, clip in (("first", FIRST, slice(0, 1)), ("rest", REST, slice(1, None))):
             blocks = torch.cat(
-                [rearrange(v[:, :, clip], pattern, **self._sizes(name)).flatten(0, 3) for v in videos]
+                [
+                    rearrange(v[:, :, clip], pattern, **self._sizes(name)).flatten(0, 3)
+                    for v in videos
+                ]
             ).double()
             mean = blocks.mean(0)
             values, vectors = torch.linalg.eigh((blocks - mean).T @ (blocks - mean) / len(blocks))

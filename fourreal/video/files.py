@@ -152,6 +152,6 @@ def load_single_file(model_class, path: Path, key_map):
     if missing or unexpected:
         raise ValueError(
             f"{path} does not fit {model_class.__name__}: {len(missing)} keys are missing "
-            f"({', '.join(missing[:3])}), {len(unexpected)} are unknown ({', '.join(unexpected[:3])})."
+            f"({', '.join(missing[:3])}), {len(unexpected)} unknown ({', '.join(unexpected[:3])})."
         )
     return model.eval(), json.loads(metadata.get("fourreal", "{}"))

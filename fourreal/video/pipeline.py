@@ -29,10 +29,15 @@ GUIDANCE_BOTH, GUIDANCE = 1.0, 5.0  # paper, supplement: it matters little with 
 
 
 def model_inputs(
-    noised: Tensor, references: Tensor, known: Tensor, timestep: Tensor, conditioning: str, rows: int,
+    noised: Tensor,
+    references: Tensor,
+    known: Tensor,
+    timestep: Tensor,
+    conditioning: str,
+    rows: int,
     columns: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """What the transformer is given: latents [B, C, N, h, w] and timesteps [B] or [B, N*rows*columns].
+    """What the transformer gets: latents [B, C, N, h, w], timesteps [B] or [B, N*rows*columns].
 
     noised and references are [B, C, N, h, w], known is [B, N] (cells that have a reference),
     timestep is [B], rows x columns are the tokens of a frame. add (paper): references are added to
@@ -113,8 +118,8 @@ class ViewTimePipeline(DiffusionPipeline):
                 continue
             if video.shape != (count, 3, height, width):
                 raise ValueError(
-                    f"{name} has shape {tuple(video.shape)}, but {count} {meaning} of 3 x {height} x "
-                    f"{width} are needed, as the grid has; resize it or change the grid."
+                    f"{name} has shape {tuple(video.shape)}, but {count} {meaning} of 3 x "
+                    f"{height} x {width} are needed, as the grid has; resize it or change the grid."
                 )
             if not torch.isfinite(video).all():
                 raise ValueError(f"{name} holds NaN or infinite values; give pixels in [0, 1].")
@@ -129,7 +134,7 @@ class ViewTimePipeline(DiffusionPipeline):
         return like.new_tensor(mean).view(shape), like.new_tensor(std).view(shape)
 
     def encode_views(self, videos: Tensor) -> Tensor:
-        """Normalised latents [V, C, F, h, w] of videos [V, T, 3, H, W] in [0, 1], each on its own."""
+        """Normalised latents [V, C, F, h, w] of videos [V, T, 3, H, W] in [0, 1], view by view."""
         videos = rearrange(videos * 2 - 1, "v t c h w -> v c t h w").to(self.device, self.vae.dtype)
         latents = torch.cat([self.vae.encode(v[None]).latent_dist.mode() for v in videos]).float()
         mean, std = self._normalisation(latents)

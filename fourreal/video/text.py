@@ -39,7 +39,8 @@ def caption_words() -> list[str]:
     """Every word that captions of procedural scenes can hold."""
     from fourreal.scenes.describe import COLORS, FLOORS, MOTIONS, SET_COLORS, SHAPES
 
-    words = "a an in on outdoors room floor and past next to near small big , .".split()
+    sentence = "a an in on outdoors room floor and past next to near small big , ."
+    words = sentence.split()
     for group in (SHAPES, MOTIONS):
         words += [w for phrases in group.values() for p in phrases for w in p.split()]
     return words + list(COLORS) + list(SET_COLORS) + list(FLOORS.values())

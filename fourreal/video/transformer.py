@@ -27,7 +27,7 @@ class ViewTimeAttnProcessor(WanAttnProcessor):
         else:
             query, key = attn.to_q(hidden_states), attn.to_k(hidden_states)
             value = attn.to_v(hidden_states)
-        query, key = attn.norm_q(query), attn.norm_k(key)
+        query, key = _rms_norm(attn.norm_q, query), _rms_norm(attn.norm_k, key)
         query, key, value = (x.unflatten(2, (attn.heads, -1)) for x in (query, key, value))
         query, key = (apply_rotary(x, *rotary_emb) for x in (query, key))
         out = view_time_attention(
@@ -38,8 +38,16 @@ class ViewTimeAttnProcessor(WanAttnProcessor):
         return attn.to_out[1](attn.to_out[0](out))
 
 
+def _rms_norm(norm: nn.Module, x: Tensor) -> Tensor:
+    """norm(x) with the weight in x's type, for which torch has a fused kernel."""
+    if isinstance(norm, nn.RMSNorm):
+        weight = norm.weight if norm.weight is None else norm.weight.to(x.dtype)
+        return nn.functional.rms_norm(x, norm.normalized_shape, weight, norm.eps)
+    return norm(x)
+
+
 def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn neighbouring channel pairs of x [B, N, heads, dim] by Wan's cos and sin [1, N, 1, dim]."""
+    """Turn channel pairs of x [B, N, heads, dim] by Wan's cos and sin [1, N, 1, dim]."""
     even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
     cos, sin = cos[..., 0::2].to(x.dtype), sin[..., 1::2].to(x.dtype)
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)

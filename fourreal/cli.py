@@ -1,0 +1,153 @@
+"""The command line: fourreal generate | reconstruct | render | train | evaluate | info."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from fourreal.generate import GenerateConfig, ReconstructConfig
+
+
+@dataclass
+class RenderConfig:
+    """Render a scene file along a camera path to a video."""
+
+    scene: Annotated[Path, tyro.conf.Positional]
+    out: Path = Path("render.mp4")
+    kind: str = "orbit"
+    """orbit, inputs, freeze_time or fixed_view."""
+    frames: int | None = None
+    """Frames of the video; as many as the scene has by default."""
+    freeze_at: int = 0
+    """The time that freeze_time shows."""
+    height: int = 256
+
+
+@dataclass
+class InfoConfig:
+    """Print versions, devices and the rasterizer that would be used."""
+
+
+def render(config: RenderConfig) -> None:
+    from fourreal.cameras import camera_path, scale_intrinsics
+    from fourreal.formats import load_scene
+    from fourreal.rendering import render_path
+    from fourreal.rendering.video import write_video
+
+    scene = load_scene(config.scene)
+    width = round(config.height * scene.width / scene.height / 2) * 2
+    intrinsics = scale_intrinsics(
+        scene.intrinsics, width / scene.width, config.height / scene.height
+    )
+    path = camera_path(
+        scene.extrinsics, intrinsics, width, config.height, scene.num_frames,
+        config.kind, config.frames, config.freeze_at,
+    )  # fmt: skip
+    color, _, _ = render_path(scene, path)
+    write_video(config.out, color.movedim(-1, 1), scene.fps)
+    print(config.out)
+
+
+def info(_: InfoConfig) -> None:
+    import platform
+
+    import torch
+
+    from fourreal import __version__
+    from fourreal.rendering import available_backends
+
+    print(f"fourreal {__version__}, python {platform.python_version()}, torch {torch.__version__}")
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    print(f"CUDA device: {device}; CPU threads: {torch.get_num_threads()}")
+    print(f"rasterizers: {', '.join(available_backends())}")
+
+
+def _train(kind: str):
+    def run(config) -> None:
+        import importlib
+
+        module = importlib.import_module(f"fourreal.training.{kind}")
+        getattr(module, f"train_{kind}")(config)
+
+    return run
+
+
+def _generate(config: GenerateConfig) -> None:
+    from fourreal.generate import generate
+
+    print(f"results: {generate(config)}")
+
+
+def _reconstruct(config: ReconstructConfig) -> None:
+    from fourreal.generate import reconstruct
+
+    print(f"results: {reconstruct(config)}")
+
+
+def _commands(arguments: list[str]) -> dict:
+    """Command to (config class, function). Trainers and evaluation are imported when asked for."""
+    commands = {
+        "generate": (GenerateConfig, _generate),
+        "reconstruct": (ReconstructConfig, _reconstruct),
+        "render": (RenderConfig, render),
+        "info": (InfoConfig, info),
+    }
+    if arguments[:1] == ["train"]:
+        from fourreal.training.autoencoder import AutoencoderConfig
+        from fourreal.training.reconstructor import ReconstructorConfig
+        from fourreal.training.video import VideoConfig
+
+        return {
+            "autoencoder": (AutoencoderConfig, _train("autoencoder")),
+            "video": (VideoConfig, _train("video")),
+            "reconstructor": (ReconstructorConfig, _train("reconstructor")),
+        }
+    if arguments[:1] == ["evaluate"]:
+        from fourreal.evaluation import protocols
+
+        return {
+            "video": (protocols.VideoEvaluation, protocols.evaluate_video),
+            "reconstruction": (
+                protocols.ReconstructionEvaluation,
+                protocols.evaluate_reconstruction,
+            ),
+        }
+    return commands
+
+
+POSITIONAL = {"generate": "prompt", "reconstruct": "inputs"}
+GROUPS = {"train": "autoencoder | video | reconstructor", "evaluate": "video | reconstruction"}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; 0 when it worked, 2 for wrong input (one sentence), 130 when stopped."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    grouped = arguments[:1] and arguments[0] in GROUPS
+    commands = _commands(arguments)
+    name, rest = arguments[:1], arguments[1:]
+    if grouped:
+        name, rest = arguments[1:2], arguments[2:]
+    if not name or name[0] not in commands:
+        names = GROUPS[arguments[0]] if grouped else " | ".join([*commands, *GROUPS])
+        print(f"usage: fourreal {arguments[0] + ' ' if grouped else ''}[{names}] --help")
+        return 0 if name[:1] in ([], ["--help"], ["-h"]) else 2
+    config_class, function = commands[name[0]]
+    marked = config_class
+    if name[0] in POSITIONAL and not grouped:
+        marked = tyro.conf.configure(tyro.conf.PositionalRequiredArgs)(config_class)
+    program = f"fourreal {arguments[0] + ' ' if grouped else ''}{name[0]}"
+    try:
+        function(tyro.cli(marked, args=rest, prog=program))
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"fourreal: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("fourreal: stopped; nothing was left half-written.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,269 @@
+"""The 4D transformer and pipeline against diffusers' own model and plain loops."""
+
+import json
+
+import pytest
+import torch
+from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
+from einops import rearrange
+
+from fourreal.attention import view_time_mask
+from fourreal.video import ViewTimePipeline, apply_view_time
+from fourreal.video.block_autoencoder import BlockAutoencoder
+from fourreal.video.files import (
+    load_single_file,
+    save_single_file,
+    transformer_key,
+    vae_key,
+)
+from fourreal.video.text import (
+    build_text_encoder,
+    build_tokenizer,
+    caption_words,
+    encode_text,
+    load_text_encoder,
+    save_text_encoder,
+)
+
+SHARED_KEYS = "fixtures/keys"
+
+
+def tiny_transformer(channels=16):
+    torch.manual_seed(0)
+    return WanTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=24, in_channels=channels, out_channels=channels,
+        text_dim=32, freq_dim=32, ffn_dim=64, num_layers=2,
+    ).eval()  # fmt: skip
+
+
+def tiny_vae():
+    torch.manual_seed(1)
+    return AutoencoderKLWan(
+        base_dim=8, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, attn_scales=[]
+    ).eval()
+
+
+def tiny_pipeline(conditioning="replace", vae=None):
+    tokenizer = build_tokenizer(caption_words())
+    torch.manual_seed(2)
+    return ViewTimePipeline(
+        tiny_transformer(), vae or tiny_vae(), build_text_encoder(len(tokenizer), 32).eval(),
+        tokenizer, FlowMatchEulerDiscreteScheduler(shift=3.0), conditioning=conditioning,
+        max_frames=8, max_tokens=32,
+    )  # fmt: skip
+
+
+def model_args(frames, channels=16):
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(1, channels, frames, 4, 4, generator=generator)
+    return x, torch.tensor([500.0]), torch.randn(1, 7, 32, generator=generator)
+
+
+def test_one_view_equals_the_stock_model_and_keys_stay():
+    model, args = tiny_transformer(), model_args(5)
+    keys = list(model.state_dict())
+    with torch.no_grad():
+        stock = model(*args).sample
+        apply_view_time(model, 1, 5, max_frames=8)
+        assert (model(*args).sample - stock).abs().max() <= 1e-5
+        assert list(model.state_dict()) == keys
+        apply_view_time(model, 4, 5, max_frames=8)
+        apply_view_time(model, None)
+        assert torch.equal(model(*args).sample, stock)
+
+
+def test_grid_equals_stock_attention_with_the_mask(monkeypatch):
+    """Second source: diffusers' own processor and rotary embedding on the flattened video, its
+    self-attention given the dense mask (T_max = F makes the positions consecutive)."""
+    model, args = tiny_transformer(), model_args(6)
+    mask = view_time_mask(3, 2, 4)
+    from diffusers.models.transformers import transformer_wan
+
+    dispatch = transformer_wan.dispatch_attention_fn
+
+    def masked(query, key, value, attn_mask=None, **options):
+        own = mask if key.shape[1] == query.shape[1] else None
+        return dispatch(query, key, value, attn_mask=own, **options)
+
+    with torch.no_grad():
+        with monkeypatch.context() as patch:
+            patch.setattr(transformer_wan, "dispatch_attention_fn", masked)
+            expected = model(*args).sample
+        for backend in ("merge", "dense"):
+            apply_view_time(model, 3, 2, max_frames=2, backend=backend)
+            assert (model(*args).sample - expected).abs().max() < 1e-5
+
+
+def test_strength_zero_equals_independent_stock_runs():
+    model = tiny_transformer()
+    x, timestep, text = model_args(6)
+    with torch.no_grad():
+        apply_view_time(model, 3, 2, max_frames=2, view_strength=0.0)
+        together = model(x, timestep, text).sample
+        apply_view_time(model, None)
+        alone = [model(part, timestep, text).sample for part in x.chunk(3, dim=2)]
+    # Rotary attention sees only differences of positions, so a view's offset changes nothing.
+    assert (together - torch.cat(alone, 2)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("conditioning", ["add", "replace"])
+@pytest.mark.parametrize("given", ["none", "fixed_view", "freeze_time", "both"])
+def test_pipeline_keeps_references_and_is_reproducible(conditioning, given):
+    pipe = tiny_pipeline(conditioning)
+    pipe.set_progress_bar_config(disable=True)
+    row, column = torch.rand(5, 3, 32, 32), torch.rand(3, 3, 32, 32)
+    column[0] = row[0]
+
+    def run(seed):
+        return pipe(
+            "a red ball", num_views=3, num_frames=5, height=32, width=32, num_inference_steps=2,
+            fixed_view=row if given in ("fixed_view", "both") else None,
+            freeze_time=column if given in ("freeze_time", "both") else None,
+            generator=torch.Generator().manual_seed(seed),
+        ).frames  # fmt: skip
+
+    frames = run(0)
+    assert frames.shape == (3, 5, 3, 32, 32) and frames.min() >= 0 and frames.max() <= 1
+    assert torch.equal(frames, run(0)) and not torch.equal(frames, run(1))
+    if given in ("fixed_view", "both"):
+        assert torch.equal(frames[0], row)
+    if given in ("freeze_time", "both"):
+        assert torch.equal(frames[:, 0], column)
+
+
+def test_replace_feeds_clean_references_with_timestep_zero(monkeypatch):
+    pipe = tiny_pipeline("replace")
+    pipe.set_progress_bar_config(disable=True)
+    seen = []
+    forward = pipe.transformer.forward
+    monkeypatch.setattr(
+        pipe.transformer, "forward", lambda *a, **k: (seen.append(a), forward(*a, **k))[1]
+    )
+    row = torch.rand(5, 3, 32, 32)
+    pipe("a red ball", num_views=3, num_frames=5, height=32, width=32, fixed_view=row,
+         num_inference_steps=2, guidance_scale=1.0)  # fmt: skip
+    latents = pipe.encode_views(row[None])[0]
+    for inputs, timesteps, _ in seen:
+        assert torch.allclose(inputs[0, :, :2], latents)
+        per_frame = timesteps.view(6, -1)
+        assert (per_frame[:2] == 0).all() and (per_frame[2:] > 0).all()
+
+
+def test_add_is_the_sum_of_patch_embeddings_up_to_the_bias(monkeypatch):
+    """Paper: the references' patch embeddings are added to the noised tokens."""
+    from fourreal.video.pipeline import model_inputs
+
+    embed = tiny_transformer().patch_embedding
+    noised, reference = torch.randn(2, 1, 16, 4, 8, 8).unbind(0)
+    known = torch.tensor([[True, False, True, False]])
+    inputs, timestep = model_inputs(noised, reference, known, torch.tensor([7.0]), "add", 4)
+    bias = embed.bias.view(1, -1, 1, 1, 1)
+    expected = embed(noised) + known[:, None, :, None, None] * (embed(reference) - bias)
+    assert torch.allclose(embed(inputs), expected, atol=1e-5) and timestep.tolist() == [7.0]
+
+
+def test_views_are_encoded_on_their_own():
+    pipe = tiny_pipeline()
+    videos = torch.rand(3, 5, 3, 32, 32)
+    together = pipe.encode_views(videos)
+    assert torch.allclose(together[1:2], pipe.encode_views(videos[1:2]), atol=1e-6)
+    assert torch.allclose(together[:, :, :1], pipe.encode_views(videos[:, :1]), atol=1e-5)
+
+
+def test_pipeline_saves_and_loads(tmp_path):
+    pipe = tiny_pipeline()
+    pipe.set_progress_bar_config(disable=True)
+    pipe.save_pretrained(tmp_path)
+    again = ViewTimePipeline.from_pretrained(tmp_path)
+    again.set_progress_bar_config(disable=True)
+    assert again.config.conditioning == "replace" and again.config.max_frames == 8
+    options = {"num_views": 2, "num_frames": 5, "height": 32, "width": 32, "num_inference_steps": 1}
+    runs = [p("a box", generator=torch.Generator().manual_seed(0), **options).frames
+            for p in (pipe, again)]  # fmt: skip
+    assert torch.allclose(*runs, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"num_frames": 28}, "num_frames is 28.*use 25 or 29"),
+        ({"height": 100}, "height is 100.*use 96 or 112"),
+        ({"prompt": "  "}, "prompt is empty"),
+        ({"num_frames": 33}, "at most 29"),
+        ({"num_views": 0}, "num_views is 0"),
+        ({"fixed_view": torch.zeros(5, 3, 16, 16)}, "fixed_view has shape"),
+        ({"freeze_time": torch.full((3, 3, 32, 32), torch.nan)}, "NaN"),
+    ],
+)
+def test_wrong_input_is_refused_in_one_sentence(change, sentence):
+    options = {"prompt": "a red ball", "num_views": 3, "num_frames": 5, "height": 32, "width": 32}
+    with pytest.raises(ValueError, match=sentence) as error:
+        tiny_pipeline()(**(options | change))
+    assert "\n" not in str(error.value)
+
+
+def test_block_autoencoder_is_causal_and_orthogonal():
+    torch.manual_seed(0)
+    smooth = torch.nn.functional.interpolate(torch.rand(6, 3, 3, 4, 4), (9, 32, 32)) * 2 - 1
+    vae = BlockAutoencoder(z_dim=192)
+    vae.fit([smooth])
+    latents = vae.encode(smooth).latent_dist.mean
+    assert latents.shape == (6, 192, 3, 4, 4)
+    # 192 components are all there are in a first frame: it comes back exactly.
+    assert torch.allclose(vae.decode(latents).sample[:, :, 0], smooth[:, :, 0], atol=1e-4)
+    assert torch.allclose(vae.encode(smooth[:, :, :5]).latent_dist.mean, latents[:, :, :2])
+
+
+def test_text_encoder_file_round_trip(tmp_path):
+    tokenizer = build_tokenizer(caption_words())
+    encoder = build_text_encoder(len(tokenizer), 32).half().float().eval()
+    save_text_encoder(encoder, tokenizer, tmp_path / "text.safetensors")
+    again = load_text_encoder(tmp_path / "text.safetensors")
+    texts = ["A red ball, bouncing", "an unheardof word"]
+    with torch.no_grad():
+        expected = encode_text(tokenizer, encoder, texts)
+        assert torch.allclose(encode_text(*again, texts), expected, atol=1e-3)
+    assert (expected[0, 6:] == 0).all() and (expected[0, :6] != 0).any()
+
+
+def test_single_file_round_trip_and_damage(tmp_path):
+    model, path = tiny_transformer(), tmp_path / "model.safetensors"
+    save_single_file(model, path, transformer_key, {"conditioning": "add"})
+    again, metadata = load_single_file(WanTransformer3DModel, path, transformer_key)
+    assert metadata == {"conditioning": "add"}
+    for key, value in model.state_dict().items():
+        assert torch.allclose(again.state_dict()[key], value, atol=2e-3), key
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"model\.safetensors is not a whole \.safetensors file"):
+        load_single_file(WanTransformer3DModel, path, transformer_key)
+
+
+def test_keys_map_to_the_public_files(shared):
+    """Every key of diffusers' full-size model maps onto the published ComfyUI key, and back."""
+    for name, config in (
+        ("wan2.1_t2v_1.3B", {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}),
+        ("wan2.2_ti2v_5B", {"num_attention_heads": 24, "ffn_dim": 14336, "num_layers": 30,
+                            "in_channels": 48, "out_channels": 48}),
+    ):  # fmt: skip
+        with torch.device("meta"):
+            ours = WanTransformer3DModel(**config).state_dict()
+        public = json.loads((shared / SHARED_KEYS / f"{name}.json").read_text())
+        public = public.get("tensors", public)
+        assert {transformer_key(k, True) for k in ours} == set(public)
+        for key in public:
+            assert transformer_key(transformer_key(key, False), True) == key
+    with torch.device("meta"):
+        ours = AutoencoderKLWan().state_dict()
+    public = json.loads((shared / SHARED_KEYS / "wan2.1_vae.json").read_text())
+    public = public.get("tensors", public)
+    assert {vae_key(k, True) for k in ours} == set(public)
+    assert {vae_key(k, False) for k in public} == set(ours)
+
+
+def test_grid_order_is_view_major():
+    from fourreal.grid import grid_to_sequence, sequence_to_grid
+
+    grid = torch.arange(2 * 3 * 4).view(2, 1, 3, 2, 2)
+    sequence = grid_to_sequence(grid)
+    assert torch.equal(sequence, rearrange(grid, "v c f h w -> 1 c (v f) h w"))
+    assert torch.equal(sequence_to_grid(sequence, 2), grid)
