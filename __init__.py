@@ -1,0 +1,8 @@
+"""The entrance for ComfyUI; the library itself is the package `fourreal` beside this file."""
+
+
+async def comfy_entrypoint():
+    """ComfyUI calls this once. Imported here, so that other tools may import this folder."""
+    from .nodes import FourRealExtension
+
+    return FourRealExtension()
