@@ -17,9 +17,7 @@ def reference(q, k, v, views, frames, strength):
         view, time = divmod(i // tokens, frames)
         for j in range(q.shape[1]):
             other_view, other_time = divmod(j // tokens, frames)
-            weight[i, j] = (
-                1.0 if other_view == view else strength if other_time == time else 0.0
-            )
+            weight[i, j] = 1.0 if other_view == view else strength if other_time == time else 0.0
     scores = torch.einsum("bnhd,bmhd->bhnm", q, k) / q.shape[-1] ** 0.5
     scores = scores.exp() * weight
     return torch.einsum("bhnm,bmhd->bnhd", scores / scores.sum(-1, keepdim=True), v)
@@ -43,7 +41,7 @@ def relative(a, b):
 @pytest.mark.parametrize("strength", [1.0, 0.3, 0.0])
 @pytest.mark.parametrize("backend", ["merge", "dense"])
 def test_backends_equal_the_formula_forward_and_backward(grid, strength, backend):
-    views, frames, tokens = grid
+    views, frames, _ = grid
     single = inputs(*grid)
     double = [x.detach().double().requires_grad_() for x in single]
     out = view_time_attention(*single, views, frames, view_strength=strength, backend=backend)
@@ -54,8 +52,9 @@ def test_backends_equal_the_formula_forward_and_backward(grid, strength, backend
         torch.autograd.grad(out, single, direction),
         torch.autograd.grad(exact, double, direction.double()),
     ):
-        # With one view and one token in sight a gradient may be exactly zero.
-        assert torch.allclose(own.double(), true, rtol=1e-4, atol=1e-4 * float(true.abs().max()) + 1e-7)
+        # With one token in sight a gradient is exactly zero, so relative to nothing.
+        error = (own.double() - true).abs().max()
+        assert error <= 1e-4 * max(float(true.abs().max()), 1e-2)
 
 
 def test_large_scores_do_not_overflow():
@@ -92,7 +91,7 @@ def test_mask_keeps_the_fraction_of_the_formula():
 
 def test_positions_are_those_of_the_paper():
     assert view_time_positions(2, 3, 21).tolist() == [0, 1, 2, 21, 22, 23]
-    with pytest.raises(ValueError, match="at most|only up to"):
+    with pytest.raises(ValueError, match="only up to"):
         view_time_positions(2, 9, 8)
 
 

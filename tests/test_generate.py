@@ -101,9 +101,9 @@ def test_reconstruct_takes_synchronised_videos(tmp_path):
 
 def wrong(tmp_path, capsys, *arguments):
     """The error of a generate call that must fail and leave nothing behind."""
-    before = {p for p in tmp_path.rglob("*")}
+    before = set(tmp_path.rglob("*"))
     assert main(["generate", *arguments]) == 2
-    assert {p for p in tmp_path.rglob("*")} == before
+    assert set(tmp_path.rglob("*")) == before
     lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("fourreal:")]
     assert len(lines) == 1
     return lines[0]
@@ -131,9 +131,7 @@ def test_wrong_input_gets_one_sentence(tmp_path, capsys, arguments, sentence):
     assert sentence in wrong(tmp_path, capsys, *filled)
 
 
-@pytest.mark.parametrize(
-    "name", ["transformer", "autoencoder", "text_encoder", "reconstructor"]
-)
+@pytest.mark.parametrize("name", ["transformer", "autoencoder", "text_encoder", "reconstructor"])
 def test_truncated_weights_are_named(tmp_path, capsys, weights, monkeypatch, name):
     import shutil
 

@@ -74,9 +74,18 @@ def test_all_trainers_run_and_their_files_load(tmp_path):
     loop = {"steps": 2, "batch_size": 1, "save_every": 10, "mixed_precision": "no"}
     train_video(
         VideoConfig(
-            LoopConfig(out, **loop), out / "autoencoder.safetensors", cache, num_scenes=1, size=32,
-            width=128, layers=1, ffn_width=64, text_width=32, grids=("2x5",), grid_starts=(0.0,),
-        )  # fmt: skip
+            LoopConfig(out, **loop),
+            out / "autoencoder.safetensors",
+            cache,
+            num_scenes=1,
+            size=32,
+            width=128,
+            layers=1,
+            ffn_width=64,
+            text_width=32,
+            grids=("2x5",),
+            grid_starts=(0.0,),
+        )
     )
     pipe = load_embedded_pipeline(out)
     assert pipe.config.conditioning == "replace" and pipe.config.max_frames == 2
@@ -84,9 +93,7 @@ def test_all_trainers_run_and_their_files_load(tmp_path):
     for stage in ("geometry", "static", "dynamic"):
         folder = tmp_path / stage
         train_reconstructor(
-            ReconstructorConfig(
-                LoopConfig(folder, **loop), stage, previous, size=32, num_times=2
-            )
+            ReconstructorConfig(LoopConfig(folder, **loop), stage, previous, size=32, num_times=2)
         )
         previous = folder / "reconstructor.safetensors"
     reconstructor = Reconstructor.from_file(previous)
