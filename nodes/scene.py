@@ -172,9 +172,8 @@ class RenderSplats(io.ComfyNode):
                     "height", default=0, min=0, max=4096,
                     tooltip="Pixels; 0 for the height of the input views.",
                 ),
-                io.String.Input(
-                    "background", default="#000000",
-                    tooltip="Colour where there is nothing, as #rrggbb.",
+                io.Color.Input(
+                    "background", default="#000000", tooltip="Colour where there is nothing."
                 ),
             ],
             outputs=[
