@@ -52,7 +52,7 @@ class GenerateConfig:
     steps: int = 20
     """Sampling steps."""
     guidance: float | None = None
-    """Text guidance; by default 1 with both references and 5 otherwise."""
+    """Text guidance; by default 1 with both references and the model's own otherwise."""
     seed: int = 0
     fps: float = 8.0
     orbit_size: int = 256

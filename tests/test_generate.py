@@ -37,7 +37,8 @@ def weights(tmp_path_factory):
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
     config = VideoConfig(width=128, layers=1, ffn_width=64, text_width=32)
-    settings = {"conditioning": "replace", "max_frames": 8, "max_tokens": 32, "shift": 3.0}
+    settings = {"conditioning": "replace", "max_frames": 8, "max_tokens": 32, "shift": 3.0,
+                "guidance_scale": 2.5}  # fmt: skip
     save_single_file(
         build_transformer(config, 48), folder / "transformer.safetensors", transformer_key, settings
     )

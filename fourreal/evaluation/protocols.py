@@ -129,12 +129,14 @@ def evaluate_video(config: VideoEvaluation) -> dict:
 def score_reconstruction(reconstructor, scene: Scene, time: int) -> dict[str, float]:
     """Reconstruct one time from every other view and render the views between them.
 
-    As in the paper, the held-out cameras are predicted together with the inputs.
+    As in the paper, the cameras of inputs and held-out views are predicted together, so that they
+    lie in one frame of reference; depth and Gaussians come from the input views alone.
     """
     frames = scene.frames[:, time]
     inputs, held_out = list(range(0, 8, 2)), list(range(1, 8, 2))
-    reconstruction = reconstructor(frames[inputs][:, None])
     together = reconstructor.predict_geometry(frames)
+    cameras = together.extrinsics[inputs], together.intrinsics[inputs]
+    reconstruction = reconstructor(frames[inputs][:, None], cameras=cameras)
     height, width = frames.shape[-2:]
     rendering = render(
         reconstruction.scene.at(0), together.extrinsics[held_out], together.intrinsics[held_out],

@@ -22,7 +22,7 @@ class AutoencoderConfig:
     """Where drawn scenes are kept."""
     num_scenes: int = 96
     size: int = 64
-    z_dim: int = 48
+    z_dim: int = 16
 
 
 def train_autoencoder(config: AutoencoderConfig) -> None:

@@ -26,6 +26,7 @@ from fourreal.video.text import (
     build_tokenizer,
     caption_words,
     encode_text,
+    load_text_encoder,
     save_text_encoder,
 )
 from fourreal.video.transformer import apply_view_time
@@ -42,6 +43,8 @@ class VideoConfig:
     num_scenes: int = 600
     """Training scenes, 8 views x 29 frames each."""
     size: int = 64
+    start_from: Path | None = None
+    """Folder with transformer.safetensors and text_encoder.safetensors to go on from."""
     conditioning: str = "replace"
     """replace or add."""
     width: int = 256
@@ -55,6 +58,8 @@ class VideoConfig:
     """The part of the run after which each grid is used."""
     shift: float = 3.0
     """Timestep shift of training and sampling."""
+    guidance_scale: float = 2.5
+    """Default guidance of the trained model without both references."""
     text_dropout: float = 0.1
     reference_odds: tuple[float, float, float, float] = (0.35, 0.1, 0.1, 0.45)
     """How often: none, fixed view, freeze time, both."""
@@ -102,6 +107,13 @@ def train_video(config: VideoConfig) -> None:
     # Nothing is said before anything is learned, and blocks start as small corrections.
     nn.init.zeros_(model.transformer.proj_out.weight)
     nn.init.zeros_(model.transformer.proj_out.bias)
+    if config.start_from:
+        start, _ = load_single_file(
+            type(model.transformer), config.start_from / "transformer.safetensors", transformer_key
+        )
+        model.transformer.load_state_dict(start.state_dict())
+        _, start = load_text_encoder(config.start_from / "text_encoder.safetensors")
+        model.text_encoder.load_state_dict(start.state_dict())
     scenes = SceneCache(config.cache, "train", 8, 29, config.size)
     scenes.fill(config.num_scenes)
     validation = SceneCache(config.cache, "validation", 8, 29, config.size)
@@ -203,6 +215,7 @@ def train_video(config: VideoConfig) -> None:
             "max_frames": max_frames,
             "max_tokens": 32,
             "shift": config.shift,
+            "guidance_scale": config.guidance_scale,
             "grid": config.grids[-1],
         }
         out = config.loop.out

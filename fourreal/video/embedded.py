@@ -33,4 +33,5 @@ def load_embedded_pipeline(folder: Path | None = None) -> ViewTimePipeline:
         conditioning=settings["conditioning"],
         max_frames=settings["max_frames"],
         max_tokens=settings["max_tokens"],
+        guidance_scale=settings["guidance_scale"],
     )

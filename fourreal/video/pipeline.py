@@ -25,7 +25,7 @@ from fourreal.video.text import encode_text
 from fourreal.video.transformer import apply_view_time
 
 CONDITIONINGS = ("add", "replace")
-GUIDANCE_BOTH, GUIDANCE = 1.0, 5.0  # paper, supplement: it matters little with both references
+GUIDANCE_BOTH = 1.0  # paper, supplement: guidance matters little with both references
 
 
 def model_inputs(
@@ -66,7 +66,8 @@ class ViewTimePipeline(DiffusionPipeline):
 
     transformer: WanTransformer3DModel; vae: AutoencoderKLWan (or the embedded autoencoder);
     text_encoder, tokenizer: UMT5; scheduler: flow matching. conditioning says how the checkpoint
-    takes references (add or replace), max_frames is T_max in latent frames.
+    takes references (add or replace), max_frames is T_max in latent frames,
+    guidance_scale is the default of a call without both references.
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
@@ -75,6 +76,7 @@ class ViewTimePipeline(DiffusionPipeline):
     def __init__(
         self, transformer, vae, text_encoder, tokenizer, scheduler,
         conditioning: str = "add", max_frames: int = 21, max_tokens: int = 512,
+        guidance_scale: float = 5.0,
     ):  # fmt: skip
         super().__init__()
         if conditioning not in CONDITIONINGS:
@@ -84,7 +86,10 @@ class ViewTimePipeline(DiffusionPipeline):
             scheduler=scheduler,
         )  # fmt: skip
         self.register_to_config(
-            conditioning=conditioning, max_frames=max_frames, max_tokens=max_tokens
+            conditioning=conditioning,
+            max_frames=max_frames,
+            max_tokens=max_tokens,
+            guidance_scale=guidance_scale,
         )
 
     @property
@@ -187,9 +192,9 @@ class ViewTimePipeline(DiffusionPipeline):
 
         fixed_view [T, 3, H, W] and freeze_time [V, 3, H, W], in [0, 1], are the first row and the
         first column. num_frames T = 4k + 1; height and width are multiples of the latent cell
-        times the patch. guidance_scale defaults to 1 with both references and 5 otherwise; 1 turns
-        it off. view_strength 0 gives independent views. latents [V, C, F, h, w] replaces the
-        starting noise. callback_on_step_end is called as in diffusers (pipeline, step, timestep,
+        times the patch. guidance_scale defaults to 1 with both references and to the config's
+        otherwise; 1 turns it off. view_strength 0 gives independent views. latents
+        [V, C, F, h, w] replaces the starting noise. callback_on_step_end is called as in diffusers (pipeline, step, timestep,
         {"latents": [V, C, F, h, w]}). Raises ValueError for wrong input before any work.
         """
         # 1. Inputs
@@ -199,7 +204,7 @@ class ViewTimePipeline(DiffusionPipeline):
         )  # fmt: skip
         if guidance_scale is None:
             both = fixed_view is not None and freeze_time is not None
-            guidance_scale = GUIDANCE_BOTH if both else GUIDANCE
+            guidance_scale = GUIDANCE_BOTH if both else self.config.guidance_scale
         frames = num_latent_frames(num_frames)
         stride = self.spatial_stride
         shape = (num_views, self.vae.config.z_dim, frames, height // stride, width // stride)
