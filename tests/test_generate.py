@@ -40,7 +40,7 @@ def weights(tmp_path_factory):
     settings = {"conditioning": "replace", "max_frames": 8, "max_tokens": 32, "shift": 3.0,
                 "guidance_scale": 2.5}  # fmt: skip
     save_single_file(
-        build_transformer(config, 48), folder / "transformer.safetensors", transformer_key, settings
+        build_transformer(config, 16), folder / "transformer.safetensors", transformer_key, settings
     )
     vae = BlockAutoencoder()
     coarse = torch.rand(4, 3, 3, 4, 4)

@@ -194,8 +194,9 @@ class ViewTimePipeline(DiffusionPipeline):
         first column. num_frames T = 4k + 1; height and width are multiples of the latent cell
         times the patch. guidance_scale defaults to 1 with both references and to the config's
         otherwise; 1 turns it off. view_strength 0 gives independent views. latents
-        [V, C, F, h, w] replaces the starting noise. callback_on_step_end is called as in diffusers (pipeline, step, timestep,
-        {"latents": [V, C, F, h, w]}). Raises ValueError for wrong input before any work.
+        [V, C, F, h, w] replaces the starting noise. callback_on_step_end is called as
+        in diffusers (pipeline, step, timestep, {"latents": [V, C, F, h, w]}). Raises ValueError for
+        wrong input before any work.
         """
         # 1. Inputs
         self.check_inputs(
