@@ -390,6 +390,49 @@ def test_the_preview_shows_the_mean_colour_of_every_cell(pack, weights):
 
 
 @needs_comfyui
+@torch.inference_mode()
+def test_core_renders_the_splat_of_a_scene_upright_and_in_the_same_place(pack):
+    from comfy_extras.nodes_gaussian_splat import RenderSplat
+
+    from fourreal.cameras import pixel_intrinsics
+    from fourreal.gaussians import Gaussians, rgb_to_harmonics
+
+    nodes = sys.modules["fourreal_pack.nodes"]
+    colours = torch.eye(3)
+    moving = Gaussians(
+        torch.tensor([[-0.4, -0.5, 2.0], [0.5, 0.3, 3.0], [0.1, 0.4, 1.5]]),
+        torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.9, 0.0, 0.0, 0.4], [0.8, 0.6, 0.0, 0.0]]),
+        torch.tensor([[0.2, 0.05, 0.05]] * 3),
+        torch.full((3,), 0.95),
+        rgb_to_harmonics(colours),
+    )
+    intrinsics = pixel_intrinsics(torch.deg2rad(torch.tensor([60.0])), 64, 64)
+    scene = nodes.scene.CachedScene(
+        Gaussians.empty(), [moving], torch.eye(4)[None, :3], intrinsics, 64, 64
+    )
+    path = nodes.CameraPathNode.execute(scene, "fixed_view", 1, 0).args[0]
+    ours = nodes.RenderSplats.execute(scene, path, 0, 0, "#000000").args[0][0]
+    origin = {"x": 0.0, "y": 0.0, "z": 0.0}
+    camera = {
+        "position": origin, "target": origin | {"z": -1.0}, "quaternion": origin | {"w": 1.0},
+        "fov": 60.0, "zoom": 1.0, "cameraType": "perspective",
+    }  # fmt: skip
+    splat = nodes.SceneToSplat.execute(scene, -1).args[0]
+    core = RenderSplat.execute(
+        splat, 64, 64, 1, 1.0, 1.0, 0.0, 0.0, "color", "#000000", camera_info=camera
+    ).args[0][0]
+    position = torch.stack(torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij"))
+    for channel in range(3):  # one Gaussian each
+        centres = [
+            (position * image[..., channel]).sum((1, 2)) / image[..., channel].sum()
+            for image in (ours, core)
+        ]
+        # Core puts pixel centres at whole numbers (cx.round() with cx0 = width / 2), half a
+        # pixel beside gsplat's and ours.
+        assert (centres[1] - centres[0] - 0.5).abs().max() < 0.3, centres
+
+
+@needs_comfyui
 def test_the_pack_finds_its_library_when_it_is_not_installed(tmp_path):
     """As after a git clone into custom_nodes, under any folder name."""
     copy_pack(tmp_path / "4real-renamed.1")
