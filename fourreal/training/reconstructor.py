@@ -188,4 +188,4 @@ def train_reconstructor(config: ReconstructorConfig) -> None:
 
     loop.run(loss, sample)
     with loop.averaged():
-        save_model(model, config.loop.out / "reconstructor.safetensors")
+        save_model(model, config.loop.out / "reconstructor.safetensors", torch.float16)
