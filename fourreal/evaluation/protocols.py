@@ -28,7 +28,7 @@ class VideoEvaluation:
     """Score the embedded video model: given references, how close are the unseen cells?"""
 
     scenes: int = 32
-    steps: int = 8
+    steps: int = 4
     """Sampling steps."""
     references: tuple[str, ...] = ("both",)
     """both, fixed_view, freeze_time."""
