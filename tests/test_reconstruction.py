@@ -160,9 +160,13 @@ def test_untrained_temporal_layers_change_no_bit(mode):
     images = torch.rand(3, 2, 3, 32, 40)
     with torch.no_grad():
         joined = model.aggregator(images, num_times=3)
+        without = model.aggregator(images, num_times=3, temporal=False)
         alone = [model.aggregator(image[None], temporal=False) for image in images]
     for layer, tokens in enumerate(joined):
-        assert torch.equal(tokens, torch.cat([single[layer] for single in alone]))
+        assert torch.equal(tokens, without[layer])
+        # Threads share a batch out differently than a single image, so to rounding only.
+        single = torch.cat([times[layer] for times in alone])
+        assert torch.allclose(tokens, single, atol=1e-5)
     assert not model.aggregator.temporal_is_trained()
 
 

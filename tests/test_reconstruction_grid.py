@@ -58,7 +58,9 @@ def test_alignment_recovers_the_unit_of_every_time(scene):
     factors[0] = 1
     found = ExactGeometry(scene, factors, noise=0.02)(scene.frames)
     assert (found.depth_scales * factors - 1).abs().max() < 0.01
-    assert (found.depth.median(-1).values / scene.depth.median(-1).values - 1).abs().max() < 0.05
+    # Per pixel, but for edges that the object's median over time leaves and enters.
+    ratio = found.depth.median(-1).values / scene.depth.median(-1).values
+    assert (ratio - 1).abs().quantile(0.99) < 0.05
     without = ExactGeometry(scene, factors)(scene.frames, align=False)
     assert torch.equal(without.depth_scales, torch.ones(9))
     # Cameras averaged over time are averaged in one unit.
