@@ -31,20 +31,19 @@ class InfoConfig:
 
 
 def render(config: RenderConfig) -> None:
-    from fourreal.cameras import camera_path, scale_intrinsics
     from fourreal.formats import load_scene
+    from fourreal.generate import scene_path
     from fourreal.rendering import render_path
     from fourreal.rendering.video import write_video
 
     scene = load_scene(config.scene)
-    width = round(config.height * scene.width / scene.height / 2) * 2
-    intrinsics = scale_intrinsics(
-        scene.intrinsics, width / scene.width, config.height / scene.height
+    path = scene_path(
+        scene,
+        config.height,
+        kind=config.kind,
+        num_frames=config.frames,
+        freeze_at=config.freeze_at,
     )
-    path = camera_path(
-        scene.extrinsics, intrinsics, width, config.height, scene.num_frames,
-        config.kind, config.frames, config.freeze_at,
-    )  # fmt: skip
     color, _, _ = render_path(scene, path)
     write_video(config.out, color.movedim(-1, 1), scene.fps)
     print(config.out)

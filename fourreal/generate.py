@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fourreal import __version__, weights
-from fourreal.cameras import camera_path, scale_intrinsics
+from fourreal.cameras import CameraPath, camera_path, scale_intrinsics
 from fourreal.formats import save_ply_sequence, save_scene
 from fourreal.gaussians import GaussianScene
 from fourreal.grid import contact_sheet, tile_views
@@ -172,17 +172,23 @@ def read_reference(path: Path, count: int, config: GenerateConfig, name: str) ->
     return frames
 
 
+def scene_path(scene: GaussianScene, height: int, **options) -> CameraPath:
+    """A path through the scene's cameras for images of `height` pixels, of even width.
+
+    The options are camera_path's: kind, num_frames, freeze_at.
+    """
+    width = round(height * scene.width / scene.height / 2) * 2
+    intrinsics = scale_intrinsics(scene.intrinsics, width / scene.width, height / scene.height)
+    return camera_path(scene.extrinsics, intrinsics, width, height, scene.num_frames, **options)
+
+
 def write_results(
     folder: Path, frames: Tensor, scene: GaussianScene, fps: float, size: int, report
 ):
     """Everything but the report: videos, contact sheet, orbit, PLY sequence, scene file."""
     with report.stage("render"):
-        width = round(size * scene.width / scene.height / 2) * 2
-        intrinsics = scale_intrinsics(scene.intrinsics, width / scene.width, size / scene.height)
         count = max(scene.num_frames, 2 * round(fps))
-        path = camera_path(
-            scene.extrinsics, intrinsics, width, size, scene.num_frames, num_frames=count
-        )
+        path = scene_path(scene, size, num_frames=count)
         bar, progress = _bar("rendering", count)
         with bar:
             color, _, _ = render_path(scene, path, progress=progress)
