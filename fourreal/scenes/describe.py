@@ -92,7 +92,7 @@ def _triangle_wave(phase: np.ndarray) -> np.ndarray:
 def _draw_thing(rng: np.random.Generator, color: str, motion: str, seconds: np.ndarray) -> Thing:
     shapes = ("box", "cylinder", "ellipsoid") if motion == "spin" else tuple(SHAPES)
     shape = str(rng.choice(shapes))
-    size = rng.uniform(0.22, 0.36)
+    size = rng.uniform(0.25, 0.38)
     stretch = {
         "sphere": (1.0, 1.0, 1.0),
         "box": tuple(rng.uniform(0.75, 1.15, 3)),
@@ -101,7 +101,7 @@ def _draw_thing(rng: np.random.Generator, color: str, motion: str, seconds: np.n
     }[shape]
     half = size * np.asarray(stretch)
     rest = -half[1]  # the centre's height when it stands on the floor
-    place = np.array([rng.uniform(-0.8, 0.8), rest, rng.uniform(-0.55, 0.75)])
+    place = np.array([rng.uniform(-0.65, 0.65), rest, rng.uniform(-0.45, 0.65)])
     heading, turn, phase = rng.uniform(0, 2 * np.pi), rng.uniform(0, 2 * np.pi), rng.uniform()
     period = rng.uniform(3.6, 5.6)
     cycle = seconds / period + phase
@@ -144,14 +144,14 @@ def _collides(a: Thing, b: Thing) -> bool:
 
 def _inside(thing: Thing) -> bool:
     x, z = np.abs(thing.positions[:, 0]).max(), thing.positions[:, 2]
-    return bool(x < 1.25 and z.min() > -1.0 and z.max() < 1.1)
+    return bool(x < 1.1 and z.min() > -0.9 and z.max() < 1.1)
 
 
 def _caption(rng: np.random.Generator, things: list[Thing], floor: str, wall: str, room: bool):
     names = []
     for thing in things:
         size = thing.half_extents.max()
-        word = "small " if size < 0.26 else "big " if size > 0.36 else ""
+        word = "small " if size < 0.3 else "big " if size > 0.4 else ""
         word = word if rng.random() < 0.5 else ""
         name = f"a {word}{thing.color} {rng.choice(SHAPES[thing.shape])}"
         names.append(f"{name} {rng.choice(MOTIONS[thing.motion])}".strip())
@@ -174,7 +174,7 @@ def describe(seed: int, num_views: int, num_frames: int) -> SceneDescription:
     """
     rng = np.random.default_rng(seed)
     checked = np.arange(64) / FPS  # collisions are checked over a fixed time: see the docstring
-    count = int(rng.choice([1, 2, 3], p=[0.25, 0.45, 0.30]))
+    count = int(rng.choice([1, 2, 3], p=[0.35, 0.50, 0.15]))
     colors = rng.permutation(list(COLORS))[:count]
     moving = ["bounce", "orbit", "slide", "spin", "swing"]
     things, seeds = [], []
@@ -192,13 +192,13 @@ def describe(seed: int, num_views: int, num_frames: int) -> SceneDescription:
         _draw_thing(np.random.default_rng(own), thing.color, thing.motion, seconds)
         for own, thing in zip(seeds, things)
     ]
-    room = bool(rng.random() < 0.7)
+    room = bool(rng.random() < 0.8)
     floor_texture = str(rng.choice(list(FLOORS), p=[0.35, 0.2, 0.2, 0.25]))
     floor_color, wall_color = rng.choice(list(SET_COLORS), 2, replace=False)
-    light = np.array([rng.uniform(-0.6, 0.6), -1.0, rng.uniform(-0.8, 0.2)])
-    span = rng.uniform(0.72, 0.88)  # 41 to 50 degrees in all, the first view leftmost
-    azimuth = rng.uniform(-0.15, 0.15) + span * np.linspace(-0.5, 0.5, num_views)
-    radius, height = rng.uniform(2.6, 2.8), rng.uniform(1.0, 1.3)
+    light = np.array([rng.uniform(-0.6, -0.4), -1.0, rng.uniform(-0.5, -0.3)])
+    span = rng.uniform(0.78, 0.82)  # 45 to 47 degrees in all, the first view leftmost
+    azimuth = rng.uniform(-0.03, 0.03) + span * np.linspace(-0.5, 0.5, num_views)
+    radius, height = rng.uniform(2.66, 2.74), rng.uniform(1.1, 1.2)
     cameras = np.stack(
         [radius * np.sin(azimuth), np.full(num_views, -height), -radius * np.cos(azimuth)], -1
     )
@@ -210,11 +210,11 @@ def describe(seed: int, num_views: int, num_frames: int) -> SceneDescription:
         floor_color=str(floor_color),
         wall_color=str(wall_color),
         floor_scale=float(rng.uniform(0.75, 1.2)),
-        floor_angle=float(rng.uniform(0, np.pi / 2)),
+        floor_angle=float(rng.uniform(-0.1, 0.1)),
         light_direction=light / np.linalg.norm(light),
         ambient=float(rng.uniform(0.45, 0.6)),
         camera_positions=cameras,
         camera_target=np.array([0.0, -0.42, 0.05]),
-        fov_y=float(rng.uniform(0.68, 0.74)),
+        fov_y=float(rng.uniform(0.70, 0.72)),
         caption=_caption(rng, things, floor_texture, str(wall_color), room),
     )

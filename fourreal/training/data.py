@@ -14,7 +14,8 @@ from fourreal.scenes import describe, make_batch, scene_seed
 class SceneCache:
     """Frames of procedural scenes as uint8 files, one per scene, drawn when first asked for.
 
-    frames(index) is [V, T, 3, H, W] in [0, 1]; index counts within a split.
+    frames(index) is [V, T, 3, H, W] in [0, 1], or the given views and times of it (only those are
+    read); index counts within a split.
     """
 
     def __init__(self, folder: Path, split: str, num_views: int, num_frames: int, size: int):
@@ -25,14 +26,14 @@ class SceneCache:
     def _path(self, index: int) -> Path:
         return self.folder / f"{index:06d}.npy"
 
-    def frames(self, index: int) -> Tensor:
+    def frames(self, index: int, views=slice(None), times=slice(None)) -> Tensor:
         path = self._path(index)
         if not path.exists():
             seed = scene_seed(self.split, index)
             drawn, _ = make_batch([seed], self.num_views, self.num_frames, self.size, self.size)
             with atomic_path(path) as temporary, open(temporary, "wb") as file:
                 np.save(file, (drawn[0] * 255).round().byte().numpy())
-        return torch.from_numpy(np.load(path)).float() / 255
+        return torch.from_numpy(np.load(path, mmap_mode="r")[views, times].copy()).float() / 255
 
     def caption(self, index: int) -> str:
         return describe(scene_seed(self.split, index), self.num_views, self.num_frames).caption

@@ -35,6 +35,8 @@ class LoopConfig:
     weight_decay: float = 0.01
     ema_decay: float = 0.995
     """Decay of the averaged weights, which are the ones used and saved."""
+    optimizer: str = "muon"
+    """muon (matrices inside blocks; all else AdamW) or adamw (everything)."""
     seed: int = 0
     save_every: int = 200
     """Steps between checkpoints and samples."""
@@ -49,6 +51,42 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
 
 
+def make_optimizers(model: nn.Module, config: LoopConfig) -> list[torch.optim.Optimizer]:
+    """The optimisers of the trained parameters of a model.
+
+    Muon (Jordan et al. 2024, with the step size of arXiv 2502.16982, which lets it share AdamW's
+    learning rate) orthogonalises the updates of the linear layers inside numbered blocks; AdamW
+    has the rest: embeddings, heads, norms, biases.
+    """
+    if config.optimizer not in ("muon", "adamw"):
+        raise ValueError(f"optimizer is {config.optimizer!r}, but must be muon or adamw.")
+    matrices = [
+        module.weight
+        for name, module in model.named_modules()
+        if config.optimizer == "muon"
+        and isinstance(module, nn.Linear)
+        and module.weight.requires_grad
+        and any(part.isdigit() for part in name.split("."))
+    ]
+    taken = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in taken]
+    # Vectors (norms, biases, gates) are not decayed.
+    groups = [
+        {"params": [p for p in others if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
+    if not matrices:
+        return [adamw]
+    muon = torch.optim.Muon(
+        matrices,
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    return [adamw, muon]
+
+
 class Loop:
     """Trains `model` on loss(step, generator) and keeps an exponential average of its weights."""
 
@@ -58,14 +96,9 @@ class Loop:
         self.config = config
         config.out.mkdir(parents=True, exist_ok=True)
         self.accelerator = Accelerator(mixed_precision=config.mixed_precision)
-        trained = [p for p in model.parameters() if p.requires_grad]
-        # Vectors (norms, biases, gates) are not decayed.
-        groups = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.model, *self.optimizers = self.accelerator.prepare(
+            model, *make_optimizers(model, config)
+        )
         self.step, self.seconds, self.log = 0, 0.0, []
         self.average = {
             name: p.detach().float().clone()
@@ -118,8 +151,9 @@ class Loop:
         recent: dict[str, float] = {}
         while self.progress < 1:
             start = time.monotonic()
-            for group in self.optimizer.param_groups:
-                group["lr"] = self._learning_rate()
+            for optimizer in self.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = self._learning_rate()
             with self.accelerator.autocast():
                 losses = loss(self.step, step_generator(self.config.seed, self.step))
             if not torch.isfinite(losses["loss"]):
@@ -129,8 +163,9 @@ class Loop:
                 )
             self.accelerator.backward(losses["loss"])
             self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
+            for optimizer in self.optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
             self._update_average()
             self.step += 1
             self.seconds += time.monotonic() - start
@@ -163,7 +198,7 @@ class Loop:
     def _save(self) -> None:
         state = {
             "model": self.plain_model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [o.state_dict() for o in self.optimizers],
             "average": self.average,
             "step": self.step,
             "seconds": self.seconds,
@@ -179,7 +214,8 @@ class Loop:
     def _load(self) -> None:
         state = torch.load(self.state_file, weights_only=True, map_location="cpu")
         self.plain_model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
         self.average = state["average"]
         self.step, self.seconds, self.log = state["step"], state["seconds"], state["log"]
 
