@@ -95,7 +95,7 @@ class VGGTConfig:
             "intermediate_layers": (0, 2, 4, 5),
             "camera_head_num_heads": 4,
             "camera_head_dim": 128,
-            "layer_scale_init": 0.1,
+            "layer_scale_init": 1.0,
             "point_head": False,
             "image_shortcut": True,
         }
