@@ -24,6 +24,14 @@ IMAGE_MEAN = (0.485, 0.456, 0.406)  # ImageNet, as DINOv2 was trained
 IMAGE_STD = (0.229, 0.224, 0.225)
 
 
+def in_parts(module: nn.Module, x: Tensor, parts: int, *args) -> Tensor:
+    """module(x, *args), without gradients in `parts` parts of the batch, so that the largest
+    tensors (hidden layers of MLPs) are those of one part."""
+    if parts == 1 or torch.is_grad_enabled():
+        return module(x, *args)
+    return torch.cat([module(part, *args) for part in x.chunk(parts)])
+
+
 class PatchProjection(nn.Module):
     """Patches to tokens by one strided convolution."""
 
@@ -147,14 +155,14 @@ class Aggregator(nn.Module):
         if config.temporal == "token":
             x = x.unflatten(0, (-1, num_times)).permute(0, 2, 3, 1, 4)  # [B, S, P, T, C]
             rotary = temporal_rotary(num_times, head_dim, config.rope_base, *place)
-            out = block(x.flatten(0, 2), rotary)
+            out = in_parts(block, x.flatten(0, 2), views, rotary)
             out = out.unflatten(0, (-1, views, tokens)).permute(0, 3, 1, 2, 4)
         else:
             x = x.unflatten(0, (-1, num_times)).transpose(1, 2)  # [B, S, T, P, C]
             rotary = spacetime_rotary(
                 num_times, *grid, self.num_special_tokens, head_dim, config.rope_base, *place
             )
-            out = block(x.flatten(2, 3).flatten(0, 1), rotary)
+            out = in_parts(block, x.flatten(2, 3).flatten(0, 1), views, rotary)
             out = out.unflatten(1, (num_times, tokens)).unflatten(0, (-1, views)).transpose(1, 2)
         return out.flatten(0, 1)
 
@@ -164,7 +172,7 @@ class Aggregator(nn.Module):
         images is [B, S, 3, H, W] in [0, 1]: B = scenes x times (times innermost), S the views.
         H and W must be multiples of patch_size. `temporal=False` leaves the temporal blocks out.
         The first half of the channels is the frame block's output, the second the global (and
-        temporal) one's.
+        temporal) one's. Without gradients the blocks run time by time.
         """
         config = self.config
         batch, views, _, height, width = images.shape
@@ -174,7 +182,8 @@ class Aggregator(nn.Module):
         mean, std = (images.new_tensor(v)[:, None, None] for v in (IMAGE_MEAN, IMAGE_STD))
         weight = self.patch_embed.patch_embed.proj.weight
         normalised = ((images - mean) / std).to(weight.dtype)
-        patches = self.patch_embed(normalised.flatten(0, 1)).unflatten(0, (batch, views))
+        patches = in_parts(self.patch_embed, normalised.flatten(0, 1), batch)
+        patches = patches.unflatten(0, (batch, views))
         specials = self._special_tokens(batch, views).to(patches.dtype)
         x = torch.cat([specials, patches], dim=2)  # [B, S, P, C]
 
@@ -183,9 +192,9 @@ class Aggregator(nn.Module):
         global_rotary = spatial_rotary(*grid, self.num_special_tokens, views, *rotary_args)
         outputs = []
         for layer in range(config.depth):
-            x = self.frame_blocks[layer](x.flatten(0, 1), frame_rotary)
+            x = in_parts(self.frame_blocks[layer], x.flatten(0, 1), batch, frame_rotary)
             in_frame = x.unflatten(0, (batch, views))
-            x = self.global_blocks[layer](in_frame.flatten(1, 2), global_rotary)
+            x = in_parts(self.global_blocks[layer], in_frame.flatten(1, 2), batch, global_rotary)
             x = x.unflatten(1, (views, -1))
             if temporal:
                 x = self._temporal(self.temporal_blocks[layer], x, num_times, grid)

@@ -151,10 +151,13 @@ class DenseHead(nn.Module):
                 part.conv2.weight.mul_(0.1)
         nn.init.xavier_uniform_(self.scratch.output_conv2[2].weight, gain=0.1)
 
-    def forward(self, tokens: list[Tensor], images: Tensor, chunk: int | None = None) -> Tensor:
+    def forward(
+        self, tokens: list[Tensor], images: Tensor, chunk: int | None = None, store=None
+    ) -> Tensor:
         """Raw maps [B, S, channels, H, W] from the aggregator's tokens and images [B, S, 3, H, W].
 
-        `chunk` frames are decoded at once (all by default). Runs in float32 whatever autocast
+        `chunk` frames are decoded at once (all by default), and moved to the device `store` as
+        they come (the network's own by default). Runs in float32 whatever autocast
         says: an exponential of bfloat16 depth would show bands.
         """
         batch, views = images.shape[:2]
@@ -165,7 +168,7 @@ class DenseHead(nn.Module):
             parts = []
             for i in range(0, batch * views, chunk):
                 part = [level[i : i + chunk].float() for level in levels]
-                parts.append(self._decode(part, frames[i : i + chunk]))
+                parts.append(self._decode(part, frames[i : i + chunk]).to(store or images.device))
         return torch.cat(parts).unflatten(0, (batch, views))
 
     def _decode(self, levels: list[Tensor], images: Tensor) -> Tensor:
@@ -195,9 +198,9 @@ class DepthHead(DenseHead):
     def __init__(self, config: VGGTConfig):
         super().__init__(config, channels=2)
 
-    def forward(self, tokens, images, chunk=None) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens, images, chunk=None, store=None) -> tuple[Tensor, Tensor]:
         """depth [B, S, H, W] > 0 in the scene's unit, confidence [B, S, H, W] > 1."""
-        depth, confidence = super().forward(tokens, images, chunk).unbind(2)
+        depth, confidence = super().forward(tokens, images, chunk, store).unbind(2)
         return depth.exp(), 1 + confidence.exp()
 
 
@@ -207,7 +210,7 @@ class PointHead(DenseHead):
     def __init__(self, config: VGGTConfig):
         super().__init__(config, channels=4)
 
-    def forward(self, tokens, images, chunk=None) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens, images, chunk=None, store=None) -> tuple[Tensor, Tensor]:
         """points [B, S, H, W, 3], confidence [B, S, H, W] > 1."""
-        raw = super().forward(tokens, images, chunk).movedim(2, -1)
+        raw = super().forward(tokens, images, chunk, store).movedim(2, -1)
         return raw[..., :3].sign() * raw[..., :3].abs().expm1(), 1 + raw[..., 3].exp()

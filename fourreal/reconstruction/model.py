@@ -66,12 +66,15 @@ class VGGT(nn.Module):
         *,
         temporal: bool = True,
         camera_replacement: bool = True,
+        gaussians: bool = True,
+        points: bool = True,
         chunk: int | None = None,
     ) -> Prediction:
         """Predict everything for images [B, S, 3, H, W] in [0, 1], B = scenes x num_times.
 
         temporal=False leaves the temporal layers out, camera_replacement=False gives each time
-        its own cameras (both for ablations); `chunk` frames go through a dense head at once.
+        its own cameras (both for ablations); gaussians=False and points=False leave out those
+        heads; `chunk` frames go through a dense head at once.
         """
         tokens = self.aggregator(images, num_times, temporal=temporal)
         if camera_replacement and num_times > 1:
@@ -82,8 +85,8 @@ class VGGT(nn.Module):
         else:
             poses = self.camera_head(tokens)
         prediction = Prediction(poses, *self.depth_head(tokens, images, chunk))
-        if self.config.gaussian_head != "none":
+        if gaussians and self.config.gaussian_head != "none":
             prediction.raw_gaussians = self.gaussian_head(tokens, images, chunk)
-        if self.config.point_head:
+        if points and self.config.point_head:
             prediction.points, prediction.points_confidence = self.point_head(tokens, images, chunk)
         return prediction

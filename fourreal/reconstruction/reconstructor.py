@@ -115,13 +115,14 @@ class Reconstructor:
             return self.model.aggregator(images, len(images), temporal=trained)
 
     def _predict(self, images: Tensor) -> Maps:
-        """Everything the network says about images [N, V, 3, h, w] of N times."""
+        """Everything the network says about images [N, V, 3, h, w] of N times; maps on the CPU."""
         tokens = self._tokens(images)
         encodings = self.model.camera_head(tokens)[-1]
-        depth, confidence = self.model.depth_head(tokens, images, FRAMES_PER_HEAD_PASS)
+        passes = (FRAMES_PER_HEAD_PASS, "cpu")
+        depth, confidence = self.model.depth_head(tokens, images, *passes)
         raw = None
         if self.model.config.gaussian_head != "none":
-            raw = self.model.gaussian_head(tokens, images, FRAMES_PER_HEAD_PASS)
+            raw = self.model.gaussian_head(tokens, images, *passes)
         return Maps(encodings, depth, confidence, raw)
 
     @torch.no_grad()

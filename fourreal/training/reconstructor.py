@@ -12,20 +12,25 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
-from fourreal.cameras import relative_to_first
-from fourreal.reconstruction.camera_head import cameras_to_pose_encoding
+from fourreal.reconstruction.alignment import baseline_scale
+from fourreal.reconstruction.camera_head import cameras_to_pose_encoding, pose_encoding_to_cameras
 from fourreal.reconstruction.checkpoint import load_model, save_model
 from fourreal.reconstruction.config import VGGTConfig
 from fourreal.reconstruction.gaussian_head import decode_gaussians
 from fourreal.reconstruction.model import VGGT, Prediction
 from fourreal.rendering import render
 from fourreal.rendering.video import write_image
-from fourreal.scenes import SceneBatch, describe, scene_seed
+from fourreal.scenes import scene_seed
 from fourreal.training.loop import Loop, LoopConfig
+from fourreal.training.perceptual import Lpips
+from fourreal.training.posed_data import Sample, draw_sample, find_posed_scenes, visible_from
 
 STAGES = ("geometry", "static", "dynamic")
+NUM_TIMES = 29  # of a procedural scene
+NUM_TARGETS = 6  # views that are rendered per scene, from four of them
+LPIPS_WEIGHT, SSIM_WEIGHT = 0.5, 0.2
 
 
 @dataclass
@@ -44,28 +49,18 @@ class ReconstructorConfig:
     """Cameras on each scene's arc."""
     num_times: int = 4
     """Times per scene in the dynamic stage."""
-
-
-@dataclass
-class Sample:
-    """A batch of drawn scenes: frames [B, T, V, 3, H, W], depth [B, T, V, H, W], extrinsics
-    [B, V, 3, 4] in the world of the first view, intrinsics [B, V, 3, 3]."""
-
-    frames: Tensor
-    depth: Tensor
-    extrinsics: Tensor
-    intrinsics: Tensor
-
-
-def draw_sample(seeds: list[int], views: list[int], times: list[int], num_views: int, size: int):
-    """Draw some views and times of the scenes of the given seeds."""
-    descriptions = [describe(s, num_views, max(times) + 1) for s in seeds]
-    batch = SceneBatch(descriptions).select(views, times)
-    with torch.no_grad():
-        frames = rearrange(batch.draw(size, size), "b v t c h w -> b t v c h w")
-        depth = rearrange(batch.geometry(size, size)[0], "b v t h w -> b t v h w")
-    extrinsics = torch.stack([relative_to_first(e) for e in batch.extrinsics])
-    return Sample(frames, depth, extrinsics, batch.intrinsics(size, size))
+    posed: tuple[Path, ...] = ()
+    """Folders of Kubric-4D's scenes, or of photos with nerfstudio's transforms.json."""
+    posed_share: float = 0.5
+    """Share of the examples that come from those folders; the others are procedural."""
+    lpips_backbone: Path | None = None
+    """torchvision's vgg16-397923af.pth, for LPIPS; SSIM takes its place without it."""
+    perceptual_from: float = 0.3
+    """Share of the run after which LPIPS (or SSIM) is added to the squared error."""
+    temporal: str | None = None
+    """token or view: temporal layers for a file that has none, or another mode of its own."""
+    temporal_from_global: bool = False
+    """Untrained temporal layers start from the global layers of the same index."""
 
 
 def geometry_loss(prediction, sample: Sample) -> dict[str, Tensor]:
@@ -94,98 +89,218 @@ def geometry_loss(prediction, sample: Sample) -> dict[str, Tensor]:
     }
 
 
-def novel_view_loss(model: VGGT, sample: Sample, inputs: list[int], **flags) -> dict[str, Tensor]:
-    """Render every view from Gaussians of the input views only: MSE + 0.2 (1 - SSIM) (paper: LPIPS,
-    which needs weights from elsewhere). The exact cameras of the scene are used for unprojecting,
-    the predicted depth's scale is fitted to them by the geometry stage."""
-    from torchmetrics.functional.image import structural_similarity_index_measure as ssim
+def fitted_unit(prediction: Prediction, sample: Sample, inputs: list[int]) -> Tensor:
+    """The network's unit of length in the sample's, per scene [B].
 
-    times, size = sample.frames.shape[1], sample.frames.shape[-1]
-    images = sample.frames[:, :, inputs].flatten(0, 1)
-    prediction = model(images, times, **flags)
-    rendered, wanted = [], []
-    for i in range(images.shape[0]):
-        scene = i // times
+    From depth of the input views where it is known, else from the distances between their cameras.
+    """
+    times = sample.frames.shape[1]
+    if sample.depth is not None:
+        ratio = sample.depth[:, :, inputs] / prediction.depth.unflatten(0, (-1, times))
+        return ratio.flatten(1).median(dim=1).values.detach()
+    height, width = sample.frames.shape[-2:]
+    first = prediction.pose_encodings[-1].unflatten(0, (-1, times))[:, 0]
+    own, _ = pose_encoding_to_cameras(first, height, width)
+    scales = [baseline_scale(e[inputs], o) for e, o in zip(sample.extrinsics, own.detach().float())]
+    return torch.tensor(scales, device=sample.frames.device)
+
+
+def render_targets(
+    prediction: Prediction, sample: Sample, inputs: list[int]
+) -> tuple[Tensor, Tensor]:
+    """Every view rendered from the Gaussians of the input views, and what it should show.
+
+    Both [B * T * V, 3, H, W]. The exact cameras are used for unprojecting and for rendering, in the
+    unit of the predicted depth (see `fitted_unit`).
+    """
+    times, (height, width) = sample.frames.shape[1], sample.frames.shape[-2:]
+    unit = fitted_unit(prediction, sample, inputs)
+    rendered = []
+    for i in range(len(prediction.depth)):
+        scene, time = divmod(i, times)
+        extrinsics, intrinsics = sample.extrinsics[scene], sample.intrinsics[scene]
+        extrinsics = torch.cat([extrinsics[..., :3], extrinsics[..., 3:] / unit[scene]], -1)
         gaussians = decode_gaussians(
             prediction.raw_gaussians[i].float(),
-            images[i],
+            sample.frames[scene, time, inputs],
             prediction.depth[i].float(),
-            sample.extrinsics[scene, inputs],
-            sample.intrinsics[scene, inputs],
+            extrinsics[inputs],
+            intrinsics[inputs],
         )
-        view = render(gaussians, sample.extrinsics[scene], sample.intrinsics[scene], size, size)
+        view = render(gaussians, extrinsics, intrinsics, width, height)
         rendered.append(view.color.movedim(-1, 1))
-        wanted.append(sample.frames[scene, i % times])
-    rendered, wanted = torch.cat(rendered), torch.cat(wanted)
-    mse = F.mse_loss(rendered, wanted)
-    return {
-        "loss": mse + 0.2 * 0.1 * (1 - ssim(rendered, wanted, data_range=1.0)),
-        "psnr": -10 * torch.log10(mse.detach()),
-    }
+    return torch.cat(rendered), sample.frames.flatten(0, 2)
+
+
+def image_loss(
+    rendered: Tensor, wanted: Tensor, visible: Tensor, perceptual: float, lpips: Lpips | None
+) -> dict[str, Tensor]:
+    """MSE over visible pixels [N, H, W] of images [N, 3, H, W], plus `perceptual` (0 to 1) times
+    0.5 LPIPS, or 0.2 (1 - SSIM) where LPIPS' weights are not there (paper, section 4)."""
+    from torchmetrics.functional.image import structural_similarity_index_measure as ssim
+
+    # What no input saw is not to be guessed: there the target stands in for the rendering.
+    shown = torch.where(visible[:, None], rendered, wanted)
+    mse = (shown - wanted).square().sum() / (3 * visible.sum()).clamp_min(1)
+    loss = mse
+    if perceptual and lpips is not None:
+        loss = loss + perceptual * LPIPS_WEIGHT * lpips(shown, wanted)
+    elif perceptual:
+        loss = loss + perceptual * SSIM_WEIGHT * (1 - ssim(shown, wanted, data_range=1.0))
+    return {"loss": loss, "psnr": -10 * torch.log10(mse.detach())}
+
+
+def novel_view_loss(
+    model: nn.Module,
+    sample: Sample,
+    inputs: list[int],
+    *,
+    perceptual: float = 1.0,
+    lpips: Lpips | None = None,
+    **flags,
+) -> dict[str, Tensor]:
+    """`image_loss` of every view of the sample from Gaussians of the input views only, over the
+    pixels that some input view saw."""
+    images = sample.frames[:, :, inputs].flatten(0, 1)
+    prediction = model(images, sample.frames.shape[1], points=False, **flags)
+    rendered, wanted = render_targets(prediction, sample, inputs)
+    visible = visible_from(sample, inputs).flatten(0, 2)
+    return image_loss(rendered, wanted, visible, perceptual, lpips)
+
+
+def start_model(config: ReconstructorConfig) -> VGGT:
+    """The network that a stage starts from, with the parts that the stage trains."""
+    if config.stage not in STAGES:
+        raise ValueError(f"stage is {config.stage!r}, but must be one of {', '.join(STAGES)}.")
+    if config.start_from is None:
+        if config.stage != "geometry":
+            raise ValueError(
+                f"the {config.stage} stage needs --start-from, the file of the stage before."
+            )
+        return VGGT(VGGTConfig.small(temporal=config.temporal or "token"))
+    head = None if config.stage == "geometry" else "paper"
+    model, _ = load_model(config.start_from, temporal=config.temporal, gaussian_head=head)
+    if head and model.config.gaussian_head != head:
+        raise ValueError(
+            f"{config.start_from} has AnySplat's Gaussian head, but the {config.stage} stage "
+            "trains the paper's; start from VGGT-1B or one of this project's files."
+        )
+    if config.stage == "dynamic" and model.config.temporal == "none":
+        raise ValueError(
+            f"{config.start_from} has no temporal layers; add --temporal token or --temporal view."
+        )
+    if config.temporal_from_global and not model.aggregator.temporal_is_trained():
+        model.aggregator.start_temporal_from_global()
+    return model
+
+
+class Source:
+    """Samples of procedural scenes and of posed folders, all random choices from a generator."""
+
+    def __init__(self, config: ReconstructorConfig):
+        self.config = config
+        self.posed = [scene for root in config.posed for scene in find_posed_scenes(root)]
+        needed = 4 if config.stage == "geometry" else NUM_TARGETS
+        for scene in self.posed:
+            if scene.num_views < needed:
+                raise ValueError(
+                    f"{scene.path} has {scene.num_views} views, but at least {needed} are needed."
+                )
+            if config.stage == "geometry" and scene.distances is None:
+                raise ValueError(
+                    f"{scene.path} has no depth, which the geometry stage needs; leave it out."
+                )
+
+    def draw(self, split: str, generator: torch.Generator, count: int, batch: int) -> Sample:
+        """`count` random views of `batch` scenes: one time, or several in the dynamic stage."""
+        config = self.config
+
+        def below(limit):
+            return int(torch.randint(limit, (1,), generator=generator))
+
+        def views(available):
+            return torch.randperm(available, generator=generator)[:count].sort().values.tolist()
+
+        def times(available):  # half of the dynamic samples stand still
+            if config.stage != "dynamic":
+                return [below(available)]
+            step = 1 + below(max(1, min(3, (available - 1) // max(1, config.num_times - 1))))
+            last = step * (config.num_times - 1)
+            first = below(max(1, available - last))
+            if available <= last or torch.rand((), generator=generator) < 0.5:
+                return [first] * config.num_times
+            return [first + step * k for k in range(config.num_times)]
+
+        if self.posed and torch.rand((), generator=generator) < config.posed_share:
+            scenes = [self.posed[below(len(self.posed))] for _ in range(batch)]
+            if len({scene.distances is None for scene in scenes}) > 1:
+                scenes = scenes[:1] * batch  # a batch has depth or it has none
+            num_times = min(scene.num_times for scene in scenes)
+            chosen = times(num_times)
+            parts = [scene.read(views(scene.num_views), chosen, config.size) for scene in scenes]
+            joined = zip(*(vars(part).values() for part in parts))
+            return Sample(*(None if p[0] is None else torch.cat(p) for p in joined))
+        seeds = [scene_seed(split, below(2**31)) for _ in range(batch)]
+        return draw_sample(
+            seeds, views(config.num_views), times(NUM_TIMES), config.num_views, config.size
+        )
 
 
 def train_reconstructor(config: ReconstructorConfig) -> None:
-    if config.stage not in STAGES:
-        raise ValueError(f"stage is {config.stage!r}, but must be one of {', '.join(STAGES)}.")
-    if config.start_from is None and config.stage != "geometry":
-        raise ValueError(
-            f"the {config.stage} stage needs --start-from, the file of the stage before."
-        )
+    """Run one stage; its file is `reconstructor.safetensors` in the run's folder."""
     torch.manual_seed(config.loop.seed)
-    start = config.start_from
-    model = load_model(start)[0] if start else VGGT(VGGTConfig.small())
+    model, source = start_model(config), Source(config)
+    temporal, head = "aggregator.temporal_blocks.", "gaussian_head."
     for name, parameter in model.named_parameters():
-        temporal, head = "temporal_blocks" in name, name.startswith("gaussian_head")
-        parameter.requires_grad_(
-            {"geometry": not (temporal or head), "static": head, "dynamic": head or temporal}[
-                config.stage
-            ]
-        )
+        if config.stage == "geometry":
+            trained = not name.startswith((temporal, head, "point_head."))
+        else:
+            trained = name.startswith((temporal, head) if config.stage == "dynamic" else head)
+        parameter.requires_grad_(trained)
+    lpips = Lpips(config.lpips_backbone) if config.lpips_backbone else None
     loop = Loop(config.loop, model, {"stage": config.stage})
-
-    def scenes(split: str, generator: torch.Generator, views: list[int], count: int) -> Sample:
-        seeds = [
-            scene_seed(split, int(torch.randint(2**31, (1,), generator=generator)))
-            for _ in range(count)
-        ]
-        start = int(torch.randint(29, (1,), generator=generator))
-        times = [start]
-        if config.stage == "dynamic":
-            step = int(torch.randint(1, 4, (1,), generator=generator))
-            times = [min(start, 20) + step * k for k in range(config.num_times)]
-            if torch.rand((), generator=generator) < 0.5:
-                times = [start] * config.num_times
-        return draw_sample(seeds, views, times, config.num_views, config.size)
-
-    def some_views(generator: torch.Generator, count: int) -> list[int]:
-        return torch.randperm(config.num_views, generator=generator)[:count].sort().values.tolist()
+    device = loop.accelerator.device
+    if lpips is not None:
+        lpips = lpips.to(device)
 
     def loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
         if config.stage == "geometry":
             count = int(torch.randint(4, config.num_views + 1, (1,), generator=generator))
-            sample = scenes(
-                "train", generator, some_views(generator, count), config.loop.batch_size
-            )
+            sample = source.draw("train", generator, count, config.loop.batch_size).to(device)
             images = sample.frames.flatten(0, 1)
-            tokens = model.aggregator(images, temporal=False)
-            prediction = Prediction(model.camera_head(tokens), *model.depth_head(tokens, images))
-            return geometry_loss(prediction, sample)
-        views = some_views(generator, 6)
+            return geometry_loss(loop.model(images, temporal=False, gaussians=False), sample)
         inputs = [0, *(torch.randperm(5, generator=generator)[:3].sort().values + 1).tolist()]
-        sample = scenes("train", generator, views, config.loop.batch_size)
-        return novel_view_loss(model, sample, inputs)
+        sample = source.draw("train", generator, NUM_TARGETS, config.loop.batch_size).to(device)
+        perceptual = float(loop.progress >= config.perceptual_from)
+        return novel_view_loss(loop.model, sample, inputs, perceptual=perceptual, lpips=lpips)
 
     def sample(out: Path) -> dict:
-        sample = scenes("validation", torch.Generator().manual_seed(1), [0, 2, 4, 6, 1, 3], 4)
-        prediction = model(sample.frames.flatten(0, 1))
-        scores = {k: round(float(v), 5) for k, v in geometry_loss(prediction, sample).items()}
-        depth = torch.cat([sample.depth.flatten(0, 1), prediction.depth.float()], -2)[:, :4]
-        picture = rearrange(depth, "b v h w -> (b h) (v w)")[None].expand(3, -1, -1)
-        write_image(out / "depth.png", (1.5 / picture.clamp_min(0.3)).clamp(0, 1))
+        generator = torch.Generator().manual_seed(1)
+        seeds = [scene_seed("validation", n) for n in range(4)]
+        start = int(torch.randint(NUM_TIMES - 8, (1,), generator=generator))
+        steps = config.num_times if config.stage == "dynamic" else 1
+        times = [start + 2 * k for k in range(steps)]
+        drawn = draw_sample(seeds, [0, 2, 4, 6, 1, 3], times, config.num_views, config.size)
+        drawn = drawn.to(device)
+        prediction = model(drawn.frames.flatten(0, 1), steps, points=False)
+        scores = {k: round(float(v), 5) for k, v in geometry_loss(prediction, drawn).items()}
+        depth = torch.cat([drawn.depth.flatten(0, 1), prediction.depth.float()], -2)[::steps, :4]
+        picture = rearrange(depth, "b v h w -> (b h) (v w)")[None].expand(3, -1, -1).cpu()
+        pictures = {"depth": (1.5 / picture.clamp_min(0.3)).clamp(0, 1)}
         if config.stage != "geometry":
-            scores["psnr"] = round(float(novel_view_loss(model, sample, [0, 1, 2, 3])["psnr"]), 3)
+            inputs = [0, 1, 2, 3]
+            prediction = model(drawn.frames[:, :, inputs].flatten(0, 1), steps, points=False)
+            rendered, wanted = render_targets(prediction, drawn, inputs)
+            visible = visible_from(drawn, inputs).flatten(0, 2)
+            scores["psnr"] = round(float(image_loss(rendered, wanted, visible, 0, None)["psnr"]), 3)
+            both = torch.cat([wanted, rendered.clamp(0, 1)], -2).unflatten(0, (4, steps, -1))
+            pictures["views"] = rearrange(both[:, 0], "b v c h w -> c (b h) (v w)").cpu()
+        if loop.accelerator.is_main_process:
+            for name, picture in pictures.items():
+                write_image(out / f"{name}.png", picture)
         return {f"validation_{k}": v for k, v in scores.items()}
 
     loop.run(loss, sample)
     with loop.averaged():
-        save_model(model, config.loop.out / "reconstructor.safetensors", torch.float16)
+        if loop.accelerator.is_main_process:
+            save_model(model, config.loop.out / "reconstructor.safetensors", torch.float16)
