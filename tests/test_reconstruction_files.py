@@ -108,7 +108,7 @@ def test_unusable_files_are_refused_in_one_sentence(vggt_file, tmp_path):
     wrong = tensors | {"depth_head.norm.weight": torch.zeros(7)}
     save_file(wrong, tmp_path / "wrong.safetensors")
     for name, words in (
-        ("cut.safetensors", "not a complete safetensors file"),
+        ("cut.safetensors", r"not a complete \.safetensors file"),
         ("cut.pt", "damaged"),
         ("notes.txt", "has the ending '.txt'"),
         ("video.safetensors", "not a reconstruction checkpoint"),

@@ -1,7 +1,5 @@
 """The 4D transformer and pipeline against diffusers' own model and plain loops."""
 
-import json
-
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
@@ -14,7 +12,6 @@ from fourreal.video.files import (
     load_single_file,
     save_single_file,
     transformer_key,
-    vae_key,
 )
 from fourreal.video.text import (
     build_text_encoder,
@@ -24,8 +21,6 @@ from fourreal.video.text import (
     load_text_encoder,
     save_text_encoder,
 )
-
-SHARED_KEYS = "fixtures/keys"
 
 
 def tiny_transformer(channels=16):
@@ -189,8 +184,14 @@ def test_pipeline_saves_and_loads(tmp_path):
         ({"num_frames": 28}, "num_frames is 28.*use 25 or 29"),
         ({"height": 100}, "height is 100.*use 96 or 112"),
         ({"prompt": "  "}, "prompt is empty"),
-        ({"num_frames": 33}, "at most 29"),
+        ({"window_frames": 33}, "window_frames is 33.*at most 29"),
+        ({"window_frames": 5, "window_overlap": 5}, "window_overlap is 5.*shorter than a window"),
+        ({"num_frames": 33, "output_type": "latent"}, "2 windows, whose latents do not join"),
         ({"num_views": 0}, "num_views is 0"),
+        ({"num_views": 200}, "positions for at most 128 views"),
+        ({"view_strength": -1.0}, "view_strength is -1.0"),
+        ({"image": torch.zeros(3, 16, 16)}, "image has shape"),
+        ({"image": torch.zeros(3, 32, 32), "freeze_time": torch.zeros(3, 3, 32, 32)}, "first cell"),
         ({"fixed_view": torch.zeros(5, 3, 16, 16)}, "fixed_view has shape"),
         ({"freeze_time": torch.full((3, 3, 32, 32), torch.nan)}, "NaN"),
     ],
@@ -234,30 +235,63 @@ def test_single_file_round_trip_and_damage(tmp_path):
     for key, value in model.state_dict().items():
         assert torch.allclose(again.state_dict()[key], value, atol=2e-3), key
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=r"model\.safetensors is not a whole \.safetensors file"):
+    with pytest.raises(
+        ValueError, match=r"model\.safetensors is not a complete \.safetensors file"
+    ):
         load_single_file(WanTransformer3DModel, path, transformer_key)
 
 
-def test_keys_map_to_the_public_files(shared):
-    """Every key of diffusers' full-size model maps onto the published ComfyUI key, and back."""
-    for name, config in (
-        ("wan2.1_t2v_1.3B", {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}),
-        ("wan2.2_ti2v_5B", {"num_attention_heads": 24, "ffn_dim": 14336, "num_layers": 30,
-                            "in_channels": 48, "out_channels": 48}),
-    ):  # fmt: skip
-        with torch.device("meta"):
-            ours = WanTransformer3DModel(**config).state_dict()
-        public = json.loads((shared / SHARED_KEYS / f"{name}.json").read_text())
-        public = public.get("tensors", public)
-        assert {transformer_key(k, True) for k in ours} == set(public)
-        for key in public:
-            assert transformer_key(transformer_key(key, False), True) == key
-    with torch.device("meta"):
-        ours = AutoencoderKLWan().state_dict()
-    public = json.loads((shared / SHARED_KEYS / "wan2.1_vae.json").read_text())
-    public = public.get("tensors", public)
-    assert {vae_key(k, True) for k in ours} == set(public)
-    assert {vae_key(k, False) for k in public} == set(ours)
+def test_an_image_is_the_first_cell_and_leaves_the_rest_free():
+    pipe = tiny_pipeline("replace")
+    pipe.set_progress_bar_config(disable=True)
+    image, seen = torch.rand(3, 32, 32), []
+    options = {"num_views": 2, "num_frames": 5, "height": 32, "width": 32, "num_inference_steps": 2}
+
+    def keep(pipeline, step, timestep, tensors):
+        seen.append(tensors["latents"])
+
+    frames = pipe("a box", image=image, callback_on_step_end=keep, **options).frames
+    assert torch.equal(frames[0, 0], image)
+    expected = pipe.encode_views(image[None, None])[0, :, 0]
+    for latents in seen:
+        assert torch.allclose(latents[0, :, 0], expected)
+        assert not torch.allclose(latents[1, :, 0], expected)
+
+
+def test_callbacks_see_previews_and_can_change_the_latents():
+    """Second source: x0 = x_t - sigma v, and one Euler step of a single-step schedule is x0."""
+    pipe = tiny_pipeline("add")
+    pipe.set_progress_bar_config(disable=True)
+    options = {"num_views": 2, "num_frames": 5, "height": 32, "width": 32,
+               "output_type": "latent", "num_inference_steps": 1}  # fmt: skip
+    names, seen = ("latents", "denoised"), []
+
+    def change(pipeline, step, timestep, tensors):
+        seen.append(tensors)
+        return {"latents": torch.zeros_like(tensors["latents"])}
+
+    answer = pipe("a box", callback_on_step_end=change, callback_on_step_end_tensor_inputs=names,
+                  **options)  # fmt: skip
+    assert (answer.frames == 0).all() and answer.seconds_per_step > 0
+    assert set(seen[0]) == set(names)
+    assert torch.allclose(seen[0]["denoised"], seen[0]["latents"], atol=1e-5)
+    assert pipe.decode_views(seen[0]["denoised"]).shape == (2, 5, 3, 32, 32)
+
+
+def test_the_negative_prompt_is_what_guidance_leads_away_from():
+    """Second source: guidance w from the two unguided velocities of a one-step run."""
+    pipe = tiny_pipeline("add")
+    pipe.set_progress_bar_config(disable=True)
+    noise = torch.randn(2, 16, 2, 4, 4, generator=torch.Generator().manual_seed(5))
+
+    def run(prompt, **options):
+        return pipe(prompt, num_views=2, num_frames=5, height=32, width=32, latents=noise,
+                    output_type="latent", num_inference_steps=1, **options).frames  # fmt: skip
+
+    wanted, unwanted = (run(text, guidance_scale=1.0) for text in ("a red ball", "a blue box"))
+    guided = run("a red ball", negative_prompt="a blue box", guidance_scale=3.0)
+    assert not torch.allclose(wanted, unwanted, atol=1e-3)
+    assert torch.allclose(guided, unwanted + 3 * (wanted - unwanted), atol=1e-4)
 
 
 def test_grid_order_is_view_major():

@@ -11,10 +11,10 @@ import re
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..formats.tensors import read_safetensors
 from .config import VGGTConfig
 from .model import VGGT
 
@@ -41,14 +41,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint file at {path}.")
     if path.suffix == ".safetensors":
-        try:
-            with safe_open(path, "pt") as file:
-                names = list(file.keys())
-                return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
-        except (SafetensorError, OSError) as error:
-            raise ValueError(
-                f"{path.name} is not a complete safetensors file ({error}); download it again."
-            ) from error
+        return read_safetensors(path)
     if path.suffix not in (".pt", ".pth", ".bin", ".ckpt"):
         raise ValueError(
             f"{path.name} has the ending {path.suffix!r}, but a reconstruction checkpoint is a "
@@ -145,9 +138,10 @@ def load_model(
 ) -> tuple[VGGT, str]:
     """The network of a checkpoint file (float32, CPU) and the kind of file it was.
 
-    `temporal` ("token" or "view") and `gaussian_head` ("paper") add freshly initialised parts
-    where the file has none, to train them. Raises ValueError in one sentence for files that are
-    damaged, foreign or incomplete.
+    `temporal` ("token" or "view", which share their parameters) and `gaussian_head` ("paper") add
+    freshly initialised parts where the file has none, to train them; `temporal` also changes the
+    mode of layers that the file has. Raises ValueError in one sentence for files that are damaged,
+    foreign or incomplete.
     """
     path = Path(path)
     tensors, metadata = read_tensors(path)
@@ -158,7 +152,7 @@ def load_model(
             k.replace("gaussian_param_head.", "gaussian_head.", 1): v for k, v in tensors.items()
         }
     values = config_from_shapes(tensors)
-    if temporal and values["temporal"] == "none":
+    if temporal:
         values["temporal"] = temporal
     if gaussian_head and values["gaussian_head"] == "none":
         values["gaussian_head"] = gaussian_head

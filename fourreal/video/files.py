@@ -6,13 +6,15 @@ A file's safetensors metadata may hold `config` (the diffusers config as JSON) a
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from fourreal.formats.atomic import atomic_path
+from fourreal.formats.tensors import read_safetensors
 
 # (ComfyUI, diffusers); tried in order, the first that matches a key's start or part is used.
 TRANSFORMER_NAMES = [
@@ -48,7 +50,6 @@ VAE_NAMES = [
       for a, b in (("conv1.", "conv_in."), ("head.0.", "norm_out."), ("head.2.", "conv_out."),
                    ("middle.0.", "mid_block.resnets.0."), ("middle.1.", "mid_block.attentions.0."),
                    ("middle.2.", "mid_block.resnets.1."))),
-    ("encoder.downsamples.", "encoder.down_blocks."),
 ]  # fmt: skip
 
 
@@ -73,51 +74,35 @@ def transformer_key(key: str, to_comfy: bool) -> str:
     return found
 
 
-def vae_key(key: str, to_comfy: bool, num_res_blocks: int = 2) -> str:
-    """A Wan VAE's key in the other layout. Raises KeyError for a foreign key.
+def vae_key(key: str, num_res_blocks: int = 2) -> str:
+    """diffusers' name of a tensor of a Wan VAE file. Raises KeyError for a foreign key.
 
-    The decoder is a flat list in ComfyUI and blocks of num_res_blocks + 1 residuals and a
-    resampler in diffusers.
+    In a 2.1 file encoder and decoder are flat lists; diffusers parts the decoder's into blocks of
+    num_res_blocks + 1 residuals and a resampler. In a 2.2 file the blocks hold lists.
     """
-    per_block = num_res_blocks + 2
-    if to_comfy:
-        nested = re.match(r"decoder\.up_blocks\.(\d+)\.(resnets|upsamplers)\.(\d+)\.(.*)", key)
-        if nested:
-            block, kind, index, rest = nested.groups()
-            place = int(block) * per_block
-            place += int(index) if kind == "resnets" else per_block - 1
-            key = f"decoder.upsamples.{place}.{rest}"
+    sampler = re.match(r"(encoder|decoder)\.(down|up)samples\.(\d+)\.(.*)", key)
+    if sampler:
+        part, way, place, rest = sampler.groups()
+        inner = re.match(r"(?:down|up)samples\.(\d+)\.(.*)", rest)
+        if inner:  # 2.2
+            index, rest = inner.groups()
+            name = f"{place}.resnets.{index}" if _is_residual(rest) else f"{place}.{way}sampler"
+        elif part == "encoder":
+            name = place
         else:
-            key = _swap(key, VAE_NAMES, 1)
+            block, index = divmod(int(place), num_res_blocks + 2)
+            name = f"{block}.resnets.{index}" if _is_residual(rest) else f"{block}.upsamplers.0"
+        start = f"{part}.{way}_blocks.{name}."
     else:
-        flat = re.match(r"decoder\.upsamples\.(\d+)\.(.*)", key)
-        if flat:
-            block, index = divmod(int(flat.group(1)), per_block)
-            kind = "upsamplers.0" if index == per_block - 1 else f"resnets.{index}"
-            key = f"decoder.up_blocks.{block}.{kind}.{flat.group(2)}"
-        else:
-            key = _swap(key, VAE_NAMES, 0)
-    if key is None:
-        raise KeyError("a key that no Wan VAE has")
-    inner = re.match(
-        r"(.*?(?:resnets\.\d+|down_blocks\.\d+|downsamples\.\d+|upsamples\.\d+|middle\.[02])\.)(.*)",
-        key,
-    )
-    swapped = inner and _swap(inner.group(2), RESIDUAL_NAMES, int(to_comfy))
-    return inner.group(1) + swapped if swapped else key
+        found = _swap(key, VAE_NAMES, 0)
+        if found is None:
+            raise KeyError(key)
+        start, rest = re.match(r"(.*resnets\.\d\.|)(.*)", found).groups()
+    return start + (_swap(rest, RESIDUAL_NAMES, 0) or rest)
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a file. Raises ValueError when it is absent or damaged."""
-    if not Path(path).is_file():
-        raise ValueError(f"{path} does not exist; give the path of a .safetensors file.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a whole .safetensors file ({error}); download or copy it again."
-        ) from error
+def _is_residual(name: str) -> bool:
+    return name.startswith(("residual.", "shortcut."))
 
 
 def save_single_file(model, path: Path, key_map, metadata: dict | None = None) -> None:
@@ -138,20 +123,59 @@ def load_single_file(model_class, path: Path, key_map):
 
     Raises ValueError, naming the keys, when the file does not fit its config.
     """
+    from accelerate import init_empty_weights
+
     tensors, metadata = read_safetensors(path)
     if "config" not in metadata:
         raise ValueError(f"{path} has no `config` in its metadata, so its sizes are unknown.")
-    model = model_class.from_config(json.loads(metadata["config"]))
-    try:
-        tensors = {key_map(k, False): v.float() for k, v in tensors.items()}
-        missing, unexpected = model.load_state_dict(tensors, strict=False)
-    except (KeyError, RuntimeError) as error:
+    with init_empty_weights():
+        model = model_class.from_config(json.loads(metadata["config"]))
+    renamed = rename_keys(tensors, lambda key: key_map(key, False))
+    fill_model(model, renamed, path, torch.float32)
+    return model, json.loads(metadata.get("fourreal", "{}"))
+
+
+def rename_keys(tensors: dict[str, Tensor], key_map: Callable[[str], str]) -> dict[str, Tensor]:
+    """The tensors under key_map's names; unknown keys stay as they are, for fill_model to tell."""
+
+    def name(key: str) -> str:
+        try:
+            return key_map(key)
+        except KeyError:
+            return key
+
+    return {name(key): value for key, value in tensors.items()}
+
+
+def fill_model(model, tensors: dict[str, Tensor], path: Path, dtype: torch.dtype | None) -> None:
+    """Put a file's tensors, under the model's names, into a model made on the meta device.
+
+    dtype None keeps the file's. What the model's library keeps in float32 (Wan's norms and time
+    embedding; of UMT5 in float16 the layer that overflows) stays so. Raises ValueError, naming
+    keys or shapes, when the file does not fit.
+    """
+    from diffusers import ModelMixin
+
+    wanted, name = model.state_dict(), type(model).__name__
+    missing = [key for key in wanted if key not in tensors]
+    unknown = [key for key in tensors if key not in wanted]
+    if missing or unknown:
         raise ValueError(
-            f"{path} does not hold a {model_class.__name__} of its own config: {error}"
-        ) from error
-    if missing or unexpected:
-        raise ValueError(
-            f"{path} does not fit {model_class.__name__}: {len(missing)} keys are missing "
-            f"({', '.join(missing[:3])}), {len(unexpected)} unknown ({', '.join(unexpected[:3])})."
+            f"{path} does not fit {name}: {len(missing)} keys are missing "
+            f"({', '.join(missing[:3])}), {len(unknown)} unknown ({', '.join(unknown[:3])})."
         )
-    return model.eval(), json.loads(metadata.get("fourreal", "{}"))
+    for key, value in wanted.items():
+        if tensors[key].shape != value.shape:
+            raise ValueError(
+                f"{path} does not fit {name}: {key} has the shape {tuple(tensors[key].shape)}, "
+                f"but {tuple(value.shape)} is needed."
+            )
+    halves = (torch.float16, torch.bfloat16) if isinstance(model, ModelMixin) else (torch.float16,)
+    kept = set(model._keep_in_fp32_modules or ())
+
+    def typed(key: str, value: Tensor) -> Tensor:
+        to = dtype or value.dtype
+        return value.to(torch.float32 if to in halves and kept & set(key.split(".")) else to)
+
+    model.load_state_dict({k: typed(k, v) for k, v in tensors.items()}, assign=True)
+    model.eval()
