@@ -1,5 +1,6 @@
 """The command line: fourreal generate | reconstruct | render | train | evaluate | info."""
 
+import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +117,7 @@ def _commands(arguments: list[str]) -> dict:
     return commands
 
 
-POSITIONAL = {"generate": "prompt", "reconstruct": "inputs"}
+POSITIONAL = {"reconstruct": "inputs"}
 GROUPS = {"train": "autoencoder | video | reconstructor", "evaluate": "video | reconstruction"}
 
 
@@ -137,6 +138,8 @@ def main(arguments: list[str] | None = None) -> int:
     if name[0] in POSITIONAL and not grouped:
         marked = tyro.conf.configure(tyro.conf.PositionalRequiredArgs)(config_class)
     program = f"fourreal {arguments[0] + ' ' if grouped else ''}{name[0]}"
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("fourreal").setLevel(logging.INFO)
     try:
         function(tyro.cli(marked, args=rest, prog=program))
     except (ValueError, OSError, FloatingPointError) as error:

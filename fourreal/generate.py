@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import shutil
@@ -10,12 +11,14 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated, Literal
 
 import psutil
 import torch
 import torch.nn.functional as F
+import tyro
 from torch import Tensor
 from tqdm import tqdm
 
@@ -25,36 +28,85 @@ from fourreal.formats import save_ply_sequence, save_scene
 from fourreal.gaussians import GaussianScene
 from fourreal.grid import contact_sheet, tile_views
 from fourreal.rendering import render_path
-from fourreal.rendering.video import read_images, read_video, write_image, write_video
+from fourreal.rendering.video import (
+    read_image,
+    read_images,
+    read_video,
+    write_image,
+    write_video,
+)
+
+logger = logging.getLogger(__name__)
 
 VIEWING_SIZE = 192  # tiles of the contact sheet and grid video are enlarged to about this
+# What is not given on the command line. Wan: the paper's size and steps, Wan's frame rate.
+EMBEDDED_DEFAULTS = {"height": 64, "width": 64, "steps": 20, "fps": 8.0}
+WAN_DEFAULTS = {"height": 288, "width": 512, "steps": 40, "fps": 16.0}
+PARTS = ("transformer", "vae", "text_encoder")
+REPORT = "report.json"
 
 
 @dataclass
 class GenerateConfig:
-    """Generate a 4D scene from a prompt with the embedded models."""
+    """Generate a 4D scene from a prompt, or one for each line of a file.
 
-    prompt: str
+    With the embedded models, a Wan model in diffusers' layout (--model), or three files as ComfyUI
+    has them (--transformer, --vae, --text-encoder).
+    """
+
+    prompt: Annotated[str | None, tyro.conf.Positional] = None
     """What the scene shows and how it moves."""
+    prompts: Path | None = None
+    """A text file with a prompt in each line. Each gets a numbered folder in --out, the seed counts
+    up, and what is finished is skipped. Under `accelerate launch` the processes share the work."""
+    negative_prompt: str | None = None
+    """What guidance leads away from."""
     out: Path = Path("out/generate")
     """Folder for the results; what an earlier run left there is replaced."""
+    model: Path | None = None
+    """Folder of Wan 2.1 T2V or Wan 2.2 TI2V in diffusers' layout, or of a saved pipeline."""
+    transformer: Path | None = None
+    """Single file of Wan 2.1 T2V 1.3B or 14B or Wan 2.2 TI2V 5B (fp16, bf16 or fp8_scaled)."""
+    vae: Path | None = None
+    """Single file of the Wan 2.1 or 2.2 VAE."""
+    text_encoder: Path | None = None
+    """Single file of UMT5-XXL."""
+    tokenizer: Path | None = None
+    """spiece.model or tokenizer folder, where the text encoder's file holds none."""
+    lora: Path | None = None
+    """LoRA for the transformer, in the key form of diffusers, ComfyUI or musubi-tuner."""
+    reconstructor: Path | None = None
+    """A reconstructor file: VGGT-1B, AnySplat or one of this project's (default: embedded)."""
+    offload: Literal["none", "model", "group"] = "none"
+    """Keep the weights in main memory but for the part (model) or block (group) at work."""
+    vae_tiling: bool = False
+    """Encode and decode in tiles, for large frames in little memory."""
     fixed_view: Path | None = None
     """Video of the first view: its motion is kept."""
     freeze_time: Path | None = None
     """Video or folder of images of the first time, one per view: its viewpoints are kept."""
+    image: Path | None = None
+    """Image of the first time of the first view, instead of those two."""
     fit: bool = False
     """Resize and crop references to the grid's size, and take as many frames as it has."""
     views: int = 8
     frames: int = 29
-    """Frames per view, 4k + 1."""
-    height: int = 64
-    width: int = 64
-    steps: int = 20
-    """Sampling steps."""
+    """Frames per view, 4k + 1; more than the model was made for are generated in windows."""
+    window: int | None = None
+    """Frames of a window, 4k + 1 (default: as many as the model was made for)."""
+    height: int | None = None
+    """Default: 64 with the embedded models, 288 with Wan."""
+    width: int | None = None
+    """Default: 64 with the embedded models, 512 with Wan."""
+    steps: int | None = None
+    """Sampling steps (default: 20 with the embedded models, 40 with Wan)."""
     guidance: float | None = None
     """Text guidance; by default 1 with both references and the model's own otherwise."""
+    view_strength: float = 1.0
+    """How much views attend to each other: 1 as trained, 0 gives independent views."""
     seed: int = 0
-    fps: float = 8.0
+    fps: float | None = None
+    """Default: 8 with the embedded models, 16 with Wan."""
     orbit_size: int = 256
     """Height of the orbit video in pixels."""
 
@@ -75,7 +127,7 @@ class ReconstructConfig:
 
 @dataclass
 class Report:
-    """Seconds and peak memory of each stage, printed as they end."""
+    """Seconds and peak memory of each stage, logged as they end."""
 
     stages: dict[str, dict[str, float]] = field(default_factory=dict)
 
@@ -90,6 +142,8 @@ class Report:
 
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()
         try:
             yield
@@ -97,10 +151,14 @@ class Report:
             ended.set()
             watcher.join()
         peak[0] = max(peak[0], process.memory_info().rss)
-        self.stages[name] = {
+        figures = {
             "seconds": round(time.perf_counter() - start, 2),
             "peak_memory_mb": round(peak[0] / 2**20),
         }
+        if torch.cuda.is_available():
+            figures["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20)
+        self.stages[name] = figures
+        logger.info("%s: %s", name, ", ".join(f"{v} {k}" for k, v in figures.items()))
 
 
 def _bar(name: str, total: int) -> tuple[tqdm, Callable[[int, int], None]]:
@@ -127,7 +185,9 @@ def results_folder(out: Path):
             raise ValueError(f"cannot write to {out}: permission denied; choose another --out.")
         yield temporary
         out.mkdir(exist_ok=True)
-        for entry in temporary.iterdir():
+        # The report is the last to come: where it is, the results are whole.
+        (out / REPORT).unlink(missing_ok=True)
+        for entry in sorted(temporary.iterdir(), key=lambda entry: entry.name == REPORT):
             target = out / entry.name
             if target.is_dir():
                 shutil.rmtree(target)
@@ -156,11 +216,15 @@ def fit_frames(frames: Tensor, count: int, height: int, width: int) -> Tensor:
 
 
 def read_reference(path: Path, count: int, config: GenerateConfig, name: str) -> Tensor:
-    """Frames [count, 3, H, W] of a video or a folder of images, of the grid's size.
+    """Frames [count, 3, H, W] of a video, a folder of images or (name image) an image, of the
+    grid's size.
 
     Raises ValueError naming the file when it has too few frames or another size (without fit).
     """
-    frames = read_images(path) if path.is_dir() else read_video(path)[0]
+    if name == "image":
+        frames = read_image(path)[None]
+    else:
+        frames = read_images(path) if path.is_dir() else read_video(path)[0]
     if config.fit and len(frames) >= count:
         frames = fit_frames(frames, count, config.height, config.width)
     if frames.shape != (count, 3, config.height, config.width):
@@ -205,7 +269,7 @@ def write_results(
 def write_report(folder: Path, report: Report, scene: GaussianScene, settings: dict) -> None:
     """report.json: stages, Gaussians, settings, versions."""
     packages = ("torch", "diffusers", "transformers", "av", "numpy", "safetensors")
-    (folder / "report.json").write_text(
+    (folder / REPORT).write_text(
         json.dumps(
             {
                 "stages": report.stages,
@@ -214,7 +278,7 @@ def write_report(folder: Path, report: Report, scene: GaussianScene, settings: d
                     "static": len(scene.static),
                     "dynamic_per_time": [len(g) for g in scene.dynamic],
                 },
-                "settings": json.loads(json.dumps(settings, default=str)),
+                "settings": as_json(settings),
                 "versions": {
                     "fourreal": __version__,
                     "python": platform.python_version(),
@@ -224,6 +288,11 @@ def write_report(folder: Path, report: Report, scene: GaussianScene, settings: d
             indent=1,
         )
     )
+
+
+def as_json(settings: dict) -> dict:
+    """Settings as they read in a report."""
+    return json.loads(json.dumps(settings, default=str))
 
 
 def reconstruct_grid(frames: Tensor, path: Path, fps: float, report: Report) -> GaussianScene:
@@ -237,46 +306,153 @@ def reconstruct_grid(frames: Tensor, path: Path, fps: float, report: Report) -> 
             return reconstructor(frames, fps=fps, progress=progress).scene
 
 
+def load_pipeline(config: GenerateConfig, device: torch.device):
+    """The ViewTimePipeline that the config asks for, on the device or offloaded from it.
+
+    bfloat16 on CUDA, float32 elsewhere. Raises ValueError when the files do not fit together.
+    """
+    from fourreal.video import ViewTimePipeline, load_embedded_pipeline
+
+    parts = {name: getattr(config, name) for name in PARTS}
+    given = [name for name, path in parts.items() if path]
+    if config.offload != "none" and device.type != "cuda":
+        raise ValueError(f"--offload {config.offload} is for CUDA devices, and there is none here.")
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    if config.model:
+        if given:
+            raise ValueError(f"give either --model or single files, not both (--{given[0]}).")
+        if not (config.model / "model_index.json").is_file():
+            raise ValueError(
+                f"{config.model} has no model_index.json; give the folder of a Wan model in "
+                "diffusers' layout, or its single files with --transformer, --vae and "
+                "--text-encoder."
+            )
+        pipeline = ViewTimePipeline.from_pretrained(
+            config.model, torch_dtype=dtype, local_files_only=True
+        )
+    elif len(given) == len(PARTS):
+        pipeline = ViewTimePipeline.from_single_files(
+            **parts, tokenizer=config.tokenizer, torch_dtype=dtype
+        )
+    elif given:
+        raise ValueError(
+            f"--transformer, --vae and --text-encoder are needed together, but only "
+            f"{', '.join(given)} was given."
+        )
+    else:
+        pipeline = load_embedded_pipeline()
+    if config.lora:
+        pipeline.load_lora_weights(config.lora)
+    if config.vae_tiling:
+        pipeline.enable_vae_tiling()
+    if config.offload == "model":
+        pipeline.enable_model_cpu_offload(device=device)
+    elif config.offload == "group":
+        pipeline.enable_group_offload(device, num_blocks_per_group=1)
+    else:
+        pipeline.to(device)
+    pipeline.set_progress_bar_config(desc="sampling")
+    return pipeline
+
+
+def list_jobs(config: GenerateConfig) -> list[GenerateConfig]:
+    """One config for each prompt, defaults filled in. Raises ValueError when there is none."""
+    if (config.prompt is None) == (config.prompts is None):
+        raise ValueError("give one prompt, or a file of prompts with --prompts.")
+    embedded = not (config.model or any(getattr(config, name) for name in PARTS))
+    defaults = EMBEDDED_DEFAULTS if embedded else WAN_DEFAULTS
+    missing = {name: v for name, v in defaults.items() if getattr(config, name) is None}
+    config = replace(config, **missing)
+    if config.prompts is None:
+        return [config]
+    try:
+        lines = config.prompts.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{config.prompts} cannot be read as text ({error}).") from error
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise ValueError(f"{config.prompts} holds no prompts; write one in each line.")
+    return [
+        replace(config, prompt=prompt, prompts=None, seed=config.seed + i,
+                out=config.out / f"{i + 1:04d}")
+        for i, prompt in enumerate(prompts)
+    ]  # fmt: skip
+
+
+def is_finished(job: GenerateConfig) -> bool:
+    """Whether the job's folder holds the results of exactly this job."""
+    try:
+        settings = json.loads((job.out / REPORT).read_text())["settings"]
+    except (OSError, ValueError, KeyError):
+        return False
+    return settings == as_json(vars(job)) | {"out": settings.get("out")}
+
+
 def generate(config: GenerateConfig) -> Path:
     """Run the whole job and return the results' folder. Raises ValueError for wrong input before
-    any long work; a stopped or failed run leaves `out` as it was."""
-    from fourreal.video.embedded import load_embedded_pipeline
+    any long work; a stopped or failed run leaves `out`, or of a list the folder it was working on,
+    as it was."""
+    from accelerate import PartialState
 
-    report = Report()
-    with report.stage("load"):
-        pipeline = load_embedded_pipeline()
+    jobs, state = list_jobs(config), PartialState()
+    if config.prompts:
+        waiting = [job for job in jobs if not is_finished(job)]
+        logger.info("%d of %d prompts are finished.", len(jobs) - len(waiting), len(jobs))
+        jobs = waiting
+    state.wait_for_everyone()  # all see the same list before anyone finishes a part of it
+    with state.split_between_processes(jobs) as share:
+        jobs = list(share)
+    if not jobs:
+        return config.out
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", state.local_process_index) if cuda else torch.device("cpu")
+    loading = Report()
+    with loading.stage("load"):
+        pipeline = load_pipeline(config, device)
+    first = jobs[0]
     references = {
-        name: read_reference(path, count, config, name) if path else None
+        name: read_reference(path, count, first, name) if path else None
         for name, path, count in (
-            ("fixed_view", config.fixed_view, config.frames),
-            ("freeze_time", config.freeze_time, config.views),
+            ("fixed_view", first.fixed_view, first.frames),
+            ("freeze_time", first.freeze_time, first.views),
+            ("image", first.image, 1),
         )
     }
-    pipeline.check_inputs(
-        config.prompt, config.views, config.frames, config.height, config.width,
-        references["fixed_view"], references["freeze_time"], config.steps,
-    )  # fmt: skip
+    if references["image"] is not None:
+        references["image"] = references["image"][0]
+    options = {
+        "num_views": first.views,
+        "num_frames": first.frames,
+        "height": first.height,
+        "width": first.width,
+        "view_strength": first.view_strength,
+        "window_frames": first.window,
+        **references,
+    }
+    pipeline.check_inputs(first.prompt, steps=first.steps, **options)
+    for job in jobs:
+        _generate_one(job, pipeline, options, Report(dict(loading.stages)))
+    return config.out
+
+
+def _generate_one(config: GenerateConfig, pipeline, options: dict, report: Report) -> None:
+    """Sample with options (of the pipeline's call), reconstruct, render, and write config.out."""
     with results_folder(config.out) as folder:
         with report.stage("video"):
-            pipeline.set_progress_bar_config(desc="sampling")
-            frames = pipeline(
+            answer = pipeline(
                 config.prompt,
-                num_views=config.views,
-                num_frames=config.frames,
-                height=config.height,
-                width=config.width,
+                negative_prompt=config.negative_prompt,
                 num_inference_steps=config.steps,
                 guidance_scale=config.guidance,
                 generator=torch.Generator().manual_seed(config.seed),
-                **references,
-            ).frames
-        scene = reconstruct_grid(
-            frames, weights.folder() / "reconstructor.safetensors", config.fps, report
-        )
+                **options,
+            )
+        report.stages["video"]["seconds_per_step"] = round(answer.seconds_per_step, 4)
+        file = config.reconstructor or weights.folder() / "reconstructor.safetensors"
+        scene = reconstruct_grid(answer.frames, file, config.fps, report)
         scene.metadata["prompt"] = config.prompt
-        write_results(folder, frames, scene, config.fps, config.orbit_size, report)
+        write_results(folder, answer.frames, scene, config.fps, config.orbit_size, report)
         write_report(folder, report, scene, vars(config))
-    return config.out
 
 
 def reconstruct(config: ReconstructConfig) -> Path:

@@ -100,6 +100,67 @@ def test_reconstruct_takes_synchronised_videos(tmp_path):
     assert load_scene(tmp_path / "out" / "scene.safetensors").width == 48
 
 
+def test_a_list_of_prompts_resumes_where_it_stopped(tmp_path, monkeypatch):
+    prompts, out = tmp_path / "prompts.txt", tmp_path / "out"
+    prompts.write_text("a red ball\n\n  a blue box \na green cone\n")
+    arguments = ["generate", "--prompts", str(prompts), "--out", str(out), *SMALL, "--seed", "5"]
+    one, done = job.reconstruct_grid, []
+
+    def stop_at_the_second(*given):
+        done.append(given)
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        return one(*given)
+
+    monkeypatch.setattr(job, "reconstruct_grid", stop_at_the_second)
+    assert main(arguments) == 130
+    assert [p.name for p in out.iterdir()] == ["0001"]  # whole, and nothing of the second
+    assert main(arguments) == 0
+    assert sorted(p.name for p in out.iterdir()) == ["0001", "0002", "0003"] and len(done) == 4
+    reports = [json.loads((out / f"000{i}/report.json").read_text()) for i in (1, 2, 3)]
+    settings = [(r["settings"]["prompt"], r["settings"]["seed"]) for r in reports]
+    assert settings == [("a red ball", 5), ("a blue box", 6), ("a green cone", 7)]
+    assert all(r["stages"]["video"]["seconds_per_step"] > 0 for r in reports)
+    assert main(arguments) == 0 and len(done) == 4  # all are finished
+    prompts.write_text("a red ball\na blue torus\na green cone\n")
+    assert main(arguments) == 0 and len(done) == 5  # the changed one is made anew
+
+
+def test_processes_share_a_list_of_prompts(tmp_path, monkeypatch):
+    """accelerate's own split of a list, told that there are two processes."""
+    from accelerate import PartialState
+
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red ball\na blue box\na green cone\n")
+    arguments = ["generate", "--prompts", str(prompts), "--out", str(tmp_path / "out"), *SMALL]
+    PartialState()
+    made = []
+    monkeypatch.setattr(job, "_generate_one", lambda config, *_: made.append(config.out.name))
+    for index, share in enumerate((["0001", "0002"], ["0003"])):
+        monkeypatch.setitem(PartialState._shared_state, "num_processes", 2)
+        monkeypatch.setitem(PartialState._shared_state, "process_index", index)
+        made.clear()
+        assert main(arguments) == 0 and made == share
+
+
+def test_single_files_and_their_options_reach_the_pipeline(tmp_path, weights, monkeypatch):
+    seen = []
+    monkeypatch.setattr(job, "_generate_one", lambda *given: seen.append(given))
+    files = [x for name, file in (("transformer", "transformer"), ("vae", "autoencoder"),
+                                  ("text-encoder", "text_encoder"))
+             for x in (f"--{name}", str(weights / f"{file}.safetensors"))]  # fmt: skip
+    Image.new("RGB", (48, 48), (255, 0, 0)).save(tmp_path / "cell.png")
+    assert main(["generate", "a ball", *files, *SMALL, "--image", str(tmp_path / "cell.png"),
+                 "--fit", "--window", "9", "--view-strength", "0.5"]) == 0  # fmt: skip
+    config, pipeline, options, _ = seen[0]
+    assert config.fps == 16.0 and config.steps == 1  # Wan's default, and what was given
+    assert options["image"].shape == (3, 32, 32) and options["image"][0].min() > 0.99
+    assert options["window_frames"] == 9 and options["view_strength"] == 0.5
+    pipeline.save_pretrained(tmp_path / "saved")
+    assert main(["generate", "a ball", "--model", str(tmp_path / "saved"), *SMALL]) == 0
+    assert type(seen[1][1].transformer).__name__ == "WanTransformer3DModel"
+
+
 def wrong(tmp_path, capsys, *arguments):
     """The error of a generate call that must fail and leave nothing behind."""
     before = set(tmp_path.rglob("*"))
@@ -116,6 +177,12 @@ def wrong(tmp_path, capsys, *arguments):
         (["a ball", "--frames", "28"], "num_frames is 28"),
         (["a ball", "--height", "100"], "height is 100"),
         (["  "], "the prompt is empty"),
+        ([], "give one prompt, or a file of prompts"),
+        (["--prompts", "{tmp}/none.txt"], "none.txt cannot be read"),
+        (["--prompts", "{tmp}/blank.txt"], "blank.txt holds no prompts"),
+        (["a ball", "--vae", "{tmp}/x.safetensors"], "needed together, but only vae was given"),
+        (["a ball", "--model", "{tmp}"], "has no model_index.json"),
+        (["a ball", "--offload", "model"], "for CUDA devices"),
         (["a ball", "--fixed-view", "{tmp}/none.mp4"], "none.mp4"),
         (["a ball", "--fixed-view", "{tmp}/text.mp4"], "text.mp4"),
         (["a ball", *SMALL, "--fixed-view", "{tmp}/large.mp4"], "needs 5 of 32 x 32"),
@@ -125,6 +192,7 @@ def wrong(tmp_path, capsys, *arguments):
 )
 def test_wrong_input_gets_one_sentence(tmp_path, capsys, arguments, sentence):
     (tmp_path / "text.mp4").write_text("not a video")
+    (tmp_path / "blank.txt").write_text(" \n\n")
     write_video(tmp_path / "large.mp4", torch.rand(5, 3, 64, 64), 8)
     if "--out" not in arguments:
         arguments = [*arguments, "--out", "{tmp}/out"]
