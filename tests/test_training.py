@@ -1,16 +1,46 @@
 """The training loop and the trainers, in a few steps."""
 
+import copy
 import json
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import nn
 
+from fourreal import weights
+from fourreal.grid import reference_mask
+from fourreal.rendering.video import read_image
 from fourreal.training.autoencoder import AutoencoderConfig, train_autoencoder
-from fourreal.training.data import SceneCache
-from fourreal.training.loop import Loop, LoopConfig
+from fourreal.training.data import DataConfig
+from fourreal.training.loop import Loop, LoopConfig, step_generator
 from fourreal.training.reconstructor import ReconstructorConfig, train_reconstructor
-from fourreal.training.video import VideoConfig, flow_loss, train_video
+from fourreal.training.scene_cache import SceneCache
+from fourreal.training.video import VideoConfig, draw_masks, flow_loss, grids_of, train_video
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    """accelerate keeps the precision of the first trainer for the whole process."""
+    from accelerate.state import AcceleratorState
+
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(autouse=True)
+def one_validation_grid(monkeypatch):
+    monkeypatch.setattr("fourreal.training.video.VALIDATION_GRIDS", 1)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """Where scenes, latents and texts are kept, once for all tests."""
+    return tmp_path_factory.mktemp("scenes")
 
 
 def fit(out, stop_at=None, **options):
@@ -39,9 +69,25 @@ def test_a_stopped_run_resumes_to_the_same_losses(tmp_path):
     rest, resumed = fit(tmp_path / "broken")
     assert rest == whole[4:]  # the checkpoint of step 4 is the last one
     assert torch.equal(weight, resumed)
-    log = json.loads((tmp_path / "broken" / "log.json").read_text())
-    assert [entry["step"] for entry in log["log"]] == [2, 4, 6, 8]
-    assert log["settings"]["seed"] == 0
+    logs = [json.loads((tmp_path / n / "log.json").read_text()) for n in ("whole", "broken")]
+    assert [entry["step"] for entry in logs[1]["log"]] == [2, 4, 6, 8]
+    assert [e["loss"] for e in logs[0]["log"]] == [e["loss"] for e in logs[1]["log"]]
+    assert logs[1]["settings"]["seed"] == 0
+
+
+def test_a_run_of_other_weights_is_not_resumed(tmp_path):
+    fit(tmp_path)
+    with pytest.raises(ValueError, match=r"state\.pt is of a run that trained other weights"):
+        Loop(LoopConfig(tmp_path, mixed_precision="no"), nn.Linear(4, 1))
+
+
+def test_each_process_and_step_draws_its_own_examples():
+    draws = {
+        float(torch.rand((), generator=step_generator(0, step, process)))
+        for step in range(20)
+        for process in range(8)
+    }
+    assert len(draws) == 160
 
 
 def test_a_diverging_run_says_so(tmp_path):
@@ -65,20 +111,18 @@ def test_cached_scenes_are_drawn_once(tmp_path):
     assert torch.equal(first, cache.frames(3))
 
 
-def test_all_trainers_run_and_their_files_load(tmp_path):
+def test_all_trainers_run_and_their_files_load(tmp_path, scenes):
     from fourreal.reconstruction import Reconstructor
     from fourreal.video import load_embedded_pipeline
 
-    out, cache = tmp_path / "weights", tmp_path / "scenes"
-    train_autoencoder(AutoencoderConfig(out, cache, num_scenes=1, size=32))
+    out = tmp_path / "weights"
+    train_autoencoder(AutoencoderConfig(out, scenes, num_scenes=1, size=32))
     loop = {"steps": 2, "batch_size": 1, "save_every": 10, "mixed_precision": "no"}
     train_video(
         VideoConfig(
             LoopConfig(out, **loop),
-            out / "autoencoder.safetensors",
-            cache,
-            num_scenes=1,
-            size=32,
+            DataConfig(scenes=1, height=32, width=32, cache=scenes),
+            autoencoder=out / "autoencoder.safetensors",
             width=128,
             layers=1,
             ffn_width=64,
@@ -100,3 +144,146 @@ def test_all_trainers_run_and_their_files_load(tmp_path):
     assert reconstructor.model.aggregator.temporal_is_trained()
     with pytest.raises(ValueError, match="needs --start-from"):
         train_reconstructor(ReconstructorConfig(LoopConfig(tmp_path / "x"), "static"))
+
+
+def test_static_scenes_get_no_fixed_view_and_something_is_left_to_learn():
+    masks = draw_masks(torch.tensor([0, 1, 2, 3, 1, 3]), [False] * 4 + [True] * 2, 3, 4)
+    expected = [(False, False), (True, False), (False, True), (True, True)]
+    expected += [(False, False), (False, True)]  # static: the same without the row
+    for mask, references in zip(masks, expected):
+        assert torch.equal(mask.view(3, 4), reference_mask(3, 4, *references))
+    assert not draw_masks(torch.tensor([1, 3]), [False] * 2, 1, 4).any()  # all would be known
+
+
+def test_wrong_training_options_are_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match=r"4 grids and 1 grid starts"):
+        grids_of(VideoConfig(grid_starts=(0.0,)))
+    with pytest.raises(ValueError, match=r"use 9 or 13"):
+        grids_of(VideoConfig(grids=("2x10",), grid_starts=(0.0,)))
+    with pytest.raises(ValueError, match=r"must be VIEWSxFRAMES, such as 8x29"):
+        grids_of(VideoConfig(grids=("8-29",), grid_starts=(0.0,)))
+    with pytest.raises(ValueError, match=r"a LoRA needs a model"):
+        train_video(VideoConfig(tune="lora"))
+    with pytest.raises(ValueError, match=r"tune is 'some'"):
+        train_video(VideoConfig(tune="some"))
+    options = {"data": DataConfig(scenes=1, cache=tmp_path), "start_from": tmp_path / "none"}
+    with pytest.raises(ValueError, match=r"none does not exist"):
+        train_video(VideoConfig(**options))
+
+
+def tune_embedded(out, scenes, tune="lora", steps=4, **options):
+    """Tune the embedded model on one procedural scene in bf16; the losses by step."""
+    losses = []
+
+    class Recorded(Loop):
+        def run(self, loss, sample):
+            def recorded(step, generator):
+                losses.append(loss(step, generator))
+                return losses[-1]
+
+            super().run(recorded, lambda folder: {})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fourreal.training.video.Loop", Recorded)
+        train_video(
+            VideoConfig(
+                LoopConfig(out, steps, None, 1, 1e-2, warmup_steps=1, save_every=2, **options),
+                DataConfig(scenes=1, height=32, width=32, cache=scenes, draws=4),
+                start_from=weights.folder(),
+                tune=tune,
+                lora_rank=4,
+                grids=("1x5", "2x5"),
+                grid_starts=(0.0, 0.5),
+                gradient_checkpointing=True,
+            )
+        )
+    return [value["loss"].item() for value in losses]
+
+
+def test_a_stopped_tuning_run_resumes_to_the_same_losses(tmp_path, scenes):
+    whole = tune_embedded(tmp_path / "whole", scenes)
+    with pytest.MonkeyPatch.context() as patch:
+        saved = Loop._save
+
+        def stop(self):
+            saved(self)
+            raise KeyboardInterrupt
+
+        patch.setattr(Loop, "_save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            tune_embedded(tmp_path / "broken", scenes)
+    assert tune_embedded(tmp_path / "broken", scenes) == whole[2:]
+    first, second = (
+        load_file(tmp_path / name / "lora.safetensors") for name in ("whole", "broken")
+    )
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_lora_loads_through_diffusers_and_gives_the_tuned_model(tmp_path, scenes):
+    from diffusers import WanPipeline, WanTransformer3DModel
+
+    from fourreal.video.files import load_single_file, transformer_key
+
+    tune_embedded(tmp_path, scenes)
+    path = tmp_path / "lora.safetensors"
+    tensors = load_file(path)
+    down, up = (
+        f"diffusion_model.blocks.0.self_attn.q.lora_{part}.weight" for part in ("down", "up")
+    )
+    assert tensors[down].shape[0] == tensors[up].shape[1] == 4
+    with safe_open(path, "pt") as file:
+        metadata = json.loads(file.metadata()["fourreal"])
+    assert metadata["conditioning"] == "replace" and metadata["grid"] == [2, 5]
+
+    model, _ = load_single_file(
+        WanTransformer3DModel, weights.folder() / "transformer.safetensors", transformer_key
+    )
+    inputs = (
+        torch.randn(1, model.config.in_channels, 2, 4, 4, generator=step_generator(0, 0)),
+        torch.tensor([500.0]),
+        torch.zeros(1, 8, model.config.text_dim),
+    )
+    # The second way to the same weights: W + alpha / r * up @ down, by ComfyUI's keys.
+    merged = copy.deepcopy(model)
+    state = {transformer_key(k, True): v for k, v in merged.state_dict().items()}
+    for key in {k.rsplit(".", 2)[0] for k in tensors if "lora" in k}:
+        pair = [tensors[f"{key}.lora_{part}.weight"].float() for part in ("up", "down")]
+        scale = float(tensors[f"{key}.alpha"]) / len(pair[1])
+        state[f"{key.removeprefix('diffusion_model.')}.weight"] += scale * pair[0] @ pair[1]
+    with torch.no_grad():
+        plain, expected = (m(*inputs).sample for m in (model, merged))
+        WanPipeline.load_lora_into_transformer(WanPipeline.lora_state_dict(path), model)
+        loaded = model(*inputs).sample
+    assert float((loaded - plain).abs().max()) > 1e-3
+    assert torch.allclose(loaded, expected, atol=1e-4)
+
+
+def test_tuning_attention_changes_nothing_else(tmp_path, scenes):
+    tune_embedded(tmp_path, scenes, "attention", 2)
+    before = load_file(weights.folder() / "transformer.safetensors")
+    after = load_file(tmp_path / "transformer.safetensors")
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert changed and all(".self_attn." in key for key in changed)
+    assert {key.split(".")[3] for key in changed} == {"q", "k", "v", "o", "norm_q", "norm_k"}
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared is absent")
+def test_an_ordinary_video_trains_as_pseudo_4d_and_has_a_sheet(tmp_path):
+    data = DataConfig(
+        video=(SHARED / "data" / "great_wall.mp4",), caption="the great wall", scenes=0,
+        height=32, width=48, cache=tmp_path,
+    )  # fmt: skip
+    options = {"grid_starts": (0.0,), "start_from": weights.folder(), "tune": "attention"}
+    loop = LoopConfig(tmp_path, steps=1, batch_size=1)
+    train_video(VideoConfig(loop, data, check_data=True, grids=("8x29",), **options))
+    sheet = read_image(tmp_path / "data.png")[:, : 8 * 34 - 2]
+    views = torch.stack([sheet[:, 34 * v : 34 * v + 32, :48] for v in range(8)])
+    for dim in (-1, -2):
+        lines = views.mean((1, dim))  # rows, then columns
+        for edge, inside in ((0, 3), (-1, -4)):
+            assert bool((lines[:, edge] > 0.6 * lines[:, inside]).all())  # no black border
+    between = (views[1:] - views[:-1]).abs().mean((1, 2, 3))
+    assert float(between.max()) < 0.6 * float((views[-1] - views[0]).abs().mean()) + 0.05
+    train_video(VideoConfig(loop, data, grids=("2x5",), **options))
+    log = json.loads((tmp_path / "log.json").read_text())["log"]
+    assert log[-1]["validation_psnr"] > 10

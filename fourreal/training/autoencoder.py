@@ -8,7 +8,7 @@ from einops import rearrange
 
 from fourreal.evaluation.metrics import psnr
 from fourreal.rendering.video import write_image
-from fourreal.training.data import SceneCache
+from fourreal.training.scene_cache import SceneCache
 from fourreal.video.block_autoencoder import BlockAutoencoder
 from fourreal.video.files import save_single_file
 

@@ -1,7 +1,8 @@
 """The training loop shared by all trainers: accelerate, EMA, checkpoints, resume, samples.
 
-What happens in a step depends on (seed, step) only, so a run that was interrupted and resumed
-goes on as if it had never stopped.
+What happens in a step depends on (seed, step, process) only, so a run that was interrupted and
+resumed goes on as if it had never stopped. Under `accelerate launch` each process draws its own
+examples; a checkpoint holds whole tensors, so it does not depend on the number of processes.
 """
 
 import json
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.utils._pytree import tree_map_only
 from tqdm import tqdm
 
 from fourreal.formats.atomic import atomic_path
@@ -46,9 +49,23 @@ class LoopConfig:
     """Go on from the checkpoint in `out` when there is one."""
 
 
-def step_generator(seed: int, step: int) -> torch.Generator:
-    """The source of all randomness of one step."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+def step_generator(seed: int, step: int, process: int = 0) -> torch.Generator:
+    """The source of all randomness of one step in one of several processes."""
+    # The generator uses 32 bits; the odd factor spreads processes over them.
+    mixed = seed * 1_000_003 + step + process * 0x9E3779B1
+    return torch.Generator().manual_seed(mixed % 2**32)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that FSDP may have spread over processes, in one piece (all processes must ask)."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def spread_like(tensor: Tensor, example: Tensor) -> Tensor:
+    """The opposite of whole: a tensor on the device, or the devices, of an example."""
+    if isinstance(example, DTensor):
+        return distribute_tensor(tensor.to(example.device), example.device_mesh, example.placements)
+    return tensor.to(example.device)
 
 
 def make_optimizers(model: nn.Module, config: LoopConfig) -> list[torch.optim.Optimizer]:
@@ -96,15 +113,16 @@ class Loop:
         self.config = config
         config.out.mkdir(parents=True, exist_ok=True)
         self.accelerator = Accelerator(mixed_precision=config.mixed_precision)
+        if config.optimizer == "muon" and self.accelerator.distributed_type == "FSDP":
+            raise ValueError(
+                "muon needs whole matrices, which FSDP spreads; add --loop.optimizer adamw."
+            )
         self.model, *self.optimizers = self.accelerator.prepare(
             model, *make_optimizers(model, config)
         )
         self.step, self.seconds, self.log = 0, 0.0, []
-        self.average = {
-            name: p.detach().float().clone()
-            for name, p in self.plain_model.named_parameters()
-            if p.requires_grad
-        }
+        self.average = {name: p.detach().float().clone() for name, p in self.trained()}
+        self.recent: dict[str, float] = {}
         self.settings = json.loads(json.dumps(asdict(config) | (extra or {}), default=str))
         self.state_file = config.out / "state.pt"
         if config.resume and self.state_file.exists():
@@ -113,6 +131,10 @@ class Loop:
     @property
     def plain_model(self) -> nn.Module:
         return self.accelerator.unwrap_model(self.model)
+
+    def trained(self) -> list[tuple[str, nn.Parameter]]:
+        """Names and parameters that are trained."""
+        return [(n, p) for n, p in self.plain_model.named_parameters() if p.requires_grad]
 
     @property
     def progress(self) -> float:
@@ -140,7 +162,9 @@ class Loop:
         sample: Callable[[Path], dict],
     ):
         """loss returns named scalars, "loss" is minimised; sample(folder) draws pictures with the
-        averaged weights and returns scores for the log."""
+        averaged weights and returns scores for the log. All processes call both; only the main one
+        (accelerator.is_main_process) should write.
+        """
         bar = tqdm(
             total=self.config.steps,
             initial=self.step,
@@ -148,14 +172,14 @@ class Loop:
             disable=not self.accelerator.is_local_main_process,
             mininterval=5,
         )
-        recent: dict[str, float] = {}
         while self.progress < 1:
             start = time.monotonic()
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = self._learning_rate()
             with self.accelerator.autocast():
-                losses = loss(self.step, step_generator(self.config.seed, self.step))
+                process = self.accelerator.process_index
+                losses = loss(self.step, step_generator(self.config.seed, self.step, process))
             if not torch.isfinite(losses["loss"]):
                 raise FloatingPointError(
                     f"the loss is {losses['loss'].item()} at step {self.step}; lower "
@@ -169,41 +193,48 @@ class Loop:
             self._update_average()
             self.step += 1
             self.seconds += time.monotonic() - start
+            if self.config.minutes is not None and self.accelerator.num_processes > 1:
+                # All processes must agree on when to stop.
+                seconds = torch.tensor(self.seconds, device=self.accelerator.device)
+                self.seconds = float(self.accelerator.reduce(seconds, "mean"))
             for name, value in losses.items():
-                recent[name] = 0.98 * recent.get(name, value.item()) + 0.02 * value.item()
+                kept = self.recent.get(name, value.item())
+                self.recent[name] = 0.98 * kept + 0.02 * value.item()
             bar.update()
-            bar.set_postfix({k: f"{v:.4f}" for k, v in recent.items()}, refresh=False)
+            bar.set_postfix({k: f"{v:.4f}" for k, v in self.recent.items()}, refresh=False)
             if self.step % self.config.save_every == 0 or self.progress >= 1:
-                self._checkpoint(recent, sample)
+                self._checkpoint(sample)
         bar.close()
 
     def _update_average(self) -> None:
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            for name, parameter in self.plain_model.named_parameters():
-                if name in self.average:
-                    self.average[name].lerp_(parameter.float(), 1 - decay)
+            for name, parameter in self.trained():
+                self.average[name].lerp_(parameter.float(), 1 - decay)
 
-    def _checkpoint(self, recent: dict[str, float], sample) -> None:
-        if not self.accelerator.is_main_process:
-            return
+    def _checkpoint(self, sample) -> None:
         with self.averaged(), torch.no_grad():
             scores = sample(self.config.out)
         self.log.append(
-            {"step": self.step, "minutes": round(self.seconds / 60, 2), **recent, **scores}
+            {"step": self.step, "minutes": round(self.seconds / 60, 2), **self.recent, **scores}
         )
-        tqdm.write(json.dumps(self.log[-1]))
+        if self.accelerator.is_main_process:
+            tqdm.write(json.dumps(self.log[-1]))
         self._save()
 
     def _save(self) -> None:
         state = {
-            "model": self.plain_model.state_dict(),
+            "model": dict(self.trained()),
             "optimizers": [o.state_dict() for o in self.optimizers],
             "average": self.average,
             "step": self.step,
             "seconds": self.seconds,
             "log": self.log,
+            "recent": self.recent,
         }
+        state = tree_map_only(Tensor, lambda t: whole(t.detach()), state)
+        if not self.accelerator.is_main_process:
+            return
         with atomic_path(self.state_file) as temporary:
             torch.save(state, temporary)
         with atomic_path(self.config.out / "log.json") as temporary:
@@ -211,21 +242,37 @@ class Loop:
                 json.dumps({"settings": self.settings, "log": self.log}, indent=1)
             )
 
+    @torch.no_grad()
     def _load(self) -> None:
         state = torch.load(self.state_file, weights_only=True, map_location="cpu")
-        self.plain_model.load_state_dict(state["model"])
+        parameters = dict(self.trained())
+        shapes = {n: v.shape for n, v in state["average"].items()}
+        if shapes != {n: p.shape for n, p in parameters.items()}:
+            raise ValueError(
+                f"{self.state_file} is of a run that trained other weights; choose another "
+                "--loop.out, or start afresh with --loop.no-resume."
+            )
+        for name, parameter in parameters.items():
+            parameter.copy_(spread_like(state["model"][name], parameter))
+            self.average[name] = spread_like(state["average"][name], parameter)
         for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
+            flat = [p for group in optimizer.param_groups for p in group["params"]]
+            for index, values in kept["state"].items():
+                for name, value in values.items():
+                    if value.shape == flat[index].shape:
+                        values[name] = spread_like(value, flat[index])
             optimizer.load_state_dict(kept)
-        self.average = state["average"]
         self.step, self.seconds, self.log = state["step"], state["seconds"], state["log"]
+        self.recent = state.get("recent", {})
 
 
 class _Averaged:
     def __init__(self, model: nn.Module, average: dict[str, Tensor]):
-        self.model, self.average = model, average
+        self.parameters = {n: p for n, p in model.named_parameters() if n in average}
+        self.average = average
 
     def __enter__(self):
-        self.kept = {n: p.detach().clone() for n, p in self.model.named_parameters()}
+        self.kept = {n: p.detach().clone() for n, p in self.parameters.items()}
         self._put(self.average)
 
     def __exit__(self, *_):
@@ -233,6 +280,5 @@ class _Averaged:
 
     @torch.no_grad()
     def _put(self, values: dict[str, Tensor]) -> None:
-        for name, parameter in self.model.named_parameters():
-            if name in values:
-                parameter.copy_(values[name])
+        for name, parameter in self.parameters.items():
+            parameter.copy_(values[name])

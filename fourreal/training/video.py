@@ -1,13 +1,16 @@
 """`fourreal train video`: the 4D video model (paper, section 3 and supplement).
 
 Rectified flow on grids of latents; the references (none, row, column, both) are drawn at random,
-the text is dropped for guidance, and the grid grows during training. With conditioning `replace`
-the known cells are clean, have timestep 0 and are not counted in the loss; with `add` the
-references are added to the noised latents.
+the text is dropped for guidance, the views are reversed at random, and the grid grows during
+training. With conditioning `replace` the known cells are clean, have timestep 0 and are not counted
+in the loss; with `add` the references are added to the noised latents. What is trained is all of
+the model (the embedded one, from nothing), its self-attention, or a LoRA on that.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from einops import rearrange
@@ -16,39 +19,52 @@ from torch import Tensor, nn
 from fourreal.evaluation.metrics import psnr
 from fourreal.grid import contact_sheet, num_latent_frames, reference_mask
 from fourreal.rendering.video import write_image
-from fourreal.training.data import SceneCache
-from fourreal.training.loop import Loop, LoopConfig
+from fourreal.training.data import DataConfig, GridData, Pick
+from fourreal.training.encodings import TensorCache, fingerprint
+from fourreal.training.loop import Loop, LoopConfig, whole
+from fourreal.training.lora import SELF_ATTENTION, add_lora, save_lora
 from fourreal.video.block_autoencoder import BlockAutoencoder
 from fourreal.video.files import load_single_file, save_single_file, transformer_key
 from fourreal.video.pipeline import ViewTimePipeline, model_inputs
 from fourreal.video.text import (
+    MAX_TOKENS,
     build_text_encoder,
     build_tokenizer,
     caption_words,
     encode_text,
-    load_text_encoder,
     save_text_encoder,
 )
 from fourreal.video.transformer import apply_view_time
 
+TUNES = ("all", "attention", "lora")
+VALIDATION_GRIDS = 4
+SCRATCH_AUTOENCODER = Path("out/train/autoencoder/autoencoder.safetensors")
+
 
 @dataclass
 class VideoConfig:
-    """Train the embedded video model on procedural scenes."""
+    """Train a 4D video model: the embedded one from nothing, or any supported one further."""
 
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(Path("out/train/video")))
-    autoencoder: Path = Path("out/train/autoencoder/autoencoder.safetensors")
-    cache: Path = Path("out/train/scenes")
-    """Where drawn scenes are kept."""
-    num_scenes: int = 1000
-    """Training scenes, 8 views x 29 frames each."""
-    size: int = 64
+    data: DataConfig = field(default_factory=DataConfig)
+    check_data: bool = False
+    """Only report what would be read and write a sheet of it, data.png, to the run's folder."""
     start_from: Path | None = None
-    """Folder with transformer.safetensors and text_encoder.safetensors to go on from."""
-    conditioning: str = "replace"
-    """replace or add."""
+    """The model to go on from: a folder of embedded models, a diffusers folder, or a transformer
+    file (then give --autoencoder and --text-encoder too). Without it: from nothing."""
+    autoencoder: Path | None = None
+    """Autoencoder file; by default the one of start_from, or what `train autoencoder` wrote."""
+    text_encoder: Path | None = None
+    """Text encoder file, when start_from is a transformer file."""
+    tokenizer: Path | None = None
+    """spiece.model or tokenizer folder, when the text encoder file holds none."""
+    tune: str = "all"
+    """all (of an embedded model also the text encoder), attention (self-attention) or lora."""
+    lora_rank: int = 32
+    conditioning: str | None = None
+    """replace or add; by default as start_from, and replace from nothing."""
     width: int = 256
-    """Model width, a multiple of 128 (Wan's head size)."""
+    """Width of a model from nothing, a multiple of 128 (Wan's head size)."""
     layers: int = 6
     ffn_width: int = 768
     text_width: int = 128
@@ -56,23 +72,32 @@ class VideoConfig:
     """Views x frames, one after the other during training; batches of smaller grids hold more."""
     grid_starts: tuple[float, ...] = (0.0, 0.06, 0.16, 0.6)
     """The part of the run after which each grid is used."""
-    shift: float = 3.0
-    """Timestep shift of training and sampling."""
-    guidance_scale: float = 2.5
-    """Default guidance of the trained model without both references."""
+    shift: float | None = None
+    """Timestep shift of training and sampling; by default as start_from, and 3 from nothing."""
+    guidance_scale: float | None = None
+    """Default guidance of the trained model without both references; by default as start_from, and
+    2.5 from nothing."""
     text_dropout: float = 0.1
     reference_odds: tuple[float, float, float, float] = (0.35, 0.1, 0.1, 0.45)
-    """How often: none, fixed view, freeze time, both."""
+    """How often: none, fixed view, freeze time, both. Static scenes get no fixed view."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, a third more time."""
     compile: bool = False
     """Compile the transformer's blocks: some minutes first, then faster steps."""
 
 
 class TextToGrid(nn.Module):
-    """The two networks that are trained, as one module."""
+    """Transformer and text encoder, where both are trained, as one module."""
 
-    def __init__(self, transformer: nn.Module, text_encoder: nn.Module):
+    def __init__(self, transformer: nn.Module, text_encoder: nn.Module, tokenizer):
         super().__init__()
         self.transformer, self.text_encoder = transformer, text_encoder
+        self.tokenizer = tokenizer
+
+    def forward(self, inputs: Tensor, timesteps: Tensor, captions: list[str]) -> Tensor:
+        """The velocity of the inputs."""
+        text = encode_text(self.tokenizer, self.text_encoder, captions)
+        return self.transformer(inputs, timesteps, text).sample
 
 
 def flow_loss(predicted: Tensor, noise: Tensor, latents: Tensor, unknown: Tensor) -> Tensor:
@@ -98,143 +123,287 @@ def build_transformer(config: VideoConfig, z_dim: int):
     )
 
 
-def train_video(config: VideoConfig) -> None:
-    torch.manual_seed(config.loop.seed)
-    vae, _ = load_single_file(BlockAutoencoder, config.autoencoder, lambda key, _: key)
-    tokenizer = build_tokenizer(caption_words())
-    model = TextToGrid(
-        build_transformer(config, vae.config.z_dim),
-        build_text_encoder(len(tokenizer), config.text_width),
-    )
-    # Nothing is said before anything is learned, and blocks start as small corrections.
-    nn.init.zeros_(model.transformer.proj_out.weight)
-    nn.init.zeros_(model.transformer.proj_out.bias)
-    if config.start_from:
-        start, _ = load_single_file(
-            type(model.transformer), config.start_from / "transformer.safetensors", transformer_key
+def load_base(config: VideoConfig) -> tuple[ViewTimePipeline, bool]:
+    """(the pipeline to be trained, whether its text encoder is small enough to be trained too)."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    start = config.start_from
+    if start is None:
+        vae, _ = load_single_file(
+            BlockAutoencoder, config.autoencoder or SCRATCH_AUTOENCODER, lambda key, _: key
         )
-        model.transformer.load_state_dict(start.state_dict())
-        _, start = load_text_encoder(config.start_from / "text_encoder.safetensors")
-        model.text_encoder.load_state_dict(start.state_dict())
-    scenes = SceneCache(config.cache, "train", 8, 29, config.size)
-    scenes.fill(config.num_scenes)
-    validation = SceneCache(config.cache, "validation", 8, 29, config.size)
-    loop = Loop(config.loop, model, {"conditioning": config.conditioning, "width": config.width})
-    grids = [tuple(int(n) for n in g.split("x")) for g in config.grids]
-    max_frames = max(num_latent_frames(frames) for _, frames in grids)
+        tokenizer = build_tokenizer(caption_words())
+        transformer = build_transformer(config, vae.config.z_dim)
+        # Nothing is said before anything is learned, and blocks start as small corrections.
+        nn.init.zeros_(transformer.proj_out.weight)
+        nn.init.zeros_(transformer.proj_out.bias)
+        return ViewTimePipeline(
+            transformer, vae, build_text_encoder(len(tokenizer), config.text_width), tokenizer,
+            FlowMatchEulerDiscreteScheduler(shift=3.0), conditioning="replace",
+            max_frames=max(num_latent_frames(frames) for _, frames in grids_of(config)),
+            max_tokens=MAX_TOKENS, guidance_scale=2.5,
+        ), True  # fmt: skip
+    if not start.exists():
+        raise ValueError(f"{start} does not exist; --start-from is a folder or a file.")
+    if (start / "model_index.json").is_file():
+        return ViewTimePipeline.from_pretrained(start, torch_dtype=torch.bfloat16), False
+    if start.is_file():
+        if config.autoencoder is None or config.text_encoder is None:
+            raise ValueError(
+                f"{start} is a transformer alone; give --autoencoder and --text-encoder as well."
+            )
+        return ViewTimePipeline.from_single_files(
+            start, config.autoencoder, config.text_encoder, config.tokenizer
+        ), False
+    beside = start / "autoencoder.safetensors"
+    return ViewTimePipeline.from_single_files(
+        start / "transformer.safetensors",
+        config.autoencoder or (beside if beside.is_file() else SCRATCH_AUTOENCODER),
+        start / "text_encoder.safetensors",
+        torch_dtype=torch.float32,
+    ), True
+
+
+def grids_of(config: VideoConfig) -> list[tuple[int, int]]:
+    """(views, frames) of the config's grids, checked."""
+    if len(config.grids) != len(config.grid_starts):
+        raise ValueError(
+            f"there are {len(config.grids)} grids and {len(config.grid_starts)} grid starts; give "
+            "one start for each grid."
+        )
+    try:
+        grids = [tuple(int(n) for n in grid.split("x")) for grid in config.grids]
+        for views, frames in grids:
+            if views < 1:
+                raise ValueError
+            num_latent_frames(frames)
+    except ValueError as error:
+        reason = f": {error}" if "num_frames" in str(error) else ", such as 8x29."
+        raise ValueError(f"grids are {config.grids}, but must be VIEWSxFRAMES{reason}") from error
+    return grids
+
+
+def choose_trained(transformer: nn.Module, tune: str, rank: int) -> None:
+    """Leave only what is tuned trainable, in float32; the rest stays in the type it came in."""
+    import re
+
+    transformer.requires_grad_(tune == "all")
+    if tune == "lora":
+        add_lora(transformer, rank)
+    elif tune == "attention":
+        for name, module in transformer.named_modules():
+            if re.fullmatch(SELF_ATTENTION + r"|blocks\.\d+\.attn1\.norm_[qk]", name):
+                module.requires_grad_(True)
+    for parameter in transformer.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def draw_masks(kinds: Tensor, static: list[bool], num_views: int, num_frames: int) -> Tensor:
+    """Known cells [B, V*F] for reference kinds 0 to 3 (none, fixed view, freeze time, both).
+
+    Static scenes get no fixed view: from it the model would learn to copy (paper, supplement).
+    Where nothing would be left to learn, nothing is known.
+    """
+    masks = torch.stack(
+        [
+            reference_mask(num_views, num_frames, k in (1, 3) and not still, k in (2, 3))
+            for k, still in zip(kinds.tolist(), static)
+        ]
+    ).flatten(1)
+    return masks & ~masks.all(1, keepdim=True)
+
+
+def train_video(config: VideoConfig) -> None:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    if config.tune not in TUNES:
+        raise ValueError(f"tune is {config.tune!r}, but must be one of {', '.join(TUNES)}.")
+    if config.tune == "lora" and config.start_from is None:
+        raise ValueError("a LoRA needs a model; give one with --start-from.")
+    grids = grids_of(config)
+    data = GridData(config.data, max(v for v, _ in grids), max(t for _, t in grids))
+    if config.check_data:
+        write_image(config.loop.out / "data.png", data.sheet(*grids[-1]))
+        print(f"{data.report()}\nsheet: {config.loop.out / 'data.png'}")
+        return
+    torch.manual_seed(config.loop.seed)
+    pipe, trains_text = load_base(config)
+    trains_text &= config.tune == "all"
+    transformer, vae = pipe.transformer, pipe.vae.requires_grad_(False)
+    schedule = pipe.scheduler.config
+    shift = config.shift or schedule.get("flow_shift", schedule.get("shift"))
+    pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    conditioning = config.conditioning or pipe.config.conditioning
+    guidance_scale = config.guidance_scale or pipe.config.guidance_scale
+    pipe.register_to_config(conditioning=conditioning, guidance_scale=guidance_scale)
+    max_frames = pipe.config.max_frames
+    if config.loop.mixed_precision == "no":
+        transformer.float()
+    choose_trained(transformer, config.tune, config.lora_rank)
+    if config.gradient_checkpointing:
+        transformer.enable_gradient_checkpointing()
+    model = transformer
+    if trains_text:
+        model = TextToGrid(transformer, pipe.text_encoder, pipe.tokenizer)
+    data.fill()
+    loop = Loop(config.loop, model.train(), {"tune": config.tune, "conditioning": conditioning})
+    device = loop.accelerator.device
+    vae.to(device)
+    text_of = None if trains_text else cached_text(pipe, data, device)
+    latent_cache = TensorCache(config.data.cache / "latents")
+    vae_name = fingerprint(vae) if config.data.draws else ""
 
     if config.compile:
-        for block in model.transformer.blocks:
+        for block in transformer.blocks:
             block.compile()
 
     def current_grid() -> tuple[int, int]:
         return [g for g, s in zip(grids, config.grid_starts) if loop.progress >= s][-1]
 
+    def encode(pick: Pick, views: int, frames: int) -> Tensor:
+        """Latents [V, C, F, h, w] of an example."""
+
+        def compute() -> Tensor:
+            return pipe.encode_views(data.draw(pick, views, frames).frames)
+
+        if not config.data.draws:
+            return compute()
+        size = f"{config.data.height}x{config.data.width}"
+        key = f"{vae_name} {data.source(pick)} {pick.seed} {views}x{frames} {size}"
+        return latent_cache.get(key, compute).to(device, torch.float32)
+
     applied: list[int] = []  # the grid that the transformer is set up for
 
     def loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        def pick(count: int) -> int:
-            return int(torch.randint(count, (1,), generator=generator))
-
         views, frames = current_grid()
         largest = grids[-1][0] * num_latent_frames(grids[-1][1])
         batch = config.loop.batch_size * largest // (views * num_latent_frames(frames))
-        videos, captions = [], []
+        examples, captions, static = [], [], []
         for _ in range(batch):
-            index = pick(config.num_scenes)
-            stride = 1 + pick(max(8 // views, 1))
-            first = pick(8 - stride * (views - 1))
-            start = pick(29 - frames + 1)
-            rows = slice(first, first + stride * (views - 1) + 1, stride)
-            videos.append(scenes.frames(index, rows, slice(start, start + frames)))
-            dropped = torch.rand((), generator=generator) < config.text_dropout
-            captions.append("" if dropped else scenes.caption(index))
-        videos = torch.stack(videos).to(loop.accelerator.device)
-        with torch.no_grad(), torch.autocast(videos.device.type, enabled=False):
-            flat = rearrange(videos * 2 - 1, "b v t c h w -> (b v) c t h w")
-            latents = vae.to(flat.device).encode(flat).latent_dist.mean
-            latents = rearrange(latents, "(b v) c f h w -> b c (v f) h w", v=views)
-        kind = torch.multinomial(
-            torch.tensor(config.reference_odds), batch, True, generator=generator
-        )
-        masks = torch.stack(
-            [
-                reference_mask(views, latents.shape[2] // views, k in (1, 3), k in (2, 3))
-                for k in kind
-            ]
-        ).flatten(1)
-        masks &= ~masks.all(1, keepdim=True)  # something must be left to learn
+            pick = data.pick(generator)
+            with torch.no_grad(), torch.autocast(device.type, enabled=False):
+                latents = encode(pick, views, frames)
+            reverse, dropped = torch.rand(2, generator=generator)
+            examples.append(latents.flip(0) if reverse < 0.5 else latents)
+            captions.append("" if dropped < config.text_dropout else data.caption(pick))
+            static.append(pick.kind == "static")
+        latents = rearrange(torch.stack(examples), "b v c f h w -> b c (v f) h w")
+        odds = torch.tensor(config.reference_odds)
+        kinds = torch.multinomial(odds, batch, True, generator=generator)
+        masks = draw_masks(kinds, static, views, num_latent_frames(frames)).to(device)
         normal = torch.randn(batch, generator=generator).sigmoid()
-        sigma = config.shift * normal / (1 + (config.shift - 1) * normal)
+        sigma = (shift * normal / (1 + (shift - 1) * normal)).to(device)
         noise = torch.randn(latents.shape, generator=generator).to(latents)
-        masks, sigma = masks.to(latents.device), sigma.to(latents.device)
         amount = sigma.view(-1, 1, 1, 1, 1)
         noised = (1 - amount) * latents + amount * noise
+        patch = transformer.config.patch_size[-1]
+        rows, columns = (n // patch for n in latents.shape[-2:])
         inputs, timesteps = model_inputs(
-            noised, latents, masks, sigma * 1000, config.conditioning, config.size // 16
+            noised, latents, masks, sigma * 1000, conditioning, rows, columns
         )
-        text = encode_text(tokenizer, model.text_encoder, captions)
-        if applied != [views, latents.shape[2]]:  # a new processor would be compiled anew
-            applied[:] = views, latents.shape[2]
-            apply_view_time(
-                model.transformer, views, latents.shape[2] // views, max_frames=max_frames
-            )
-        predicted = model.transformer(inputs, timesteps, text).sample
-        replace = config.conditioning == "replace"
-        unknown = ~masks if replace else torch.ones_like(masks)
+        if applied != [views, frames]:  # a new processor would be compiled anew
+            applied[:] = views, frames
+            apply_view_time(transformer, views, num_latent_frames(frames), max_frames=max_frames)
+        if text_of is None:
+            predicted = loop.model(inputs, timesteps, captions)
+        else:
+            text = torch.cat([text_of(caption) for caption in captions])
+            predicted = loop.model(inputs, timesteps, text, return_dict=False)[0]
+        unknown = ~masks if conditioning == "replace" else torch.ones_like(masks)
         return {"loss": flow_loss(predicted, noise, latents, unknown[:, None, :, None, None])}
-
-    def pipeline() -> ViewTimePipeline:
-        from diffusers import FlowMatchEulerDiscreteScheduler
-
-        return ViewTimePipeline(
-            model.transformer.eval(), vae, model.text_encoder.eval(), tokenizer,
-            FlowMatchEulerDiscreteScheduler(shift=config.shift),
-            conditioning=config.conditioning, max_frames=max_frames, max_tokens=32,
-        )  # fmt: skip
 
     @torch.compiler.set_stance("force_eager")
     def sample(out: Path) -> dict:
         applied.clear()
         views, frames = current_grid()
-        pipe = pipeline()
+        model.eval()
         pipe.set_progress_bar_config(disable=True)
         scores, sheets = [], []
-        for index in range(4):
-            exact = validation.frames(index)[:views, :frames]
-            grid = pipe(
-                validation.caption(index), num_views=views, num_frames=frames,
-                height=config.size, width=config.size, fixed_view=exact[0], freeze_time=exact[:, 0],
-                num_inference_steps=8, generator=torch.Generator().manual_seed(index),
+
+        def generate(prompt: str, seed: int, steps: int, **references) -> Tensor:
+            return pipe(
+                prompt, num_views=views, num_frames=frames, height=config.data.height,
+                width=config.data.width, num_inference_steps=steps,
+                generator=torch.Generator().manual_seed(seed), **references,
             ).frames  # fmt: skip
-            scores.append(psnr(grid[1:, 1:], exact[1:, 1:]))
+
+        picks = data.validation(VALIDATION_GRIDS)
+        for seed, pick in enumerate(picks):
+            exact = data.draw(pick, views, frames).frames
+            fixed_view = None if pick.kind == "static" else exact[0]
+            grid = generate(
+                data.caption(pick), seed, 8, fixed_view=fixed_view, freeze_time=exact[:, 0]
+            )
+            if views > 1 and frames > 1:
+                scores.append(psnr(grid[1:, 1:], exact[1:, 1:]))
             sheets.append(torch.cat([contact_sheet(exact[::2], 7), contact_sheet(grid[::2], 7)], 2))
-        prompts = ["a red ball bouncing past a blue box", validation.caption(0)]
-        for prompt in prompts:
-            grid = pipe(
-                prompt, num_views=views, num_frames=frames, height=config.size, width=config.size,
-                num_inference_steps=16, generator=torch.Generator().manual_seed(0),
-            ).frames  # fmt: skip
-            sheets.append(contact_sheet(grid[::2], 7))
+        for pick in picks[:2]:
+            sheets.append(contact_sheet(generate(data.caption(pick), 0, 16)[::2], 7))
+        model.train()
         widest = max(s.shape[2] for s in sheets)
         sheets = [nn.functional.pad(s, (0, widest - s.shape[2], 0, 6)) for s in sheets]
-        write_image(out / "samples.png", torch.cat(sheets, 1))
-        model.train()
-        return {"validation_psnr": round(sum(scores) / len(scores), 3)}
+        if loop.accelerator.is_main_process:
+            write_image(out / "samples.png", torch.cat(sheets, 1))
+        return {"validation_psnr": round(sum(scores) / len(scores), 3)} if scores else {}
 
     loop.run(loss, sample)
+    metadata = {
+        "base": str(config.start_from or "none"),
+        "tune": config.tune,
+        "conditioning": conditioning,
+        "max_frames": max_frames,
+        "max_tokens": pipe.config.max_tokens,
+        "shift": shift,
+        "guidance_scale": guidance_scale,
+        "grid": grids[-1],
+    }
     with loop.averaged():
-        apply_view_time(model.transformer, None)
-        metadata = {
-            "conditioning": config.conditioning,
-            "max_frames": max_frames,
-            "max_tokens": 32,
-            "shift": config.shift,
-            "guidance_scale": config.guidance_scale,
-            "grid": config.grids[-1],
-        }
-        out = config.loop.out
-        save_single_file(
-            model.transformer, out / "transformer.safetensors", transformer_key, metadata
-        )
-        save_text_encoder(model.text_encoder, tokenizer, out / "text_encoder.safetensors")
+        apply_view_time(transformer, None)
+        save_trained(pipe, config, metadata, trains_text, loop.accelerator.is_main_process)
+
+
+def cached_text(pipe: ViewTimePipeline, data: GridData, device) -> Callable[[str], Tensor]:
+    """The text embeddings [1, max_tokens, D] of a caption, from disk.
+
+    All captions of the data are encoded first; then the pipeline lets go of its text encoder and
+    uses the same embeddings.
+    """
+    cache = TensorCache(data.config.cache / "text")
+    name, count = fingerprint(pipe.text_encoder), pipe.config.max_tokens
+    pipe.text_encoder.to(device)
+    encode = pipe.encode_prompt
+
+    @torch.no_grad()
+    def compute(caption: str) -> Tensor:
+        text = encode(caption)
+        return text[:, : int(text[0].any(-1).nonzero().max()) + 1]  # the rest is zeros
+
+    def text_of(caption: str) -> Tensor:
+        text = cache.get(f"{name} {count} {caption}", lambda: compute(caption))
+        return nn.functional.pad(text, (0, 0, 0, count - text.shape[1])).to(device, torch.float32)
+
+    for caption in {"", *data.captions()}:
+        text_of(caption)
+    pipe.text_encoder = None
+    pipe.encode_prompt = text_of
+    return text_of
+
+
+def save_trained(
+    pipe: ViewTimePipeline, config: VideoConfig, metadata: dict, with_text: bool, is_main: bool
+) -> None:
+    """Write lora.safetensors, or transformer.safetensors (and text_encoder.safetensors)."""
+    out, transformer = config.loop.out, pipe.transformer
+    if config.tune == "lora":
+        weights = {n: whole(p) for n, p in transformer.named_parameters() if p.requires_grad}
+        if is_main:
+            save_lora(weights, out / "lora.safetensors", metadata)
+        return
+    tensors = {k: whole(v.detach()).half().cpu() for k, v in transformer.state_dict().items()}
+    if not is_main:
+        return
+    in_one_piece = SimpleNamespace(state_dict=lambda: tensors, config=transformer.config)
+    save_single_file(in_one_piece, out / "transformer.safetensors", transformer_key, metadata)
+    if with_text:
+        save_text_encoder(pipe.text_encoder, pipe.tokenizer, out / "text_encoder.safetensors")
