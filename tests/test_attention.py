@@ -1,60 +1,260 @@
 """View-time attention against one masked attention in float64."""
 
+from functools import lru_cache
+
 import pytest
 import torch
+from torch.nn.attention import flex_attention as flex_module
+from torch.nn.attention import sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from fourreal.attention import view_time_attention, view_time_mask, view_time_positions
+from fourreal.attention import (
+    BACKENDS,
+    choose_backend,
+    flex,
+    kernels,
+    time_attention,
+    unavailable,
+    view_attention,
+    view_time_attention,
+    view_time_mask,
+    view_time_positions,
+)
 
 GRIDS = [(3, 4, 5), (2, 2, 16), (8, 8, 4), (1, 5, 6), (5, 1, 6), (1, 1, 9)]
 
 
-def reference(q, k, v, views, frames, strength):
-    """softmax(QK^T / sqrt(d) + log weight) V, written out: weight 1 in the own view, `strength`
-    for other views of the same time, 0 elsewhere."""
-    tokens = q.shape[1] // (views * frames)
-    weight = torch.zeros(q.shape[1], q.shape[1], dtype=q.dtype)
-    for i in range(q.shape[1]):
+@lru_cache
+def weights(views, frames, tokens, strength):
+    """Weight 1 in the own view, `strength` for other views of the same time, 0 elsewhere."""
+    weight = torch.zeros(views * frames * tokens, views * frames * tokens, dtype=torch.float64)
+    for i in range(len(weight)):
         view, time = divmod(i // tokens, frames)
-        for j in range(q.shape[1]):
+        for j in range(len(weight)):
             other_view, other_time = divmod(j // tokens, frames)
             weight[i, j] = 1.0 if other_view == view else strength if other_time == time else 0.0
+    return weight
+
+
+def reference(q, k, v, views, frames, strength):
+    """softmax(QK^T / sqrt(d) + log weight) V, written out."""
     scores = torch.einsum("bnhd,bmhd->bhnm", q, k) / q.shape[-1] ** 0.5
-    scores = scores.exp() * weight
+    scores = scores.exp() * weights(views, frames, q.shape[1] // (views * frames), strength)
     return torch.einsum("bhnm,bmhd->bnhd", scores / scores.sum(-1, keepdim=True), v)
 
 
-def inputs(views, frames, tokens, dtype=torch.float32):
+def inputs(views, frames, tokens, dtype=torch.float32, device="cpu"):
     generator = torch.Generator().manual_seed(views * 100 + frames * 10 + tokens)
     shape = (2, views * frames * tokens, 2, 16)
     return [
-        torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+        torch.randn(shape, generator=generator, dtype=torch.float64)
+        .to(device, dtype)
+        .requires_grad_()
         for _ in range(3)
     ]
 
 
 def relative(a, b):
-    a, b = a.detach().double(), b.detach().double()
+    a, b = a.detach().double().cpu(), b.detach().double().cpu()
     return float((a - b).norm() / b.norm())
+
+
+@pytest.fixture(
+    params=[(d, b) for d in ("cpu", "cuda") for b in BACKENDS], ids=lambda p: "-".join(p)
+)
+def place(request, monkeypatch):
+    """(device, backend) of all that this machine has; on a CPU flex runs uncompiled, for a
+    compilation takes longer than all tests, and forward only, as it does there."""
+    device, backend = request.param
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    if device == "cpu" and backend == "flex":
+        monkeypatch.setattr(flex, "_compiled", lambda: flex_module.flex_attention)
+        monkeypatch.setattr(flex_module, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
+    return device, backend
+
+
+def require(place, dtype):
+    device, backend = place
+    reason = unavailable(backend, torch.device(device), dtype, 16)
+    if reason:
+        pytest.skip(reason)
+    return unavailable(backend, torch.device(device), dtype, 16, training=True) is None
 
 
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("strength", [1.0, 0.3, 0.0])
-@pytest.mark.parametrize("backend", ["merge", "dense"])
-def test_backends_equal_the_formula_forward_and_backward(grid, strength, backend):
+def test_backends_equal_the_formula_forward_and_backward(grid, strength, place):
+    device, backend = place
+    gradients = require(place, torch.float32)
     views, frames, _ = grid
-    single = inputs(*grid)
-    double = [x.detach().double().requires_grad_() for x in single]
+    single = [x.requires_grad_(gradients) for x in inputs(*grid, device=device)]
+    double = [x.detach().double().cpu().requires_grad_() for x in single]
     out = view_time_attention(*single, views, frames, view_strength=strength, backend=backend)
     exact = reference(*double, views, frames, strength)
     assert relative(out, exact) <= 1e-5
+    if not gradients:
+        return
     direction = torch.randn(out.shape, generator=torch.Generator().manual_seed(0))
     for own, true in zip(
-        torch.autograd.grad(out, single, direction),
+        torch.autograd.grad(out, single, direction.to(device)),
         torch.autograd.grad(exact, double, direction.double()),
     ):
         # With one token in sight a gradient is exactly zero, so relative to nothing.
-        error = (own.double() - true).abs().max()
+        error = (own.double().cpu() - true).abs().max()
         assert error <= 1e-4 * max(float(true.abs().max()), 1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_merged_in_float32(dtype, place):
+    device, backend = place
+    gradients = require(place, dtype)
+    exact_inputs = inputs(4, 4, 8, torch.float64)
+    half = [x.detach().to(device, dtype).requires_grad_(gradients) for x in exact_inputs]
+    direction = torch.randn(exact_inputs[0].shape, generator=torch.Generator().manual_seed(0))
+
+    def outcome(tensors, backend):
+        out = view_time_attention(*tensors, 4, 4, backend=backend)
+        return [out, *(torch.autograd.grad(out, tensors, direction.to(out)) if gradients else [])]
+
+    exact = outcome(exact_inputs, "dense")
+    for own, dense, true in zip(outcome(half, backend), outcome(half, "dense"), exact):
+        assert own.dtype == dtype
+        assert relative(own, true) <= 2 * relative(dense, true)
+
+
+@pytest.mark.parametrize("kernel", kernels.CUDA_KERNELS)
+def test_each_cuda_kernel_merges(kernel):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    q, k, v = (x.detach() for x in inputs(3, 4, 5, torch.float64))
+    half = [x.half().cuda().requires_grad_() for x in (q, k, v)]
+    with sdpa_kernel(kernel):
+        own = kernels.CUDA_KERNELS[kernel]
+        why = kernels.failure(own, half[0].device, torch.float16, 16)
+        if why:
+            pytest.skip(why)
+        assert kernels.fused_kernel(half[0].device, torch.float16, 16) == own.name
+        out = view_time_attention(*half, 3, 4, backend="merge")
+    assert relative(out, reference(q, k, v, 3, 4, 1.0)) < 5e-3
+
+
+@pytest.mark.parametrize("kernel", kernels.CUDA_KERNELS.values(), ids=lambda k: k.__name__)
+def test_cuda_kernels_fit_the_signatures_of_this_pytorch(kernel):
+    """On the meta device, where PyTorch knows the shapes without running anything."""
+    q, k, v, grad = (torch.empty(2, 4, 100, 64, device="meta", dtype=torch.half) for _ in range(4))
+    out, lse, rest = kernel.forward(q, k, v)
+    assert out.shape == q.shape and lse.shape == (2, 4, 100) and lse.dtype == torch.float32
+    grads = kernel.backward(grad, q, k, v, out, lse.clone(), rest)
+    assert [g.shape for g in grads] == [q.shape] * 3
+
+
+def test_a_kernel_that_does_not_keep_the_contract_is_refused():
+    cpu = torch.device("cpu")
+    assert kernels.failure(kernels.FlashCPU, cpu, torch.float32, 16) is None
+
+    class BaseTwo(kernels.FlashCPU):
+        @staticmethod
+        def forward(q, k, v):
+            out, lse, rest = kernels.FlashCPU.forward(q, k, v)
+            return out, lse / 0.6931471805599453, rest
+
+    class OwnSum(kernels.FlashCPU):
+        @staticmethod
+        def backward(grad, q, k, v, out, lse, rest):
+            out, lse, rest = kernels.FlashCPU.forward(q, k, v)
+            return kernels.FlashCPU.backward(grad, q, k, v, out, lse, rest)
+
+    class Absent(kernels.FlashCPU):
+        @staticmethod
+        def forward(q, k, v):
+            raise RuntimeError("no such kernel\nand much more")
+
+    assert "off by" in kernels.failure(BaseTwo, cpu, torch.float32, 16)
+    assert "off by" in kernels.failure(OwnSum, cpu, torch.float32, 16)
+    assert kernels.failure(Absent, cpu, torch.float32, 16) == "no such kernel"
+
+
+class _Largest(TorchDispatchMode):
+    """Remembers the most elements that a tensor had."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for x in torch.utils._pytree.tree_leaves(out):
+            if isinstance(x, torch.Tensor):
+                self.elements = max(self.elements, x.numel())
+        return out
+
+
+@pytest.mark.parametrize("backend", ["merge", "gather"])
+def test_no_tensor_of_all_pairs_of_tokens_exists(backend):
+    q, k, v = inputs(6, 6, 32)  # 1152 tokens
+    with _Largest() as seen:
+        out = view_time_attention(q, k, v, 6, 6, backend=backend)
+        out.sum().backward()
+    assert seen.elements == q.numel() < 1152**2 / 10
+
+
+def test_block_mask_of_flex_is_the_one_made_from_all_pairs():
+    for grid in [(3, 4, 40), (2, 2, 128), (5, 2, 7), (2, 3, 130)]:
+        for across in (True, False):
+            own = flex.block_mask(*grid, across, torch.device("cpu"))
+            tokens = grid[0] * grid[1] * grid[2]
+            made = flex_module.create_block_mask(
+                own.mask_mod, None, None, tokens, tokens, device="cpu"
+            )
+            assert torch.equal(own.to_dense(), made.to_dense())
+            assert torch.equal(own.full_kv_num_blocks, made.full_kv_num_blocks)
+            index = torch.arange(tokens)
+            if across:
+                mask = own.mask_mod(0, 0, index[:, None], index)
+                assert torch.equal(mask, view_time_mask(*grid))
+
+
+def test_absent_backends_say_what_is_missing():
+    q, k, v = inputs(2, 2, 4)
+    with pytest.raises(ValueError, match=r"'flash-attn' cannot be used: .*CUDA, not on cpu"):
+        view_time_attention(q, k, v, 2, 2, backend="flash-attn")
+    with pytest.raises(ValueError, match=r"'flex' cannot be used: .* no backward on CPUs"):
+        view_time_attention(q, k, v, 2, 2, backend="flex")
+    with pytest.raises(ValueError, match="must be one of auto"):
+        view_time_attention(q, k, v, 2, 2, backend="flash")
+
+
+def test_auto_says_what_it_takes_and_why():
+    cpu, meta = torch.device("cpu"), torch.device("meta")
+    assert choose_backend(cpu, torch.float32, 64, 512)[0] == "dense"
+    name, why = choose_backend(cpu, torch.float32, 64, 513)
+    assert name == "merge" and "flash kernel for CPUs" in why
+    assert choose_backend(meta, torch.float32, 64, 513)[0] == "gather"
+
+
+def test_merge_is_compiled_as_one_graph():
+    tensors = inputs(3, 3, 4)
+    direction = torch.randn(tensors[0].shape, generator=torch.Generator().manual_seed(0))
+
+    def attend(q, k, v):
+        return view_time_attention(q, k, v, 3, 3, backend="merge")
+
+    compiled = torch.compile(attend, backend="eager", fullgraph=True)
+    for own, plain in zip(
+        torch.autograd.grad(compiled(*tensors), tensors, direction),
+        torch.autograd.grad(attend(*tensors), tensors, direction),
+    ):
+        assert torch.allclose(own, plain, atol=1e-6)
+
+
+def test_attention_along_one_axis_is_that_of_each_row_and_column():
+    q, k, v = (x.detach() for x in inputs(3, 4, 5))
+    for attend, axis in ((time_attention, 1), (view_attention, 2)):
+        parts = []
+        for index in range((3, 4)[axis - 1]):
+            part = [x.unflatten(1, (3, 4, 5)).select(axis, index).flatten(1, 2) for x in (q, k, v)]
+            parts.append(view_time_attention(*part, 1, part[0].shape[1]).unflatten(1, (-1, 5)))
+        expected = torch.stack(parts, axis).flatten(1, 3)
+        assert torch.allclose(attend(q, k, v, 3, 4), expected, atol=1e-6)
 
 
 def test_large_scores_do_not_overflow():
@@ -72,15 +272,6 @@ def test_strength_zero_gives_independent_views():
         for i in range(4)
     ]
     assert torch.allclose(whole, torch.cat(parts, 1), atol=1e-6)
-
-
-def test_bfloat16_is_merged_in_float32():
-    q, k, v = (x.detach() for x in inputs(4, 4, 8))
-    exact = view_time_attention(q.double(), k.double(), v.double(), 4, 4, backend="dense")
-    half = [x.bfloat16() for x in (q, k, v)]
-    merged = relative(view_time_attention(*half, 4, 4, backend="merge"), exact)
-    dense = relative(view_time_attention(*half, 4, 4, backend="dense"), exact)
-    assert merged <= 2 * dense
 
 
 def test_mask_keeps_the_fraction_of_the_formula():

@@ -13,9 +13,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fourreal.attention.axes import time_attention, view_attention
+from fourreal.attention.flex import flex_attention
+from fourreal.attention.flex import unavailable as flex_unavailable
+from fourreal.attention.gather import gather_attention
+from fourreal.attention.kernels import FlashAttention3, flash_attn_kernel, fused_kernel
 from fourreal.attention.merge import merge_attention
 
-BACKENDS = ("auto", "merge", "dense")
+__all__ = [
+    "BACKENDS",
+    "choose_backend",
+    "time_attention",
+    "unavailable",
+    "view_attention",
+    "view_time_attention",
+    "view_time_mask",
+    "view_time_positions",
+]
+
+BACKENDS = ("auto", "merge", "flash-attn", "flex", "gather", "dense")
 SMALL_GRID = 512  # tokens up to which one masked attention beats three on a CPU
 
 
@@ -33,12 +49,19 @@ def view_time_attention(
 
     num_frames is F, in latent frames; S tokens per frame follow from the shape. view_strength
     scales the weight of the other views: 1 is the paper's attention, 0 gives independent views.
-    Backends: merge (three dense attentions, exact forward and backward; the default), dense (one
-    attention with a mask of all tokens by all tokens; the reference), auto (merge, but dense for
-    grids of at most SMALL_GRID tokens on a CPU). Raises ValueError when the
-    tokens do not fill the grid.
+    Backends, all exact, with gradients:
+
+    - merge: three dense attentions by PyTorch's own fused kernels; the default.
+    - flash-attn: the same by the kernels of the package flash-attn, on CUDA.
+    - flex: PyTorch's FlexAttention, compiled once for each grid; on CPUs without gradients.
+    - gather: each frame's queries with a copy of the keys they see; any device, slow, small.
+    - dense: one attention with a mask of all tokens by all tokens; the reference.
+    - auto: what choose_backend says.
+
+    Raises ValueError when the tokens do not fill the grid, and for a backend that this device,
+    type or machine does not have.
     """
-    tokens = query.shape[1]
+    tokens, _, head_dim = query.shape[1:]
     if num_views < 1 or num_frames < 1 or tokens % (num_views * num_frames):
         raise ValueError(
             f"{tokens} tokens do not fill a grid of {num_views} views x {num_frames} frames; "
@@ -49,10 +72,60 @@ def view_time_attention(
     if backend not in BACKENDS:
         raise ValueError(f"backend is {backend!r}, but must be one of {', '.join(BACKENDS)}.")
     if backend == "auto":
-        backend = "dense" if query.is_cpu and tokens <= SMALL_GRID else "merge"
+        backend, _ = choose_backend(query.device, query.dtype, head_dim, tokens)
+    else:
+        training = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
+        reason = unavailable(backend, query.device, query.dtype, head_dim, training)
+        if reason:
+            raise ValueError(f"backend {backend!r} cannot be used: {reason}; use 'auto'.")
+    given = (query, key, value, num_views, num_frames, view_strength)
     if backend == "dense":
-        return _dense(query, key, value, num_views, num_frames, view_strength)
-    return merge_attention(query, key, value, num_views, num_frames, view_strength)
+        return _dense(*given)
+    if backend == "gather":
+        return gather_attention(*given)
+    if backend == "flex":
+        return flex_attention(*given)
+    if backend == "flash-attn":
+        kernel, _ = flash_attn_kernel(query.device, query.dtype, head_dim)
+    else:
+        kernel = fused_kernel(query.device, query.dtype, head_dim)
+    return merge_attention(*given, kernel)
+
+
+def choose_backend(
+    device: torch.device, dtype: torch.dtype, head_dim: int, tokens: int
+) -> tuple[str, str]:
+    """(the backend that `auto` takes for a grid of that many tokens, why, in words)."""
+    if device.type == "cpu" and tokens <= SMALL_GRID:
+        return "dense", f"at most {SMALL_GRID} tokens, where one masked attention is the fastest"
+    if device.type == "cuda":
+        kernel, _ = flash_attn_kernel(device, dtype, head_dim)
+        if kernel == FlashAttention3.name:
+            return "flash-attn", f"{kernel} is installed, the fastest on this GPU"
+    kernel = fused_kernel(device, dtype, head_dim)
+    if kernel:
+        return "merge", f"{kernel} gives the log-sum-exp"
+    return "gather", f"no kernel on {device.type} gives the log-sum-exp for {dtype}"
+
+
+def unavailable(
+    backend: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    head_dim: int,
+    training: bool = False,
+) -> str | None:
+    """Why a backend cannot be used (training: with gradients), or None when it can."""
+    if backend == "flash-attn":
+        return flash_attn_kernel(device, dtype, head_dim)[1] or None
+    if backend == "flex":
+        return flex_unavailable(device, training)
+    if backend == "merge" and fused_kernel(device, dtype, head_dim) is None:
+        return (
+            f"no kernel of PyTorch on {device.type} gives the log-sum-exp for {dtype} and "
+            f"{head_dim} channels per head"
+        )
+    return None
 
 
 def view_time_positions(num_views: int, num_frames: int, max_frames: int, device=None) -> Tensor:
@@ -78,11 +151,13 @@ def view_time_mask(num_views: int, num_frames: int, tokens_per_frame: int, devic
 
 
 def _dense(query, key, value, num_views, num_frames, view_strength) -> Tensor:
+    q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+    if num_views == 1 or (num_frames == 1 and view_strength == 1):  # everything sees everything
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
     tokens_per_frame = query.shape[1] // (num_views * num_frames)
     mask = view_time_mask(num_views, num_frames, tokens_per_frame, query.device)
     view = torch.arange(query.shape[1], device=query.device) // (num_frames * tokens_per_frame)
     across = mask & (view[:, None] != view)
     bias = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, -math.inf)
     bias[across] = math.log(view_strength) if view_strength > 0 else -math.inf
-    q, k, v = (x.transpose(1, 2) for x in (query, key, value))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2)

@@ -1,23 +1,37 @@
-"""Fused view-time attention in a stock diffusers Wan transformer, and out of it again.
+"""View-time attention in a stock diffusers Wan transformer, and out of it again.
 
-No parameters, no fork: the self-attention processors and the rotary positions are exchanged, the
-weights and their names stay. Paper, section 3.1.
+No fork: the self-attention processors and the rotary positions are exchanged, the weights and their
+names stay. Fused is the paper's architecture (section 3.1) and adds no parameters; the others are
+for comparison (`architectures.py`).
 """
+
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor, WanTransformer3DModel
 from torch import Tensor, nn
 
-from fourreal.attention import view_time_attention, view_time_positions
+from fourreal.attention import (
+    time_attention,
+    view_attention,
+    view_time_attention,
+    view_time_positions,
+)
+from fourreal.video.architectures import (
+    ARCHITECTURES,
+    attend_over_time_first,
+    run_both_streams,
+    set_synchronisation,
+)
 
 
 class ViewTimeAttnProcessor(WanAttnProcessor):
-    """WanAttnProcessor whose self-attention runs over a grid of num_views x num_frames frames."""
+    """WanAttnProcessor whose self-attention is `attend`(query, key, value), [B, N, heads, dim]."""
 
-    def __init__(self, num_views: int, num_frames: int, view_strength: float, backend: str):
+    def __init__(self, attend: Callable[[Tensor, Tensor, Tensor], Tensor]):
         super().__init__()
-        self.num_views, self.num_frames = num_views, num_frames
-        self.view_strength, self.backend = view_strength, backend
+        self.attend = attend
 
     def __call__(
         self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, rotary_emb=None
@@ -30,10 +44,7 @@ class ViewTimeAttnProcessor(WanAttnProcessor):
         query, key = _rms_norm(attn.norm_q, query), _rms_norm(attn.norm_k, key)
         query, key, value = (x.unflatten(2, (attn.heads, -1)) for x in (query, key, value))
         query, key = (apply_rotary(x, *rotary_emb) for x in (query, key))
-        out = view_time_attention(
-            query, key, value.to(query.dtype), self.num_views, self.num_frames,
-            view_strength=self.view_strength, backend=self.backend,
-        )  # fmt: skip
+        out = self.attend(query, key, value.to(query.dtype))
         out = out.flatten(2, 3).to(hidden_states.dtype)
         return attn.to_out[1](attn.to_out[0](out))
 
@@ -54,18 +65,16 @@ def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class ViewTimeRotary(nn.Module):
-    """Wan's rotary embedding with the temporal position v * max_frames + f of each grid frame."""
+    """Wan's rotary embedding with the temporal positions [V*F] of the grid's frames."""
 
-    def __init__(self, rope: nn.Module, num_views: int, num_frames: int, max_frames: int):
+    def __init__(self, rope: nn.Module, positions: Tensor):
         super().__init__()
         self.rope = rope
-        self.positions = view_time_positions(num_views, num_frames, max_frames)
-        limit = rope.max_seq_len
-        if int(self.positions[-1]) >= limit:
+        self.positions = positions
+        if int(positions[-1]) >= rope.max_seq_len:
             raise ValueError(
-                f"{num_views} views of up to {max_frames} latent frames need "
-                f"{int(self.positions[-1]) + 1} rotary positions, but this model has {limit}; use "
-                "fewer views."
+                f"this grid needs {int(positions[-1]) + 1} rotary positions, but this model has "
+                f"{rope.max_seq_len}; use fewer views."
             )
 
     def forward(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,21 +110,65 @@ def apply_view_time(
     max_frames: int | None = None,
     view_strength: float = 1.0,
     backend: str = "auto",
+    architecture: str = "fused",
 ) -> WanTransformer3DModel:
     """Make `transformer` attend over a grid of num_views x num_frames (latent) frames, in place.
 
     Its input then is one sequence [B, C, V*F, h, w], view-major. max_frames (T_max of the base
     model, default num_frames) spaces the views' positions. num_views=None gives the stock model
-    back. With one view the result is the stock model's. Returns the transformer.
+    back. With one view the result is the stock model's, whatever the architecture. architecture is
+    fused, sequential, parallel-hard or parallel-soft; the parallel ones have parameters of their
+    own, `view_time_sync` of each block, which are made here when they are not there, and are kept
+    by num_views=None. view_strength and backend are for fused. Returns the transformer. Raises
+    ValueError for what does not fit the model.
     """
+    for hook in transformer.__dict__.pop("_view_time_hooks", ()):
+        hook.remove()
     stock_rope = getattr(transformer.rope, "rope", transformer.rope)
     if num_views is None:
         transformer.rope = stock_rope
         for block in transformer.blocks:
             block.attn1.set_processor(WanAttnProcessor())
         return transformer
-    transformer.rope = ViewTimeRotary(stock_rope, num_views, num_frames, max_frames or num_frames)
-    processor = ViewTimeAttnProcessor(num_views, num_frames, view_strength, backend)
+    if architecture not in ARCHITECTURES:
+        raise ValueError(
+            f"architecture is {architecture!r}, but must be one of {', '.join(ARCHITECTURES)}."
+        )
+    if architecture != "fused" and view_strength != 1:
+        raise ValueError(
+            f"view_strength is {view_strength}, but the architecture {architecture} has none; "
+            "leave it at 1."
+        )
+    positions = view_time_positions(num_views, num_frames, max_frames or num_frames)
+    over_time = partial(time_attention, num_views=num_views, num_frames=num_frames)
+    over_views = partial(view_attention, num_views=num_views, num_frames=num_frames)
+    attend = partial(
+        view_time_attention, num_views=num_views, num_frames=num_frames,
+        view_strength=view_strength, backend=backend,
+    )  # fmt: skip
+    hooks = []
+    if architecture.startswith("parallel"):
+        set_synchronisation(transformer, architecture)
+    if architecture != "fused":
+        positions = (torch.arange(num_views)[:, None] + torch.arange(num_frames)).flatten()
+    if architecture == "sequential" and num_views > 1:
+        attend = over_views
+        hook = attend_over_time_first(ViewTimeAttnProcessor(over_time))
+        hooks = [block.register_forward_pre_hook(hook) for block in transformer.blocks]
+    elif architecture != "fused" and num_views > 1:
+
+        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            streams = zip(query.chunk(2), key.chunk(2), value.chunk(2))
+            return torch.cat([over(*qkv) for over, qkv in zip((over_time, over_views), streams)])
+
+        last = len(transformer.blocks) - 1
+        for index, block in enumerate(transformer.blocks):
+            before, after = run_both_streams(index == 0, index == last)
+            hooks.append(block.register_forward_pre_hook(before))
+            hooks.append(block.register_forward_hook(after))
+    transformer.rope = ViewTimeRotary(stock_rope, positions)
+    processor = ViewTimeAttnProcessor(attend)
     for block in transformer.blocks:
         block.attn1.set_processor(processor)
+    transformer._view_time_hooks = hooks
     return transformer

@@ -1,0 +1,91 @@
+"""The architectures that the fused view-time attention is compared with, on the same transformer.
+
+sequential: each layer's self-attention runs over time, then once more over the views, each with
+its residual; nothing is added (4Real-Video-V2, section 3.1).
+parallel: two streams of tokens go through every layer, one attends over time, the other over the
+views, and a synchronisation after the layer joins them (4Real-Video, arXiv 2412.04462): hard makes
+both streams one weighted average, x = Wt xt + Wv xv, starting at the mean; soft adds to each stream
+a linear map of both, starting at zero. Both are modulated by the noise level.
+
+Within a view only differences of time count and within a time only those of views, so the frame
+(v, t) has the temporal position v + t for both attentions.
+"""
+
+import torch
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from torch import Tensor, nn
+
+ARCHITECTURES = ("fused", "sequential", "parallel-hard", "parallel-soft")
+
+
+class Synchronisation(nn.Module):
+    """What joins the two streams after one layer; the state is [2B, N, width], time first."""
+
+    def __init__(self, width: int, hard: bool):
+        super().__init__()
+        self.hard = hard
+        self.linear = nn.Linear(2 * width, width if hard else 2 * width, bias=False)
+        self.gain = nn.Parameter(torch.zeros(2 * width))
+        with torch.no_grad():
+            self.linear.weight.zero_()
+            if hard:
+                self.linear.weight.copy_(torch.eye(width).repeat(1, 2) / 2)
+
+    def forward(self, hidden_states: Tensor, temb: Tensor) -> Tensor:
+        """temb [2B, 6, width] or [2B, N, 6, width] is the layer's embedding of the noise level."""
+        both = torch.cat(hidden_states.chunk(2), dim=-1)
+        # The part of the embedding that scales the layer's own attention input.
+        level = temb.chunk(2)[0][..., 1, :]
+        level = level if level.ndim == 3 else level[:, None]
+        both = both * (1 + self.gain * torch.cat([level, level], dim=-1)).to(both)
+        joined = self.linear(both.to(self.linear.weight.dtype)).to(hidden_states.dtype)
+        if self.hard:
+            return torch.cat([joined, joined])
+        return hidden_states + torch.cat(joined.chunk(2, dim=-1))
+
+
+def set_synchronisation(transformer: WanTransformer3DModel, architecture: str) -> None:
+    """Give the blocks the layers of a parallel architecture, `view_time_sync`, unless there.
+
+    Needed before such a model's weights are loaded or its parameters are given to an optimizer.
+    """
+    width = transformer.config.num_attention_heads * transformer.config.attention_head_dim
+    hard = architecture == "parallel-hard"
+    for block in transformer.blocks:
+        present = getattr(block, "view_time_sync", None)
+        if present is None or present.hard != hard:
+            block.view_time_sync = Synchronisation(width, hard).to(block.scale_shift_table.device)
+
+
+def attend_over_time_first(processor):
+    """Forward pre-hook of a block: its self-attention by `processor`, with norm, modulation and
+    residual, before the block itself runs."""
+
+    def hook(block, args):
+        hidden_states, text, temb, rotary = args
+        shift, scale, gate = (block.scale_shift_table + temb.float()).unbind(-2)[:3]
+        if temb.ndim == 3:  # one noise level for all tokens
+            shift, scale, gate = shift[:, None], scale[:, None], gate[:, None]
+        normed = block.norm1(hidden_states.float()) * (1 + scale) + shift
+        attended = processor(block.attn1, normed.type_as(hidden_states), rotary_emb=rotary)
+        hidden_states = (hidden_states.float() + attended * gate).type_as(hidden_states)
+        return hidden_states, text, temb, rotary
+
+    return hook
+
+
+def run_both_streams(first: bool, last: bool):
+    """(forward pre-hook, forward hook) of a block: the first one doubles the state, each joins the
+    streams, the last one leaves their mean."""
+
+    def before(_, args):
+        hidden_states, text, temb, rotary = args
+        if first:
+            hidden_states = torch.cat([hidden_states, hidden_states])
+        return hidden_states, torch.cat([text, text]), torch.cat([temb, temb]), rotary
+
+    def after(block, args, hidden_states):
+        hidden_states = block.view_time_sync(hidden_states, args[2])
+        return sum(hidden_states.chunk(2)) / 2 if last else hidden_states
+
+    return before, after
