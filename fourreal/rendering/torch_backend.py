@@ -52,6 +52,6 @@ def rasterize_view(
     depth = splats.depth[None]
     features = torch.cat([splats.geometry, colors.T, depth, torch.ones_like(depth)])
     lists = list_tiles(splats, width, height)
-    tiles = Composite.apply(features.T.contiguous(), lists)
+    tiles = Composite.apply(features, lists)
     image = rearrange(tiles, "(r k) c (i j) -> (r i) (k j) c", r=lists.tiles_y, i=TILE)
     return image[:height, :width]
