@@ -1,4 +1,4 @@
-"""The command line: fourreal generate | reconstruct | render | train | evaluate | info."""
+"""The command line: fourreal generate, reconstruct, render, train, evaluate, benchmark, info."""
 
 import logging
 import sys
@@ -28,7 +28,7 @@ class RenderConfig:
 
 @dataclass
 class InfoConfig:
-    """Print versions, devices and the rasterizer that would be used."""
+    """Print versions, devices, and the attention and rasterizer that would be used."""
 
 
 def render(config: RenderConfig) -> None:
@@ -56,12 +56,23 @@ def info(_: InfoConfig) -> None:
     import torch
 
     from fourreal import __version__
+    from fourreal.attention import BACKENDS, choose_backend, unavailable
     from fourreal.rendering import available_backends
 
     print(f"fourreal {__version__}, python {platform.python_version()}, torch {torch.__version__}")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     print(f"CUDA device: {device}; CPU threads: {torch.get_num_threads()}")
     print(f"rasterizers: {', '.join(available_backends())}")
+    # What a Wan model of full size would use.
+    cuda = torch.cuda.is_available()
+    place = torch.device("cuda:0" if cuda else "cpu"), torch.bfloat16 if cuda else torch.float32
+    backend, why = choose_backend(*place, head_dim=128, tokens=2**15)
+    print(f"view-time attention: {backend} ({why})")
+    for other in BACKENDS[1:]:
+        absent = unavailable(other, *place, head_dim=128)
+        limited = unavailable(other, *place, head_dim=128, training=True)
+        state = absent or (f"available; {limited}" if limited else "available")
+        print(f"  {other}: {state}")
 
 
 def _train(kind: str):
@@ -104,6 +115,10 @@ def _commands(arguments: list[str]) -> dict:
             "video": (VideoConfig, _train("video")),
             "reconstructor": (ReconstructorConfig, _train("reconstructor")),
         }
+    if arguments[:1] == ["benchmark"]:
+        from fourreal.benchmarks import attention
+
+        return {"attention": (attention.AttentionBenchmark, attention.benchmark_attention)}
     if arguments[:1] == ["evaluate"]:
         from fourreal.evaluation import protocols
 
@@ -118,7 +133,11 @@ def _commands(arguments: list[str]) -> dict:
 
 
 POSITIONAL = {"reconstruct": "inputs"}
-GROUPS = {"train": "autoencoder | video | reconstructor", "evaluate": "video | reconstruction"}
+GROUPS = {
+    "train": "autoencoder | video | reconstructor",
+    "evaluate": "video | reconstruction",
+    "benchmark": "attention",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:

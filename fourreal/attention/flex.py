@@ -13,18 +13,18 @@ BLOCK = 128  # tokens; a block of the mask is skipped, masked inside, or taken w
 def unavailable(device: torch.device, training: bool) -> str | None:
     """Why this backend cannot be used on `device`, or None."""
     if device.type == "cuda":
-        return None if find_spec("triton") else "FlexAttention needs the package triton on CUDA"
+        return None if find_spec("triton") else "on CUDA it needs the package triton"
     if device.type != "cpu":
-        return f"FlexAttention has no kernel for {device.type}"
+        return f"it has no kernel for {device.type}"
     if training:
-        return "FlexAttention has no backward on CPUs"
+        return "it has no backward on CPUs"
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 
     try:
         get_cpp_compiler()
     except InvalidCxxCompiler:
-        return "FlexAttention on CPUs needs a C++ compiler"
+        return "on CPUs it needs a C++ compiler"
     return None
 
 
@@ -39,6 +39,8 @@ def flex_attention(
     if view_strength not in (0, 1):
         score_mod = _view_bias(num_frames * tokens_per_frame, math.log(view_strength))
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+    if not torch.is_grad_enabled():
+        q, k, v = q.detach(), k.detach(), v.detach()  # on CPUs it looks at requires_grad alone
     return _compiled()(q, k, v, score_mod=score_mod, block_mask=mask).transpose(1, 2)
 
 

@@ -173,7 +173,7 @@ def flash_attn_kernel(
 ) -> tuple[str | None, str]:
     """(name of the installed flash-attn package's kernel, "") or (None, why there is none)."""
     if device.type != "cuda":
-        return None, f"flash-attn runs on CUDA, not on {device.type}"
+        return None, f"it runs on CUDA, not on {device.type}"
     hopper = torch.cuda.get_device_capability(device)[0] == 9
     kernels = [FlashAttention3] if hopper and find_spec("flash_attn_interface") else []
     kernels += [FlashAttention2] if find_spec("flash_attn") else []

@@ -1,0 +1,60 @@
+"""Benchmarks of `fourreal benchmark`, and the measuring that they share."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for all work on `device`."""
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize(device)
+
+
+def median_seconds(
+    functions: dict[str, Callable[[], object]], device: torch.device, repeats: int
+) -> dict[str, float]:
+    """Median time of each function, called in turn, so that a busy machine slows all alike.
+
+    One further round before them is not counted.
+    """
+    seconds = {name: [] for name in functions}
+    for _ in range(repeats + 1):
+        for name, function in functions.items():
+            synchronize(device)
+            start = time.perf_counter()
+            function()
+            synchronize(device)
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values[1:]) for name, values in seconds.items()}
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype, size: int | None = None) -> float:
+    """FLOP per second of a square matrix product, the rate that a kernel can hope for."""
+    size = size or (8192 if device.type == "cuda" else 1536)
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    return 2 * size**3 / median_seconds({"matmul": lambda: a @ b}, device, 3)["matmul"]
+
+
+def peak_memory(function: Callable[[], object], device: torch.device) -> int:
+    """Bytes that PyTorch allocates at most at one time while `function` runs, beyond those before.
+
+    On a CPU they are counted allocation by allocation, buffers inside kernels included.
+    """
+    if device.type == "cuda":
+        synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        function()
+        synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    with torch.autograd.profiler.profile(profile_memory=True) as profile:
+        function()
+    now = peak = 0
+    for event in profile.kineto_results.events():
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            peak = max(peak, now)
+    return peak
