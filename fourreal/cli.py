@@ -13,17 +13,27 @@ from fourreal.generate import GenerateConfig, ReconstructConfig
 
 @dataclass
 class RenderConfig:
-    """Render a scene file along a camera path to a video."""
+    """Render a scene file along a camera path to a video or images."""
 
     scene: Annotated[Path, tyro.conf.Positional]
     out: Path = Path("render.mp4")
+    """A video file, or a folder (a name without suffix) for numbered PNG images."""
     kind: str = "orbit"
-    """orbit, inputs, freeze_time or fixed_view."""
+    """orbit, inputs, replay, spiral, push_in, dolly_zoom, freeze_time or fixed_view."""
+    time: str | None = None
+    """play, freeze (bullet time), ramp (slow to a stop and on) or ping_pong."""
     frames: int | None = None
     """Frames of the video; as many as the scene has by default."""
     freeze_at: int = 0
-    """The time that freeze_time shows."""
+    """The time where freeze stands still and ramp stops."""
+    keyframes: Path | None = None
+    """JSON list of cameras to go through: {"view": 2} or {"position": [..], "target": [..]},
+    each with optional "up", "fov" (degrees) and "time"."""
+    beyond: bool = False
+    """Let the camera leave the part of the sphere that the input views cover."""
     height: int = 256
+    depth: Path | None = None
+    """Also write depth: *.npz, or a folder for 16-bit PNG images."""
 
 
 @dataclass
@@ -32,21 +42,33 @@ class InfoConfig:
 
 
 def render(config: RenderConfig) -> None:
+    from fourreal.cameras import load_keyframes
     from fourreal.formats import load_scene
     from fourreal.generate import scene_path
     from fourreal.rendering import render_path
-    from fourreal.rendering.video import write_video
+    from fourreal.rendering.video import write_depth, write_images, write_video
 
     scene = load_scene(config.scene)
+    keyframes = config.keyframes and load_keyframes(
+        config.keyframes, scene.extrinsics, scene.num_frames
+    )
     path = scene_path(
         scene,
         config.height,
         kind=config.kind,
         num_frames=config.frames,
         freeze_at=config.freeze_at,
+        time=config.time,
+        keyframes=keyframes,
+        beyond=config.beyond,
     )
-    color, _, _ = render_path(scene, path)
-    write_video(config.out, color.movedim(-1, 1), scene.fps)
+    color, _, depth = render_path(scene, path)
+    if config.out.suffix:
+        write_video(config.out, color.movedim(-1, 1), scene.fps)
+    else:
+        write_images(config.out, color.movedim(-1, 1))
+    if config.depth:
+        write_depth(config.depth, depth[..., 0])
     print(config.out)
 
 

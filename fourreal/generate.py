@@ -239,11 +239,17 @@ def read_reference(path: Path, count: int, config: GenerateConfig, name: str) ->
 def scene_path(scene: GaussianScene, height: int, **options) -> CameraPath:
     """A path through the scene's cameras for images of `height` pixels, of even width.
 
-    The options are camera_path's: kind, num_frames, freeze_at.
+    The options are camera_path's: kind, num_frames, freeze_at, time, keyframes, beyond.
     """
     width = round(height * scene.width / scene.height / 2) * 2
     intrinsics = scale_intrinsics(scene.intrinsics, width / scene.width, height / scene.height)
-    return camera_path(scene.extrinsics, intrinsics, width, height, scene.num_frames, **options)
+    middle = scene.extrinsics[scene.num_views // 2, 2]
+    depth = scene.at(0).means @ middle[:3] + middle[3]
+    ahead = depth[depth > 0]
+    return camera_path(
+        scene.extrinsics, intrinsics, width, height, scene.num_frames, **options,
+        distance=float(ahead.median()) if len(ahead) else 1.0,
+    )  # fmt: skip
 
 
 def write_results(

@@ -2,15 +2,28 @@
 
 import math
 import os
+import sys
+import types
 
 import pytest
 import torch
+from PIL import Image
 
 from fourreal.cameras import CameraPath, look_at, quaternion_to_matrix
+from fourreal.formats import load_scene
 from fourreal.gaussians import Gaussians, GaussianScene, rgb_to_harmonics
+from fourreal.generate import scene_path
 from fourreal.rendering import available_backends, render, render_path
 from fourreal.rendering.harmonics import harmonic_basis
-from fourreal.rendering.video import read_images, read_video, write_image, write_video
+from fourreal.rendering.video import (
+    read_depth,
+    read_images,
+    read_video,
+    write_depth,
+    write_image,
+    write_images,
+    write_video,
+)
 
 FIELDS = ("means", "quaternions", "scales", "opacities", "harmonics")
 WIDTH, HEIGHT = 37, 29  # not multiples of a tile
@@ -141,7 +154,13 @@ SPECIAL = {
     "saturated": one((0.0, 0.0, 0.0), (5.0, 4.0, 6.0), opacity=1.0),
     "just in front of the near plane": one((0.3, -0.2, -2.98), (0.01, 0.02, 0.01)),
     "beside the camera": one((2.5, -0.2, -2.8), (0.3, 0.3, 0.3)),
+    "behind the near plane": one((0.3, -0.2, -2.995), (0.1, 0.1, 0.1)),
+    "off screen": one((9.0, 0.0, 0.0), (0.1, 0.1, 0.1)),
+    "zero opacity": one((0.1, 0.2, 0.3), (0.1, 0.2, 0.15), opacity=0.0),
+    "none": Gaussians.empty(),
 }
+
+UNSEEN = ("behind the near plane", "off screen", "zero opacity", "none")
 
 
 def close(ours, theirs, extrinsics, intrinsics, antialiased=False, size=(WIDTH, HEIGHT)):
@@ -151,7 +170,8 @@ def close(ours, theirs, extrinsics, intrinsics, antialiased=False, size=(WIDTH, 
     result = render(single, extrinsics, intrinsics, *size, antialiased=antialiased)
     expected = twin(double, extrinsics[0].double(), intrinsics[0].double(), *size, antialiased)
     r = torch.Generator().manual_seed(1)
-    objective, reference = 0.0, 0.0
+    # Where nothing is drawn the twin's images depend on nothing.
+    objective, reference = 0.0, sum(0 * getattr(double, name).sum() for name in FIELDS)
     for image, truth in zip((result.color, result.alpha, result.depth), expected):
         torch.testing.assert_close(image[0].double(), truth, atol=1e-4, rtol=1e-5)
         weights = torch.randn(truth.shape, generator=r, dtype=torch.float64)
@@ -179,7 +199,9 @@ def test_images_and_gradients_are_those_of_the_dense_twin(degree, antialiased):
 @pytest.mark.parametrize("name", SPECIAL)
 def test_extreme_gaussians_are_those_of_the_dense_twin(name, antialiased):
     result = close(SPECIAL[name], SPECIAL[name], *camera(), antialiased)
-    if not antialiased and name not in ("tiny", "beside the camera"):
+    if name in UNSEEN:
+        assert not result.alpha.any()
+    elif not antialiased and name not in ("tiny", "beside the camera"):
         assert result.alpha.max() > 0.3
 
 
@@ -204,11 +226,11 @@ def test_what_is_hidden_gets_no_gradient():
         assert not getattr(wall, name).grad[20:].any()
 
 
-def test_small_groups_and_blocks_give_the_same_image_and_gradient(monkeypatch):
+def test_small_blocks_give_the_same_image_and_gradient(monkeypatch):
     from fourreal.rendering import composite
 
     g = cloud(300, 1)
-    for name, value in {"GROUP_PAIRS": 150, "BLOCK_ELEMENTS_CPU": 2**14, "CHUNK": 16}.items():
+    for name, value in {"BLOCK_ELEMENTS_CPU": 2**14, "CHUNK": 16}.items():
         monkeypatch.setattr(composite, name, value)
     close(g[:150], g[:150], *camera())
 
@@ -466,3 +488,95 @@ def test_a_folder_without_images_is_refused(tmp_path):
 def test_quaternions_of_any_length_turn_alike():
     q = torch.randn(20, 4)
     torch.testing.assert_close(quaternion_to_matrix(q), quaternion_to_matrix(37 * q))
+
+
+def test_depth_comes_back_exactly_or_within_half_a_step(tmp_path):
+    depth = torch.rand(3, 5, 7) * 20
+    depth[0, 0] = 0
+    write_depth(tmp_path / "depth.npz", depth)
+    assert torch.equal(read_depth(tmp_path / "depth.npz"), depth)
+    write_depth(tmp_path / "depth", depth)
+    assert [p.name for p in sorted((tmp_path / "depth").iterdir())] == [
+        *(f"frame_000{i}.png" for i in (1, 2, 3))
+    ]
+    with Image.open(tmp_path / "depth" / "frame_0001.png") as image:
+        assert image.mode == "I;16"
+    result = read_depth(tmp_path / "depth")
+    step = float(depth.max()) / 65535
+    torch.testing.assert_close(result, depth, atol=0.5 * step + 1e-6, rtol=0)
+    assert not result[0, 0].any()
+    with pytest.raises(ValueError, match=r"\[T, H, W\]"):
+        write_depth(tmp_path / "bad.npz", depth - 1)
+    write_image(tmp_path / "photos" / "a.png", torch.zeros(3, 2, 2))
+    (tmp_path / "text.npz").write_text("hello")
+    for name in ("photos", "text.npz"):
+        with pytest.raises(ValueError, match=name.split(".")[0]):
+            read_depth(tmp_path / name)
+
+
+def test_frames_as_images_replace_a_longer_sequence(tmp_path):
+    frames = (torch.rand(3, 3, 4, 6) * 255).round() / 255
+    write_images(tmp_path / "out", frames)
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    write_images(tmp_path / "out", frames[:2])
+    assert sorted(os.listdir(tmp_path / "out")) == ["frame_0001.png", "frame_0002.png", "notes.txt"]
+    torch.testing.assert_close(read_images(tmp_path / "out"), frames[:2])
+
+
+def test_the_render_command_follows_a_path_and_writes_depth(tmp_path, capsys):
+    from fourreal.cli import main
+    from fourreal.formats import save_scene
+
+    save_scene(dynamic_scene(), tmp_path / "s.safetensors")
+    (tmp_path / "keys.json").write_text('[{"view": 0, "time": 2}, {"view": 0, "time": 0}]')
+    arguments = ["render", str(tmp_path / "s.safetensors"), "--height", "16", "--frames", "3"]
+    arguments += ["--out", str(tmp_path / "images"), "--depth", str(tmp_path / "d.npz")]
+    assert main([*arguments, "--keyframes", str(tmp_path / "keys.json")]) == 0
+    images = read_images(tmp_path / "images")
+    scene = load_scene(tmp_path / "s.safetensors")
+    expected, _, depth = render_path(
+        scene, scene_path(scene, 16, num_frames=3, kind="fixed_view", time="ping_pong")
+    )
+    assert images.shape == (3, 3, 16, 20)
+    torch.testing.assert_close(images[2], expected[0].movedim(-1, 0).clamp(0, 1), atol=3e-3, rtol=0)
+    torch.testing.assert_close(
+        read_depth(tmp_path / "d.npz")[2], depth[0, ..., 0], atol=1e-4, rtol=0
+    )
+    (tmp_path / "keys.json").write_text('[{"view": 9}, {"view": 0}]')
+    assert main([*arguments, "--keyframes", str(tmp_path / "keys.json")]) == 2
+    assert "views 0 to 0" in capsys.readouterr().err
+
+
+def test_a_missing_gsplat_is_reported_once_with_the_remedy(monkeypatch, caplog):
+    from fourreal.rendering import gsplat_backend
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setitem(sys.modules, "gsplat.cuda._backend", None)
+    gsplat_backend.why_not.cache_clear()
+    try:
+        assert not gsplat_backend.is_available() and not gsplat_backend.is_available()
+    finally:
+        gsplat_backend.why_not.cache_clear()
+    assert len(caplog.records) == 1
+    assert "pip install" in caplog.text and "rendering with torch" in caplog.text
+
+
+def test_gsplat_is_called_with_what_its_versions_share(monkeypatch):
+    """The keywords of gsplat 1.5.3's rasterization, which 1.6 still has."""
+    from fourreal.rendering import gsplat_backend
+
+    seen = {}
+
+    def rasterization(
+        means, quats, scales, opacities, colors, viewmats, Ks, width, height,
+        near_plane=0.01, eps2d=0.3, sh_degree=None, render_mode="RGB", rasterize_mode="classic",
+    ):  # fmt: skip
+        seen.update(viewmats=viewmats, mode=render_mode, degree=sh_degree)
+        return torch.ones(1, height, width, 4), torch.ones(1, height, width, 1), {}
+
+    fake = types.SimpleNamespace(rasterization=rasterization)
+    monkeypatch.setitem(sys.modules, "gsplat", fake)
+    parts = gsplat_backend.rasterize(cloud(5, 2), *camera(), 8, 6, False)
+    assert [tuple(x.shape) for x in parts] == [(1, 6, 8, 3), (1, 6, 8, 1), (1, 6, 8, 1)]
+    assert seen["mode"] == "RGB+D" and seen["degree"] == 2
+    assert seen["viewmats"][0, 3].tolist() == [0, 0, 0, 1]

@@ -1,10 +1,14 @@
 """Files that appear whole or not at all: written beside their place, then renamed."""
 
 import os
+import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+FRAME = re.compile(r"frame_\d+(\.\w+)")
 
 
 @contextmanager
@@ -23,3 +27,34 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def frame_names(count: int, suffix: str) -> list[str]:
+    """frame_0001.png.., with as many digits as the count needs, at least four."""
+    digits = max(4, len(str(count)))
+    return [f"frame_{i + 1:0{digits}d}{suffix}" for i in range(count)]
+
+
+@contextmanager
+def atomic_frames(folder: str | os.PathLike, names: list[str]) -> Iterator[Path]:
+    """A temporary folder to write the files `names` (of frame_names) into.
+
+    On success they appear in `folder` together, and frames with the same suffix that an earlier,
+    longer sequence left there are removed; other files stay. On any exception nothing changes.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    temporary.mkdir()
+    try:
+        yield temporary
+        folder.mkdir(exist_ok=True)
+        suffix = Path(names[0]).suffix
+        for old in folder.iterdir():
+            match = FRAME.fullmatch(old.name)
+            if match and match[1] == suffix and old.name not in names:
+                old.unlink()
+        for name in names:
+            os.replace(temporary / name, folder / name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

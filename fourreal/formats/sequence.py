@@ -2,14 +2,11 @@
 
 import os
 import re
-import secrets
-import shutil
 from pathlib import Path
 
 from ..gaussians import Gaussians, GaussianScene
+from .atomic import atomic_frames, frame_names
 from .ply import load_ply, save_ply
-
-FRAME = re.compile(r"frame_\d+\.ply")
 
 
 def natural_order(path: Path) -> list:
@@ -25,22 +22,10 @@ def save_ply_sequence(scene: GaussianScene, folder: str | os.PathLike) -> list[P
     the folder are removed, other files stay.
     """
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    digits = max(4, len(str(scene.num_frames)))
-    names = [f"frame_{time + 1:0{digits}d}.ply" for time in range(scene.num_frames)]
-    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
-    temporary.mkdir()
-    try:
+    names = frame_names(scene.num_frames, ".ply")
+    with atomic_frames(folder, names) as temporary:
         for time, name in enumerate(names):
             save_ply(scene.at(time), temporary / name)
-        folder.mkdir(exist_ok=True)
-        for old in folder.iterdir():
-            if FRAME.fullmatch(old.name) and old.name not in names:
-                old.unlink()
-        for name in names:
-            os.replace(temporary / name, folder / name)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return [folder / name for name in names]
 
 

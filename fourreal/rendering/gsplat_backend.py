@@ -31,7 +31,11 @@ def why_not() -> str:
     else:
         reason = "" if _C is not None else "its CUDA extension is not built"
     if reason:
-        log.info("gsplat is not used (%s); rendering with torch.", reason)
+        log.warning(
+            "gsplat is not used (%s); rendering with torch. To install it: pip install "
+            "'fourreal[cuda]', with a CUDA compiler or a wheel for this torch.",
+            reason.rstrip("."),
+        )
     return reason
 
 

@@ -1,18 +1,20 @@
-"""Video and image files as tensors: H.264 through PyAV, images through Pillow."""
+"""Video, image and depth files as tensors: H.264 through PyAV, images through Pillow."""
 
 import os
+import zipfile
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
-from ..formats.atomic import atomic_path
+from ..formats.atomic import atomic_frames, atomic_path, frame_names
 from ..formats.sequence import natural_order
 
+DEPTH_STEP = "depth_step"  # the PNG text that says how much depth one grey level is
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
@@ -114,3 +116,59 @@ def read_images(folder: str | os.PathLike) -> Tensor:
             )
         images.append(image)
     return torch.stack(images)
+
+
+def write_images(folder: str | os.PathLike, frames: Tensor) -> None:
+    """Write frames [T, 3, H, W] in [0, 1] as frame_0001.png.. of a folder, all or none."""
+    names = frame_names(len(frames), ".png")
+    with atomic_frames(folder, names) as temporary:
+        for name, frame in zip(names, frames):
+            write_image(temporary / name, frame)
+
+
+def write_depth(path: str | os.PathLike, depth: Tensor) -> None:
+    """Write z-depth maps [T, H, W] (world units, 0 = nothing there).
+
+    path: *.npz, which keeps float32 exactly under the name "depth"; anything else is a folder of
+    16-bit frame_0001.png.., where depth = grey level * step, one step for all of them so that the
+    farthest is 65535; the step stands in each file's text chunk "depth_step".
+    """
+    values = depth.detach().float().cpu().numpy()
+    if values.ndim != 3 or not values.size or not np.isfinite(values).all() or values.min() < 0:
+        raise ValueError(
+            f"depth must be [T, H, W] of finite numbers from 0, got {tuple(depth.shape)}."
+        )
+    if Path(path).suffix.lower() == ".npz":
+        with atomic_path(path) as temporary:
+            np.savez_compressed(temporary, depth=values)
+        return
+    step = max(float(values.max()), 1e-30) / 65535
+    text = PngImagePlugin.PngInfo()
+    text.add_text(DEPTH_STEP, repr(step))
+    names = frame_names(len(values), ".png")
+    with atomic_frames(path, names) as temporary:
+        for name, image in zip(names, values):
+            grey = (image.astype(np.float64) / step).round().astype(np.uint16)
+            Image.fromarray(grey).save(temporary / name, pnginfo=text)
+
+
+def read_depth(path: str | os.PathLike) -> Tensor:
+    """Depth [T, H, W] of what write_depth wrote. Raises ValueError when it is something else."""
+    path = Path(path)
+    if path.suffix.lower() == ".npz":
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                return torch.from_numpy(data["depth"])
+        except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            if isinstance(error, FileNotFoundError):
+                raise
+            raise ValueError(f"{path} holds no depth: {error}.") from error
+    maps = []
+    for file in sorted(path.glob("*.png"), key=natural_order):
+        with Image.open(file) as image:
+            if DEPTH_STEP not in image.info:
+                raise ValueError(f"{file} is not a depth map: it has no {DEPTH_STEP!r} text.")
+            maps.append(np.asarray(image, np.float64) * float(image.info[DEPTH_STEP]))
+    if not maps:
+        raise ValueError(f"{path} has no depth maps (*.png).")
+    return torch.from_numpy(np.stack(maps)).float()

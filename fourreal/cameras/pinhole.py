@@ -1,10 +1,8 @@
-"""Pinhole cameras and camera paths.
+"""Pinhole cameras.
 
 OpenCV everywhere: x right, y down, z forward; extrinsics are world to camera [..., 3, 4];
 intrinsics are in pixels [..., 3, 3]; the centre of the first pixel is at (0.5, 0.5).
 """
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -135,95 +133,3 @@ def matrix_to_quaternion(matrices: Tensor) -> Tensor:
     ).reshape(*m.shape[:-2], 4, 4)
     quaternions = torch.linalg.eigh(symmetric).eigenvectors[..., -1]
     return torch.where(quaternions[..., :1] < 0, -quaternions, quaternions)
-
-
-@dataclass
-class CameraPath:
-    """K cameras, one per output frame, each with the scene time it shows.
-
-    extrinsics [K, 3, 4], intrinsics [K, 3, 3] in pixels of width x height, times [K] (integers
-    in 0..T-1).
-    """
-
-    extrinsics: Tensor
-    intrinsics: Tensor
-    times: Tensor
-    width: int
-    height: int
-
-
-def interpolate_cameras(extrinsics: Tensor, positions: Tensor) -> Tensor:
-    """Cameras [K, 3, 4] at fractional indices `positions` [K] (0..V-1) along V cameras.
-
-    Centres follow a Catmull-Rom spline, rotations the shortest arc between neighbours.
-    """
-    count = extrinsics.shape[0]
-    centers = camera_centers(extrinsics)
-    quaternions = matrix_to_quaternion(extrinsics[:, :, :3])
-    low = positions.floor().long().clamp(0, max(count - 2, 0))
-    high = (low + 1).clamp_max(count - 1)
-    u = (positions - low)[:, None]
-    before = centers[(low - 1).clamp_min(0)]
-    after = centers[(high + 1).clamp_max(count - 1)]
-    start, end = centers[low], centers[high]
-    center = 0.5 * (
-        2 * start
-        + (end - before) * u
-        + (2 * before - 5 * start + 4 * end - after) * u**2
-        + (3 * start - before - 3 * end + after) * u**3
-    )
-    first, second = quaternions[low], quaternions[high]
-    cosine = (first * second).sum(-1, keepdim=True)
-    second = torch.where(cosine < 0, -second, second)
-    angle = cosine.abs().clamp_max(1.0).acos()
-    weight = torch.where(angle < 1e-4, u, torch.sin(u * angle) / torch.sin(angle).clamp_min(1e-8))
-    other = torch.where(
-        angle < 1e-4, 1 - u, torch.sin((1 - u) * angle) / torch.sin(angle).clamp_min(1e-8)
-    )
-    rotation = quaternion_to_matrix(other * first + weight * second)
-    return torch.cat([rotation, -rotation @ center[..., None]], dim=-1)
-
-
-PATH_KINDS = ("orbit", "inputs", "freeze_time", "fixed_view")
-
-
-def camera_path(
-    extrinsics: Tensor,
-    intrinsics: Tensor,
-    width: int,
-    height: int,
-    num_times: int,
-    kind: str = "orbit",
-    num_frames: int | None = None,
-    freeze_at: int = 0,
-) -> CameraPath:
-    """A path through the input cameras [V, 3, 4], [V, 3, 3] with a time schedule.
-
-    orbit: the camera sweeps smoothly to the last view and back while time plays; inputs: the
-    camera moves once along the views while time plays; freeze_time: the same sweep as orbit at
-    time `freeze_at` (bullet time); fixed_view: the first camera while time plays. num_frames
-    defaults to num_times.
-    """
-    if kind not in PATH_KINDS:
-        raise ValueError(
-            f"camera path kind is {kind!r}, but must be one of {', '.join(PATH_KINDS)}."
-        )
-    count = num_frames or num_times
-    phase = torch.linspace(0, 1, count, dtype=extrinsics.dtype, device=extrinsics.device)
-    last = extrinsics.shape[0] - 1
-    sweep = {
-        "orbit": 0.5 - 0.5 * torch.cos(2 * torch.pi * phase),
-        "freeze_time": 0.5 - 0.5 * torch.cos(2 * torch.pi * phase),
-        "inputs": phase,
-        "fixed_view": torch.zeros_like(phase),
-    }[kind]
-    times = (phase * (num_times - 1)).round().long()
-    if kind == "freeze_time":
-        times = torch.full_like(times, min(freeze_at, num_times - 1))
-    return CameraPath(
-        interpolate_cameras(extrinsics, sweep * last),
-        intrinsics.mean(0, keepdim=True).expand(count, 3, 3),
-        times,
-        width,
-        height,
-    )

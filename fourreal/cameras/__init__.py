@@ -1,0 +1,50 @@
+"""Pinhole cameras and the paths they take."""
+
+from .keyframes import Keyframes, load_keyframes
+from .paths import (
+    PATH_KINDS,
+    TIME_KINDS,
+    CameraPath,
+    Coverage,
+    camera_path,
+    interpolate_cameras,
+    schedule,
+)
+from .pinhole import (
+    camera_centers,
+    invert,
+    look_at,
+    matrix_to_quaternion,
+    pixel_grid,
+    pixel_intrinsics,
+    project,
+    quaternion_to_matrix,
+    relative_to_first,
+    scale_intrinsics,
+    to_homogeneous,
+    unproject,
+)
+
+__all__ = [
+    "PATH_KINDS",
+    "TIME_KINDS",
+    "CameraPath",
+    "Coverage",
+    "Keyframes",
+    "camera_centers",
+    "camera_path",
+    "interpolate_cameras",
+    "invert",
+    "load_keyframes",
+    "look_at",
+    "matrix_to_quaternion",
+    "pixel_grid",
+    "pixel_intrinsics",
+    "project",
+    "quaternion_to_matrix",
+    "relative_to_first",
+    "scale_intrinsics",
+    "schedule",
+    "to_homogeneous",
+    "unproject",
+]
