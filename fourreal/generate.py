@@ -333,6 +333,12 @@ def load_pipeline(config: GenerateConfig, device: torch.device):
                 "diffusers' layout, or its single files with --transformer, --vae and "
                 "--text-encoder."
             )
+        index = json.loads((config.model / "model_index.json").read_text())
+        if index.get("transformer_2", [None])[0]:
+            raise ValueError(
+                f"{config.model} has two transformers (Wan 2.2 A14B), but only models of one work "
+                "here: Wan 2.1 T2V 1.3B or 14B, or Wan 2.2 TI2V 5B."
+            )
         pipeline = ViewTimePipeline.from_pretrained(
             config.model, torch_dtype=dtype, local_files_only=True
         )

@@ -182,6 +182,7 @@ def wrong(tmp_path, capsys, *arguments):
         (["--prompts", "{tmp}/blank.txt"], "blank.txt holds no prompts"),
         (["a ball", "--vae", "{tmp}/x.safetensors"], "needed together, but only vae was given"),
         (["a ball", "--model", "{tmp}"], "has no model_index.json"),
+        (["a ball", "--model", "{tmp}/two"], "has two transformers"),
         (["a ball", "--offload", "model"], "for CUDA devices"),
         (["a ball", "--fixed-view", "{tmp}/none.mp4"], "none.mp4"),
         (["a ball", "--fixed-view", "{tmp}/text.mp4"], "text.mp4"),
@@ -193,6 +194,9 @@ def wrong(tmp_path, capsys, *arguments):
 def test_wrong_input_gets_one_sentence(tmp_path, capsys, arguments, sentence):
     (tmp_path / "text.mp4").write_text("not a video")
     (tmp_path / "blank.txt").write_text(" \n\n")
+    (tmp_path / "two").mkdir()
+    index = {"transformer_2": ["diffusers", "WanTransformer3DModel"]}
+    (tmp_path / "two/model_index.json").write_text(json.dumps(index))
     write_video(tmp_path / "large.mp4", torch.rand(5, 3, 64, 64), 8)
     if "--out" not in arguments:
         arguments = [*arguments, "--out", "{tmp}/out"]

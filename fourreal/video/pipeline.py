@@ -280,16 +280,16 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
         mean, std = self._normalisation(latents)
         return (latents - mean) / std
 
-    def decode_views(self, latents: Tensor, progress: Callable | None = None) -> Tensor:
+    def decode_views(self, latents: Tensor) -> Tensor:
         """Videos [V, T, 3, H, W] in [0, 1], on the CPU, of normalised latents [V, C, F, h, w]."""
+        return torch.stack([self._decode_view(view) for view in latents])
+
+    def _decode_view(self, latents: Tensor) -> Tensor:
+        """decode_views of one view, [C, F, h, w] to [T, 3, H, W]."""
         mean, std = self._normalisation(latents)
-        videos = []
-        for i, view in enumerate((latents * std + mean).to(self.vae.dtype)):
-            video = self.vae.decode(view[None], return_dict=False)[0][0].float()
-            videos.append((video.transpose(0, 1) / 2 + 0.5).clamp(0, 1).cpu())
-            if progress:
-                progress(i + 1, len(latents))
-        return torch.stack(videos)
+        view = (latents[None] * std + mean).to(self.vae.dtype)
+        video = self.vae.decode(view, return_dict=False)[0][0].float()
+        return (video.transpose(0, 1) / 2 + 0.5).clamp(0, 1).cpu()
 
     def _references(self, fixed_view, columns, image, shape) -> tuple[Tensor, Tensor]:
         """Reference latents [1, C, V*F, h, w] (zeros where unknown) and known cells [1, V*F].
@@ -381,7 +381,8 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
             latents = randn_tensor(shape, generator, device, torch.float32)
 
         # 3. Windows: references, denoising, decoding, and the references as they were given
-        grid, done, seconds = None, 0, 0.0
+        grid = torch.empty(num_views, num_frames, 3, height, width)
+        done, seconds = 0, 0.0
         columns = None if freeze_time is None else freeze_time[:, None]
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
@@ -403,10 +404,8 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
             if output_type == "latent":
                 grid = window
                 break
-            videos = self.decode_views(window)
-            if grid is None:
-                grid = videos.new_empty(num_views, num_frames, *videos.shape[2:])
-            grid[:, done:last] = videos[:, done - first :]
+            for view, view_latents in enumerate(window):
+                grid[view, done:last] = self._decode_view(view_latents)[done - first :]
             if index == 0 and freeze_time is not None:
                 grid[:, 0] = freeze_time.to(grid)
             if image is not None:
