@@ -1,5 +1,7 @@
 """Run the demo: `python tasks.py demo ["PROMPT"] [options]`; run the tests: `python tasks.py test`.
 
+`python tasks.py test --comfyui PATH` also runs what needs a ComfyUI checkout (0.28 or newer).
+
 Standard library only; works on Linux, macOS and Windows. Everything is installed into `.venv`
 beside this file.
 """
@@ -69,8 +71,25 @@ def demo(arguments: list[str]) -> None:
     run(python(), "-m", "fourreal.cli", "generate", *arguments)
 
 
+def use_comfyui(folder: Path) -> None:
+    """Install what a ComfyUI checkout needs, once per change, and point the tests at it."""
+    requirements = folder / "requirements.txt"
+    if not (folder / "main.py").exists():
+        sys.exit(f"{folder} is not a ComfyUI checkout: it has no main.py.")
+    marker, wanted = ENVIRONMENT / "installed-comfyui", requirements.read_text()
+    if not marker.exists() or marker.read_text() != wanted:
+        run(python(), "-m", "pip", "install", "-q", "-r", requirements)
+        marker.write_text(wanted)
+    os.environ["COMFYUI_PATH"] = str(folder)
+
+
 def test(arguments: list[str]) -> None:
     setup("test")
+    if arguments[:1] == ["--comfyui"]:
+        if len(arguments) < 2:
+            sys.exit("--comfyui needs the path of a ComfyUI checkout.")
+        use_comfyui(Path(arguments[1]).resolve())
+        arguments = arguments[2:]
     run(python(), "-m", "ruff", "check", ".")
     run(python(), "-m", "ruff", "format", "--check", ".")
     run(python(), "-m", "pytest", *arguments)

@@ -13,12 +13,14 @@ from comfy_api.latest import ComfyExtension, io
 
 from .grid import AssembleGrid, ContactSheet, PickTime, PickView
 from .inputs import GridLatent, TextEncode
-from .loaders import LoadEmbeddedModels
+from .loaders import ExampleScene, LoadEmbeddedModels, LoadReconstructor
+from .rendering import CameraPathNode, RenderSplats, SceneCamera
 from .sampling import ApplyViewTimeAttention, ViewTimeSampler
-from .scene import CameraPathNode, LoadScene, Reconstruct, RenderSplats, SaveScene, SceneToSplat
+from .scene import LoadScene, Reconstruct, SaveScene, SceneToSplat
 
 NODES = [
     LoadEmbeddedModels,
+    ExampleScene,
     TextEncode,
     GridLatent,
     ApplyViewTimeAttention,
@@ -27,7 +29,9 @@ NODES = [
     PickView,
     PickTime,
     ContactSheet,
+    LoadReconstructor,
     Reconstruct,
+    SceneCamera,
     CameraPathNode,
     RenderSplats,
     SceneToSplat,

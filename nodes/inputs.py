@@ -1,11 +1,13 @@
 """What the sampler starts from: the text, and the empty grid with its references."""
 
+import comfy.model_management
 import torch
 from comfy_api.latest import io
 
 from .view_time import KNOWN
 
 DEFAULT_PROMPT = "a red ball bouncing past a blue box"
+EMPTY_PROMPT = "the prompt is empty; say what the scene shows and how it moves."
 WAN_CHANNELS, WAN_STRIDE = 16, 8  # of an empty latent; ComfyUI fits it to the MODEL
 
 
@@ -36,9 +38,13 @@ class TextEncode(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    def validate_inputs(cls, prompt):
+        return EMPTY_PROMPT if prompt is not None and not prompt.strip() else True
+
+    @classmethod
     def execute(cls, clip, prompt, negative) -> io.NodeOutput:
         if not prompt.strip():
-            raise ValueError("the prompt is empty; say what the scene shows and how it moves.")
+            raise ValueError(EMPTY_PROMPT)
         if clip is None:
             raise ValueError("the CLIP input is empty; connect the text encoder of the MODEL.")
         return io.NodeOutput(
@@ -65,6 +71,11 @@ def grid_latent(vae, fixed_view, freeze_time, num_views, num_frames, width, heig
     from fourreal.grid import check_size, num_latent_frames, reference_mask
 
     frames = num_latent_frames(num_frames)
+    if vae is not None and vae.latent_dim != 3:
+        raise ValueError(
+            "this VAE is for images, but a grid needs the video VAE of a Wan model; connect the "
+            "VAE that belongs to the MODEL."
+        )
     stride = vae.spacial_compression_encode() if vae is not None else WAN_STRIDE
     check_size(height, width, 2 * stride)
     check_reference("fixed_view", fixed_view, num_frames, "frames", height, width)
@@ -77,6 +88,7 @@ def grid_latent(vae, fixed_view, freeze_time, num_views, num_frames, width, heig
     if freeze_time is not None:
         # Latent frame 0 is exactly one pixel frame, so each view is a one-frame video.
         for view in range(num_views):
+            comfy.model_management.throw_exception_if_processing_interrupted()
             samples[view, :, :1] = vae.encode(freeze_time[view : view + 1, ..., :3])[0]
     if fixed_view is not None:
         samples[:1] = vae.encode(fixed_view[..., :3])
@@ -135,6 +147,17 @@ class GridLatent(io.ComfyNode):
                 io.Latent.Output(tooltip="The grid [V, C, F, h, w], one view after the other.")
             ],
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, num_frames):
+        """Before anything runs, where it is not linked. ComfyUI shows the answer once per name."""
+        from fourreal.grid import num_latent_frames
+
+        try:
+            num_latent_frames(1 if num_frames is None else num_frames)
+        except ValueError as error:
+            return str(error)
+        return True
 
     @classmethod
     def execute(

@@ -8,7 +8,7 @@ import torch
 from comfy_api.latest import io
 from PIL import Image
 
-from .view_time import apply_view_time, grid_of
+from .view_time import apply_view_time, conventions, grid_of
 
 PREVIEW_SIZE = 512  # pixels of the longer side
 
@@ -130,6 +130,7 @@ class ViewTimeSampler(io.ComfyNode):
         cls, model, positive, negative, latent, seed, steps, cfg, sampler_name, scheduler,
         view_strength,
     ) -> io.NodeOutput:  # fmt: skip
+        conventions(model)  # before anything else is done with a MODEL that is not Wan
         grid_of(latent)
         samples = comfy.sample.fix_empty_latent_channels(
             model, latent["samples"], latent.get("downscale_ratio_spacial")

@@ -1,30 +1,36 @@
-"""Scenes of dynamic Gaussians: reconstruct, move a camera through, render, save and load."""
+"""Scenes of dynamic Gaussians: reconstruct, convert, save and load."""
 
-from fractions import Fraction
 from pathlib import Path
 
 import comfy.model_management
 import comfy.utils
 import folder_paths
 import torch
-from comfy_api.latest import InputImpl, Types, io
+from comfy_api.latest import Types, io
+from PIL import Image
 
-from fourreal.cameras import PATH_KINDS, camera_path, scale_intrinsics, to_homogeneous
+from fourreal.cameras import to_homogeneous
 from fourreal.gaussians import GaussianScene
 
 from .grid import VIEWS_TOOLTIP
-from .loaders import Reconstructor
+from .loaders import Extrinsics, Intrinsics, Reconstructor
+from .sampling import PREVIEW_SIZE
 
 Scene = io.Custom("FOURREAL_SCENE")
-CameraPath = io.Custom("FOURREAL_CAMERA_PATH")
-Extrinsics = io.Custom("EXTRINSICS")  # [V, 4, 4] world to camera, OpenCV, as other packs have it
-Intrinsics = io.Custom("INTRINSICS")  # [V, 3, 3] in pixels
 
 SCENE_TOOLTIP = "A scene of dynamic Gaussians."
 
 
-class CachedScene(GaussianScene):
-    """A scene that tells ComfyUI's cache how much memory it holds."""
+class CachedScene(GaussianScene, list):
+    """A scene that tells ComfyUI's cache how much memory it holds.
+
+    Core 0.28 counts the tensors that it finds in lists, so this is also the list of its tensors;
+    later versions ask `_comfy_cache_tensors`.
+    """
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.extend(self._comfy_cache_tensors())
 
     def _comfy_cache_tensors(self) -> list[torch.Tensor]:
         return [t for part in (self.static, *self.dynamic) for t in vars(part).values()]
@@ -46,24 +52,20 @@ def depth_image(depth: torch.Tensor) -> torch.Tensor:
     return torch.where(there, grey, 0)[..., None].expand(-1, -1, -1, 3).contiguous()
 
 
-def parse_color(text: str) -> list[float]:
-    """Red, green, blue in [0, 1] of "#rrggbb". Raises ValueError."""
-    digits = text.strip().lstrip("#")
-    try:
-        if len(digits) != 6:
-            raise ValueError
-        return [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
-    except ValueError:
-        raise ValueError(f"the colour is {text!r}, but must be like #rrggbb.") from None
+def progress_reporter(total: int, preview=None):
+    """progress(done, total) for the library's long work: moves the bar, stops on cancel.
 
-
-def progress_reporter(total: int):
-    """progress(done, total) for the library's long work: moves the bar, stops on cancel."""
+    preview(done) gives an image [3, H, W] in [0, 1] to show beside the bar.
+    """
     bar = comfy.utils.ProgressBar(total)
 
     def progress(done: int, of: int) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        bar.update_absolute(done, of)
+        shown = None
+        if preview is not None:
+            pixels = (preview(done) * 255).clamp(0, 255).byte().movedim(0, -1).cpu().numpy()
+            shown = ("JPEG", Image.fromarray(pixels), PREVIEW_SIZE)
+        bar.update_absolute(done, of, shown)
 
     return progress
 
@@ -86,6 +88,46 @@ class Reconstruct(io.ComfyNode):
                     "fps", default=8.0, min=1.0, max=120.0, step=1.0,
                     tooltip="Times per second when the scene is played.",
                 ),
+                io.Combo.Input(
+                    "cameras", options=["first", "mean", "median"], advanced=True,
+                    tooltip="Which times decide about the cameras, one per view: the first one "
+                    "(the method), or the mean or median over all.",
+                ),
+                io.Boolean.Input(
+                    "shared_intrinsics", default=False, advanced=True,
+                    tooltip="All views were taken with the same lens and zoom.",
+                ),
+                io.Int.Input(
+                    "resolution", default=0, min=0, max=2072, advanced=True,
+                    tooltip="Longer side of what the network sees; 0 for the size it was trained "
+                    "on.",
+                ),
+                io.Float.Input(
+                    "confidence_percentile", default=5.0, min=0.0, max=95.0, step=1.0,
+                    advanced=True,
+                    tooltip="Drops this percentage of the pixels, the least certain ones.",
+                ),
+                io.Float.Input(
+                    "min_opacity", default=0.02, min=0.0, max=0.95, step=0.01, advanced=True,
+                    tooltip="Drops Gaussians that are fainter than this.",
+                ),
+                io.Float.Input(
+                    "voxel_size", default=0.0, min=0.0, max=16.0, step=0.25, advanced=True,
+                    tooltip="Merges Gaussians that fall into one voxel of so many pixels; 0 merges "
+                    "none. Fewer Gaussians need less memory.",
+                ),
+                io.Boolean.Input(
+                    "store_static_once", default=True, advanced=True,
+                    tooltip="Finds what stands still and stores it once, not at every time.",
+                ),
+                Extrinsics.Input(
+                    "extrinsics", optional=True,
+                    tooltip="Known cameras, world to camera [V, 4, 4], instead of predicted ones.",
+                ),
+                Intrinsics.Input(
+                    "intrinsics", optional=True,
+                    tooltip="[V, 3, 3] in pixels of the images; needed with extrinsics.",
+                ),
             ],
             outputs=[
                 Scene.Output(display_name="SCENE", tooltip=SCENE_TOOLTIP),
@@ -101,118 +143,34 @@ class Reconstruct(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, reconstructor, images, num_views, fps) -> io.NodeOutput:
+    def execute(
+        cls, reconstructor, images, num_views, fps, cameras="first", shared_intrinsics=False,
+        resolution=0, confidence_percentile=5.0, min_opacity=0.02, voxel_size=0.0,
+        store_static_once=True, extrinsics=None, intrinsics=None,
+    ) -> io.NodeOutput:  # fmt: skip
         from fourreal.grid import images_to_frames
+        from fourreal.reconstruction import Filters, StaticSplit
 
         frames = images_to_frames(images, num_views).float().cpu()
-        result = reconstructor(frames, fps=fps, progress=progress_reporter(frames.shape[1]))
+        if (extrinsics is None) != (intrinsics is None):
+            raise ValueError("known cameras need both extrinsics and intrinsics; connect both.")
+        if extrinsics is not None:
+            cameras = (extrinsics[:, :3], intrinsics)
+        filters = Filters(
+            confidence_percentile=confidence_percentile, min_opacity=min_opacity,
+            voxel_size=voxel_size,
+        )  # fmt: skip
+        result = reconstructor(
+            frames, fps=fps, cameras=cameras, shared_intrinsics=shared_intrinsics,
+            resolution=resolution or None, filters=filters,
+            split=StaticSplit() if store_static_once else None,
+            progress=progress_reporter(frames.shape[1], lambda done: frames[0, done - 1]),
+        )  # fmt: skip
         return io.NodeOutput(
             CachedScene(**vars(result.scene)),
             depth_image(result.depth.flatten(0, 1)),
             to_homogeneous(result.extrinsics),
             result.intrinsics,
-        )
-
-
-class CameraPathNode(io.ComfyNode):
-    @classmethod
-    def define_schema(cls):
-        return io.Schema(
-            node_id="FourReal_CameraPath",
-            display_name="Camera Path",
-            category="4Real",
-            description="A camera that moves through a scene while time plays or stands still.",
-            search_aliases=["orbit", "trajectory", "bullet time"],
-            inputs=[
-                Scene.Input("scene", tooltip=SCENE_TOOLTIP),
-                io.Combo.Input(
-                    "kind", options=list(PATH_KINDS), default="orbit",
-                    tooltip="orbit: to the last view and back while time plays. inputs: once along "
-                    "the views. freeze_time: the orbit while time stands still. fixed_view: the "
-                    "first camera while time plays.",
-                ),
-                io.Int.Input(
-                    "frames", default=0, min=0, max=2000,
-                    tooltip="Length of the path; 0 for as many frames as the scene has times.",
-                ),
-                io.Int.Input(
-                    "freeze_at", default=0, min=0, max=1023, advanced=True,
-                    tooltip="The time that freeze_time shows.",
-                ),
-            ],
-            outputs=[CameraPath.Output(display_name="CAMERA_PATH", tooltip="A camera per frame.")],
-        )  # fmt: skip
-
-    @classmethod
-    def execute(cls, scene, kind, frames, freeze_at) -> io.NodeOutput:
-        path = camera_path(
-            scene.extrinsics, scene.intrinsics, scene.width, scene.height, scene.num_frames, kind,
-            frames or None, freeze_at,
-        )  # fmt: skip
-        return io.NodeOutput(path)
-
-
-class RenderSplats(io.ComfyNode):
-    @classmethod
-    def define_schema(cls):
-        return io.Schema(
-            node_id="FourReal_RenderSplats",
-            display_name="Render Splats",
-            category="4Real",
-            description="Renders a scene along a camera path, each frame at its own time.",
-            search_aliases=["gaussian splatting", "rasterize", "render scene"],
-            inputs=[
-                Scene.Input("scene", tooltip=SCENE_TOOLTIP),
-                CameraPath.Input("camera_path", tooltip="From Camera Path."),
-                io.Int.Input(
-                    "width", default=0, min=0, max=4096,
-                    tooltip="Pixels; 0 for the width of the input views.",
-                ),
-                io.Int.Input(
-                    "height", default=0, min=0, max=4096,
-                    tooltip="Pixels; 0 for the height of the input views.",
-                ),
-                io.Color.Input(
-                    "background", default="#000000", tooltip="Colour where there is nothing."
-                ),
-            ],
-            outputs=[
-                io.Image.Output(display_name="images", tooltip="The frames of the path."),
-                io.Mask.Output(display_name="alpha", tooltip="How much of each pixel is covered."),
-                io.Image.Output(display_name="depth", tooltip="Depth: near is white."),
-                io.Video.Output(
-                    display_name="video", tooltip="The frames at the scene's rate, for Save Video."
-                ),
-            ],
-        )  # fmt: skip
-
-    @classmethod
-    def execute(cls, scene, camera_path, width, height, background) -> io.NodeOutput:
-        from dataclasses import replace
-
-        from fourreal.rendering import render_path
-
-        width, height = width or camera_path.width, height or camera_path.height
-        path = replace(
-            camera_path, width=width, height=height,
-            intrinsics=scale_intrinsics(
-                camera_path.intrinsics, width / camera_path.width, height / camera_path.height
-            ),
-        )  # fmt: skip
-        device = comfy.model_management.get_torch_device()
-        color, alpha, depth = render_path(
-            scene.to(device), path, background=torch.tensor(parse_color(background), device=device),
-            progress=progress_reporter(len(path.times)),
-        )  # fmt: skip
-        out = comfy.model_management.intermediate_device()
-        images = color.clamp(0, 1).to(out)
-        video = InputImpl.VideoFromComponents(
-            Types.VideoComponents(
-                images=images, frame_rate=Fraction(scene.fps).limit_denominator(1001)
-            )
-        )
-        return io.NodeOutput(
-            images, alpha[..., 0].to(out), depth_image(depth[..., 0]).to(out), video
         )
 
 

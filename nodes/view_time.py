@@ -18,8 +18,15 @@ KNOWN = "fourreal_known"  # LATENT key: boolean [V, F], the cells that are refer
 def conventions(model: ModelPatcher) -> tuple[str, int]:
     """(conditioning, max_frames) of a Wan MODEL: what its loader noted, else its family's.
 
-    Raises ValueError for a MODEL that is not Wan.
+    Raises ValueError for a MODEL that is not Wan, or needs more than text.
     """
+    network = model.get_model_object("diffusion_model")
+    channels = model.get_model_object("latent_format").latent_channels
+    if getattr(network, "in_dim", channels) != channels:
+        raise ValueError(
+            f"this MODEL takes {network.in_dim} channels, {channels} of them latents, so it needs "
+            "an image or other control; load a Wan text-to-video model."
+        )
     noted = model.get_attachment(KEY)
     if noted is not None:
         return noted["conditioning"], noted["max_frames"]
