@@ -257,6 +257,18 @@ def test_attention_along_one_axis_is_that_of_each_row_and_column():
         assert torch.allclose(attend(q, k, v, 3, 4), expected, atol=1e-6)
 
 
+def test_double_precision_stays_double():
+    tensors = inputs(3, 4, 5, torch.float64)
+    direction = torch.randn(tensors[0].shape, dtype=torch.float64)
+    out = view_time_attention(*tensors, 3, 4, view_strength=0.3, backend="merge")
+    exact = reference(*tensors, 3, 4, 0.3)
+    assert relative(out, exact) < 1e-13
+    for own, true in zip(
+        torch.autograd.grad(out, tensors, direction), torch.autograd.grad(exact, tensors, direction)
+    ):
+        assert relative(own, true) < 1e-12
+
+
 def test_large_scores_do_not_overflow():
     q, k, v = (x.detach() * 30 for x in inputs(3, 3, 4))
     out = view_time_attention(q, k, v, 3, 3, backend="merge")

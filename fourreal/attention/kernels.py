@@ -1,7 +1,7 @@
 """Attention kernels that also return the log-sum-exp of each query's scores.
 
 forward(q, k, v) -> (out, lse, rest) and backward(grad, q, k, v, out, lse, rest) -> three gradients,
-all [batch, heads, tokens, dim], lse [batch, heads, tokens] in float32 and natural logarithm. Given
+all [batch, heads, tokens, dim], lse [batch, heads, tokens], natural, in float32 or better. Given
 the output and log-sum-exp of a softmax over MORE keys, backward gives these keys' part of its
 gradient: every kernel recomputes its weights as exp(score - lse).
 """

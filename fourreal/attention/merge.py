@@ -50,7 +50,7 @@ class _Merge(torch.autograd.Function):
                 *(_apart(x, pattern, sizes) for x in (query, key, value))
             )
             outs.append(_together(out, pattern, sizes))
-            lses.append(_together(lse.float()[..., None], pattern, sizes))
+            lses.append(_together(lse[..., None], pattern, sizes))
             extras.append(extra)
         if len(layouts) == 1:
             merged, lse = outs[0].contiguous(), lses[0]
@@ -59,9 +59,9 @@ class _Merge(torch.autograd.Function):
             top = torch.maximum(lses[0], lses[1])
             shares = [weight * (lse - top).exp() for (_, weight), lse in zip(layouts, lses)]
             total = sum(shares)
-            merged = outs[0].float() * (shares[0] / total)
+            merged = outs[0] * (shares[0] / total)  # in the type of the log-sum-exp
             for share, out in zip(shares[1:], outs[1:]):
-                merged.addcmul_(out.float(), share / total)
+                merged.addcmul_(out.to(merged.dtype), share / total)
             merged, lse = merged.to(query.dtype), top + total.log()
         ctx.save_for_backward(query, key, value, merged, lse)
         ctx.settings = (sizes, layouts, extras, name)
@@ -80,7 +80,7 @@ class _Merge(torch.autograd.Function):
                 for part in KERNELS[name].backward(g, q, k, v, out, own_lse, extra)
             ]
             if not totals:  # the row, of weight 1
-                totals = [part.float() for part in parts]
+                totals = [part.to(lse.dtype) for part in parts]
             else:
                 for total, part in zip(totals, parts):
                     total.add_(part, alpha=weight)
@@ -97,5 +97,8 @@ def merge_attention(
     view_strength: float,
     kernel: str,
 ) -> Tensor:
-    """view_time_attention by the kernel of that name; shapes as there. Sums are made in float32."""
+    """view_time_attention by the kernel of that name; shapes as there.
+
+    Half precision is summed in float32.
+    """
     return _Merge.apply(query, key, value, num_views, num_frames, view_strength, kernel)
