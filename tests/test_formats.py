@@ -10,6 +10,7 @@ import time
 import tracemalloc
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -478,32 +479,65 @@ def test_every_truncation_is_noticed(tmp_path, name):
             load(path)
 
 
+MUTATIONS = 2500  # of each format
+
+
+@pytest.fixture
+def little_memory():
+    """Room for 256 MB more than now: a file of some hundred bytes that takes it fails the test."""
+    resource = pytest.importorskip("resource", reason="memory cannot be limited on Windows")
+    used = psutil.Process().memory_info().vms
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def mutate(data: bytearray, r: random.Random) -> None:
+    """One of: other bytes, bits, cuts, insertions, full bytes, more digits, an end too early."""
+    where = r.randrange(len(data) if r.random() < 0.5 else min(len(data), 600))
+    kind = r.randrange(7)
+    if kind == 0:
+        data[where] = r.randrange(256)
+    elif kind == 1:
+        data[where] ^= 1 << r.randrange(8)
+    elif kind == 2:
+        del data[where : where + r.randrange(1, 9)]
+    elif kind == 3:
+        data[where:where] = bytes(r.randrange(256) for _ in range(r.randrange(1, 9)))
+    elif kind == 4:  # counts and lengths in binary
+        data[where : where + 4] = r.choice((b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f"))
+    elif kind == 5:  # counts and shapes in text
+        digits = [i for i, byte in enumerate(data[:1500]) if chr(byte).isdigit()] or [where]
+        i = r.choice(digits)
+        data[i : i + 1] = b"9" * r.randrange(1, 12)
+    else:
+        del data[where:]
+
+
 @pytest.mark.parametrize("name", FORMATS)
-def test_damage_ends_in_an_error_or_in_gaussians(tmp_path, name):
-    """Random edits: the loader returns something that can be drawn, or one ValueError."""
-    save, load = FORMATS[name]
-    save(tmp_path / name)
+def test_damage_ends_in_an_error_or_in_gaussians(tmp_path, name, little_memory):
+    """10,000 damaged files: the loader returns something that can be drawn, or one ValueError."""
+    _, load = FORMATS[name]
+    save = {"g.ply": save_ply, "g.spz": save_spz, "g.splat": save_splat}.get(name)
+    if save is None:
+        save_scene(scene(), tmp_path / name)
+    else:
+        save(cloud(3), tmp_path / name)
     content = (tmp_path / name).read_bytes()
     raw = gzip.decompress(content) if name == "g.spz" else content
     r = random.Random(0)
     refused = 0
-    for i in range(300):
+    for i in range(MUTATIONS):
         # Half of the edits hit the header, where lengths and names are; SPZ also inside its gzip.
         inside = name == "g.spz" and i % 2
         data = bytearray(raw if inside else content)
         for _ in range(r.choice((1, 1, 2, 8))):
-            where = r.randrange(len(data) if r.random() < 0.5 else min(len(data), 600))
-            kind = r.randrange(4)
-            if kind == 0:
-                data[where] = r.randrange(256)
-            elif kind == 1:
-                data[where] ^= 1 << r.randrange(8)
-            elif kind == 2:
-                del data[where : where + r.randrange(1, 9)]
-            else:
-                data[where:where] = bytes(r.randrange(256) for _ in range(r.randrange(1, 9)))
+            if data:
+                mutate(data, r)
         path = tmp_path / f"{i}_{name}"
         path.write_bytes(gzip.compress(bytes(data), 1) if inside else bytes(data))
+        begin = time.perf_counter()
         try:
             result = load(path)
         except ValueError as error:
@@ -517,5 +551,21 @@ def test_damage_ends_in_an_error_or_in_gaussians(tmp_path, name):
                 assert len(g) < 100
             if name[0] != "s":
                 assert all(getattr(g, field).isfinite().all() for field in FIELDS)
+        assert time.perf_counter() - begin < 20  # a hang, on the slowest machine
         path.unlink()
-    assert refused > 30
+    assert refused > MUTATIONS / 10
+
+
+def test_a_scene_is_opened_without_reading_it(tmp_path):
+    """The tensors are mapped: 60 MB of Gaussians cost memory when they are used."""
+    large = scene()
+    large.dynamic = [cloud(500_000, 1), cloud(10, 1)]
+    save_scene(large, tmp_path / "large.safetensors")
+    del large
+    assert (tmp_path / "large.safetensors").stat().st_size > 45e6
+    process = psutil.Process()
+    before = process.memory_full_info().uss
+    opened = load_scene(tmp_path / "large.safetensors")
+    assert len(opened.at(1)) == 30
+    assert process.memory_full_info().uss - before < 10e6
+    assert opened.dynamic[0].means.abs().max() > 3
