@@ -138,9 +138,12 @@ def _commands(arguments: list[str]) -> dict:
             "reconstructor": (ReconstructorConfig, _train("reconstructor")),
         }
     if arguments[:1] == ["benchmark"]:
-        from fourreal.benchmarks import attention
+        from fourreal.benchmarks import attention, renderer
 
-        return {"attention": (attention.AttentionBenchmark, attention.benchmark_attention)}
+        return {
+            "attention": (attention.AttentionBenchmark, attention.benchmark_attention),
+            "renderer": (renderer.RendererBenchmark, renderer.benchmark_renderer),
+        }
     if arguments[:1] == ["evaluate"]:
         from fourreal.evaluation import protocols
 
@@ -158,7 +161,7 @@ POSITIONAL = {"reconstruct": "inputs"}
 GROUPS = {
     "train": "autoencoder | video | reconstructor",
     "evaluate": "video | reconstruction",
-    "benchmark": "attention",
+    "benchmark": "attention | renderer",
 }
 
 
