@@ -171,7 +171,7 @@ def test_wrong_training_options_are_one_sentence(tmp_path):
         train_video(VideoConfig(**options))
 
 
-def tune_embedded(out, scenes, tune="lora", steps=4, **options):
+def tune_embedded(out, scenes, tune="lora", steps=4, architecture=None):
     """Tune the embedded model on one procedural scene in bf16; the losses by step."""
     losses = []
 
@@ -187,11 +187,12 @@ def tune_embedded(out, scenes, tune="lora", steps=4, **options):
         patch.setattr("fourreal.training.video.Loop", Recorded)
         train_video(
             VideoConfig(
-                LoopConfig(out, steps, None, 1, 1e-2, warmup_steps=1, save_every=2, **options),
+                LoopConfig(out, steps, None, 1, 1e-2, warmup_steps=1, save_every=2),
                 DataConfig(scenes=1, height=32, width=32, cache=scenes, draws=4),
                 start_from=weights.folder(),
                 tune=tune,
                 lora_rank=4,
+                architecture=architecture,
                 grids=("1x5", "2x5"),
                 grid_starts=(0.0, 0.5),
                 gradient_checkpointing=True,
@@ -265,6 +266,24 @@ def test_tuning_attention_changes_nothing_else(tmp_path, scenes):
     changed = {key for key in before if not torch.equal(before[key], after[key])}
     assert changed and all(".self_attn." in key for key in changed)
     assert {key.split(".")[3] for key in changed} == {"q", "k", "v", "o", "norm_q", "norm_k"}
+
+
+@pytest.mark.parametrize("architecture", ["sequential", "parallel-hard", "parallel-soft"])
+def test_other_architectures_train_by_one_flag_and_load_as_such(tmp_path, scenes, architecture):
+    from fourreal.video.pipeline import ViewTimePipeline
+
+    tune_embedded(tmp_path, scenes, "attention", 2, architecture)
+    trained = load_file(tmp_path / "transformer.safetensors")
+    base = load_file(weights.folder() / "transformer.safetensors")
+    added = {key.split(".")[2] for key in set(trained) - set(base)}
+    assert added == ({"view_time_sync"} if "parallel" in architecture else set())
+    pipe = ViewTimePipeline.from_single_files(
+        tmp_path / "transformer.safetensors",
+        weights.folder() / "autoencoder.safetensors",
+        weights.folder() / "text_encoder.safetensors",
+    )
+    assert pipe.config.architecture == architecture
+    assert len(pipe.transformer.state_dict()) == len(trained)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared is absent")

@@ -37,6 +37,7 @@ from fourreal.video.text import (
 from fourreal.video.transformer import apply_view_time
 
 TUNES = ("all", "attention", "lora")
+TUNED_WITH_ATTENTION = SELF_ATTENTION + r"|blocks\.\d+\.(attn1\.norm_[qk]|view_time_sync)"
 VALIDATION_GRIDS = 4
 SCRATCH_AUTOENCODER = Path("out/train/autoencoder/autoencoder.safetensors")
 
@@ -61,6 +62,9 @@ class VideoConfig:
     tune: str = "all"
     """all (of an embedded model also the text encoder), attention (self-attention) or lora."""
     lora_rank: int = 32
+    architecture: str | None = None
+    """fused (the paper's), or sequential, parallel-hard, parallel-soft to compare; by default as
+    start_from, and fused from nothing."""
     conditioning: str | None = None
     """replace or add; by default as start_from, and replace from nothing."""
     width: int = 256
@@ -192,7 +196,7 @@ def choose_trained(transformer: nn.Module, tune: str, rank: int) -> None:
         add_lora(transformer, rank)
     elif tune == "attention":
         for name, module in transformer.named_modules():
-            if re.fullmatch(SELF_ATTENTION + r"|blocks\.\d+\.attn1\.norm_[qk]", name):
+            if re.fullmatch(TUNED_WITH_ATTENTION, name):
                 module.requires_grad_(True)
     for parameter in transformer.parameters():
         if parameter.requires_grad:
@@ -236,10 +240,18 @@ def train_video(config: VideoConfig) -> None:
     pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
     conditioning = config.conditioning or pipe.config.conditioning
     guidance_scale = config.guidance_scale or pipe.config.guidance_scale
-    pipe.register_to_config(conditioning=conditioning, guidance_scale=guidance_scale)
+    architecture = config.architecture or pipe.config.architecture
+    if config.tune == "lora" and architecture.startswith("parallel"):
+        raise ValueError(
+            f"a LoRA cannot hold the layers that {architecture} adds; use --tune attention or all."
+        )
+    pipe.register_to_config(
+        conditioning=conditioning, guidance_scale=guidance_scale, architecture=architecture
+    )
     max_frames = pipe.config.max_frames
     if config.loop.mixed_precision == "no":
         transformer.float()
+    apply_view_time(transformer, 1, 1, architecture=architecture)  # adds the layers it needs
     choose_trained(transformer, config.tune, config.lora_rank)
     if config.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
@@ -304,7 +316,10 @@ def train_video(config: VideoConfig) -> None:
         )
         if applied != [views, frames]:  # a new processor would be compiled anew
             applied[:] = views, frames
-            apply_view_time(transformer, views, num_latent_frames(frames), max_frames=max_frames)
+            apply_view_time(
+                transformer, views, num_latent_frames(frames), max_frames=max_frames,
+                architecture=architecture,
+            )  # fmt: skip
         if text_of is None:
             predicted = loop.model(inputs, timesteps, captions)
         else:
@@ -351,6 +366,7 @@ def train_video(config: VideoConfig) -> None:
     metadata = {
         "base": str(config.start_from or "none"),
         "tune": config.tune,
+        "architecture": architecture,
         "conditioning": conditioning,
         "max_frames": max_frames,
         "max_tokens": pipe.config.max_tokens,

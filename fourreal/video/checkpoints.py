@@ -14,6 +14,7 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import Tensor
 
 from fourreal.formats.tensors import read_safetensors
+from fourreal.video.architectures import set_synchronisation
 from fourreal.video.block_autoencoder import BlockAutoencoder
 from fourreal.video.files import fill_model, rename_keys, transformer_key, vae_key
 
@@ -168,11 +169,14 @@ def load_transformer(path: Path, dtype: torch.dtype | None = None):
             "ffn_dim": tensors["blocks.0.ffn.0.weight"].shape[0],
             "num_layers": sum(key.endswith(".self_attn.q.weight") for key in tensors),
         }
+    settings = json.loads(metadata.get("fourreal", "{}"))
     with init_empty_weights():
         model = WanTransformer3DModel.from_config(config)
+        if settings.get("architecture", "").startswith("parallel"):
+            set_synchronisation(model, settings["architecture"])
     renamed = rename_keys(tensors, lambda key: transformer_key(key, to_comfy=False))
     fill_model(model, renamed, path, dtype)
-    return model, json.loads(metadata.get("fourreal", "{}"))
+    return model, settings
 
 
 def load_vae(path: Path, dtype: torch.dtype | None = None):

@@ -35,6 +35,7 @@ BLOCK_NAMES = [
     ("ffn.0.", "ffn.net.0.proj."),
     ("ffn.2.", "ffn.net.2."),
     ("modulation", "scale_shift_table"),
+    ("view_time_sync.", "view_time_sync."),  # of the parallel architectures, no Wan has it
 ]  # fmt: skip
 RESIDUAL_NAMES = [
     ("residual.0.", "norm1."),

@@ -91,7 +91,8 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
     transformer: WanTransformer3DModel; vae: AutoencoderKLWan (or the embedded autoencoder);
     text_encoder, tokenizer: UMT5; scheduler: flow matching. conditioning says how the checkpoint
     takes references (add or replace), max_frames is T_max in latent frames (defaults: those of
-    Wan 2.1 and 2.2), guidance_scale is the default of a call without both references.
+    Wan 2.1 and 2.2), guidance_scale is the default of a call without both references, architecture
+    is the one that the checkpoint was trained with (apply_view_time).
 
     from_pretrained also reads the folders of Wan 2.1 T2V and Wan 2.2 TI2V in diffusers' layout.
     """
@@ -103,7 +104,7 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
     def __init__(
         self, transformer, vae, text_encoder, tokenizer, scheduler,
         conditioning: str | None = None, max_frames: int | None = None,
-        max_tokens: int = WAN_TOKENS, guidance_scale: float = 5.0,
+        max_tokens: int = WAN_TOKENS, guidance_scale: float = 5.0, architecture: str = "fused",
     ):  # fmt: skip
         super().__init__()
         check_parts(transformer, vae, text_encoder)
@@ -120,6 +121,7 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
             max_frames=max_frames or defaults["max_frames"],
             max_tokens=max_tokens,
             guidance_scale=guidance_scale,
+            architecture=architecture,
         )
 
     @classmethod
@@ -146,7 +148,7 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
                 flow_shift=WAN_DEFAULTS[network.config.in_channels]["shift"],
             )
         tokens, encoder = load_text_encoder(Path(text_encoder), tokenizer, torch_dtype)
-        options = ("conditioning", "max_frames", "max_tokens", "guidance_scale")
+        options = ("conditioning", "max_frames", "max_tokens", "guidance_scale", "architecture")
         given = {name: settings[name] for name in options if name in settings}
         return cls(network, autoencoder, encoder, tokens, scheduler, **given)
 
@@ -439,8 +441,9 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
         self.scheduler.set_timesteps(num_inference_steps, device=latents.device)
         self.transformer._reset_stateful_cache()  # of the first-block cache
         apply_view_time(
-            self.transformer, num_views, frames, max_frames=self.config.max_frames, **attention
-        )
+            self.transformer, num_views, frames, max_frames=self.config.max_frames,
+            architecture=self.config.architecture, **attention,
+        )  # fmt: skip
         try:
             for step, timestep in enumerate(self.progress_bar(self.scheduler.timesteps)):
                 inputs, timesteps = model_inputs(
