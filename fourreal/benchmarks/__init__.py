@@ -1,5 +1,6 @@
 """Benchmarks of `fourreal benchmark`, and the measuring that they share."""
 
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -31,11 +32,16 @@ def median_seconds(
     return {name: statistics.median(values[1:]) for name, values in seconds.items()}
 
 
-def matmul_rate(device: torch.device, dtype: torch.dtype, size: int | None = None) -> float:
-    """FLOP per second of a square matrix product, the rate that a kernel can hope for."""
-    size = size or (8192 if device.type == "cuda" else 1536)
+def matrix_product(
+    device: torch.device, dtype: torch.dtype
+) -> tuple[Callable[[], torch.Tensor], int]:
+    """(a large square matrix product, its FLOP): the rate that a kernel can hope for.
+
+    Time it with median_seconds beside what it is compared with.
+    """
+    size = 8192 if device.type == "cuda" else 1536
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    return 2 * size**3 / median_seconds({"matmul": lambda: a @ b}, device, 3)["matmul"]
+    return lambda: a @ b, 2 * size**3
 
 
 def peak_memory(function: Callable[[], object], device: torch.device) -> int:
@@ -50,6 +56,7 @@ def peak_memory(function: Callable[[], object], device: torch.device) -> int:
         function()
         synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it reports its start and stop
     with torch.autograd.profiler.profile(profile_memory=True) as profile:
         function()
     now = peak = 0

@@ -21,7 +21,7 @@ from fourreal.attention import (
     view_time_attention,
     view_time_mask,
 )
-from fourreal.benchmarks import matmul_rate, median_seconds, peak_memory
+from fourreal.benchmarks import matrix_product, median_seconds, peak_memory
 from fourreal.formats.atomic import atomic_path
 
 REFERENCE = "masked SDPA"
@@ -102,15 +102,18 @@ def benchmark_attention(config: AttentionBenchmark) -> dict:
 
     # 2. Measuring
     exact = forward(REFERENCE).float()
-    forward_seconds = median_seconds(
-        {name: partial(forward, name) for name in attentions}, device, config.repeats
-    )
+    product, product_flops = matrix_product(device, dtype)
     both_seconds = median_seconds(
         {name: partial(both, name) for name in attentions if name in backward},
         device,
         config.repeats,
     )
-    rate = matmul_rate(device, dtype)
+    forward_seconds = median_seconds(
+        {name: partial(forward, name) for name in attentions} | {"product": product},
+        device,
+        config.repeats,
+    )
+    rate = product_flops / forward_seconds["product"]
     pairs = count * (views + frames - 1) * config.tokens * config.heads
     flops = 4 * pairs * config.head_dim
     rows = {}
