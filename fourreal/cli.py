@@ -138,11 +138,15 @@ def _commands(arguments: list[str]) -> dict:
             "reconstructor": (ReconstructorConfig, _train("reconstructor")),
         }
     if arguments[:1] == ["benchmark"]:
-        from fourreal.benchmarks import attention, renderer
+        from fourreal.benchmarks import attention, reconstruction, renderer
 
         return {
             "attention": (attention.AttentionBenchmark, attention.benchmark_attention),
             "renderer": (renderer.RendererBenchmark, renderer.benchmark_renderer),
+            "reconstruction": (
+                reconstruction.ReconstructionBenchmark,
+                reconstruction.benchmark_reconstruction,
+            ),
         }
     if arguments[:1] == ["evaluate"]:
         from fourreal.evaluation import protocols
@@ -161,7 +165,7 @@ POSITIONAL = {"reconstruct": "inputs"}
 GROUPS = {
     "train": "autoencoder | video | reconstructor",
     "evaluate": "video | reconstruction",
-    "benchmark": "attention | renderer",
+    "benchmark": "attention | renderer | reconstruction",
 }
 
 

@@ -122,6 +122,8 @@ class ReconstructConfig:
     """A reconstructor file: VGGT-1B, AnySplat or one of this project's (default: embedded)."""
     max_frames: int | None = None
     """Use only so many frames of each video."""
+    refine: int = 0
+    """Steps of optimising the Gaussians on the videos' own frames; 200 sharpen, and take longer."""
     orbit_size: int = 256
 
 
@@ -301,15 +303,18 @@ def as_json(settings: dict) -> dict:
     return json.loads(json.dumps(settings, default=str))
 
 
-def reconstruct_grid(frames: Tensor, path: Path, fps: float, report: Report) -> GaussianScene:
-    """Gaussians of grid frames [V, T, 3, H, W] with the reconstructor of a file."""
+def reconstruct_grid(
+    frames: Tensor, path: Path, fps: float, report: Report, refine: int = 0
+) -> GaussianScene:
+    """Gaussians of grid frames [V, T, 3, H, W] with the reconstructor of a file, after `refine`
+    steps of refinement."""
     from fourreal.reconstruction import Reconstructor
 
     with report.stage("reconstruct"):
         reconstructor = Reconstructor.from_file(path)
-        bar, progress = _bar("reconstructing", frames.shape[1])
+        bar, progress = _bar("reconstructing", frames.shape[1] + refine)
         with bar, torch.no_grad():
-            return reconstructor(frames, fps=fps, progress=progress).scene
+            return reconstructor(frames, fps=fps, refine=refine, progress=progress).scene
 
 
 def load_pipeline(config: GenerateConfig, device: torch.device):
@@ -486,7 +491,7 @@ def reconstruct(config: ReconstructConfig) -> Path:
     frames, report = torch.stack(videos), Report()
     with results_folder(config.out) as folder:
         file = config.weights or weights.folder() / "reconstructor.safetensors"
-        scene = reconstruct_grid(frames, file, rates[0], report)
+        scene = reconstruct_grid(frames, file, rates[0], report, config.refine)
         write_results(folder, frames, scene, rates[0], config.orbit_size, report)
         write_report(folder, report, scene, vars(config))
     return config.out

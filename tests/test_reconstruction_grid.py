@@ -161,6 +161,10 @@ def test_windows_of_trained_temporal_layers_overlap_and_share_one_unit():
     first = reconstructor._predict(frames[:, :4].transpose(0, 1))
     ratio = (first.depth[3] / tokens.depth[0]).log().median().exp()
     assert abs(parts.depth_scales[4] / ratio - 1) < 0.1
+    # Each window is what the network says of its times alone.
+    assert torch.allclose(parts.depth[:, :4], first.depth.transpose(0, 1), rtol=1e-5)
+    later = (tokens.depth[1:] * parts.depth_scales[4]).transpose(0, 1)
+    assert torch.allclose(parts.depth[:, 4:], later, rtol=1e-5)
 
 
 def test_dense_heads_give_the_same_in_chunks():

@@ -156,7 +156,8 @@ def score_reconstruction(reconstructor, scene: Scene, time: int) -> dict[str, fl
 
 
 def evaluate_reconstruction(config: ReconstructionEvaluation) -> dict:
-    """Score held-out views of exact grids; also printed as JSON."""
+    """Score held-out views, and the stability over time, of exact grids; also printed as JSON."""
+    from fourreal.evaluation.stability import score_stability
     from fourreal.reconstruction import Reconstructor
 
     path = config.weights or weights.folder() / "reconstructor.safetensors"
@@ -164,7 +165,12 @@ def evaluate_reconstruction(config: ReconstructionEvaluation) -> dict:
     scores: dict[str, list[float]] = {}
     for index in tqdm(range(config.scenes), desc="reconstruction"):
         scene = make_scene(scene_seed(config.split, index), 8, 29, config.size, config.size)
-        for time in torch.linspace(0, 28, config.times).round().long().tolist():
+        times = torch.linspace(0, 28, config.times).round().long().tolist()
+        for time in times:
             for name, value in score_reconstruction(reconstructor, scene, time).items():
+                scores.setdefault(name, []).append(value)
+        if len(times) > 1:
+            still = scene.frames[::2, times]
+            for name, value in score_stability(reconstructor, still, still).items():
                 scores.setdefault(name, []).append(value)
     return _finish(scores, config)

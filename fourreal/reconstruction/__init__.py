@@ -7,6 +7,7 @@ from .filters import Filters
 from .gaussian_head import decode_anysplat, decode_gaussians, gaussians_from_depth
 from .model import VGGT, Prediction, replace_camera_tokens
 from .reconstructor import Geometry, Reconstruction, Reconstructor
+from .refinement import refine_scene
 from .split import StaticSplit
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "gaussians_from_depth",
     "load_model",
     "pose_encoding_to_cameras",
+    "refine_scene",
     "replace_camera_tokens",
     "save_model",
 ]

@@ -22,6 +22,7 @@ from .emission import Maps, emit_gaussians
 from .filters import Filters
 from .images import ImageFit, check_frames
 from .model import VGGT
+from .refinement import refine_scene
 from .split import StaticSplit
 
 CAMERA_MODES = ("first", "mean", "median")
@@ -103,7 +104,11 @@ class Reconstructor:
         config = self.model.config
         return ImageFit.to(height, width, resolution or config.img_size, config.patch_size)
 
-    def _cameras(self, encoding: Tensor, fit: ImageFit) -> tuple[Tensor, Tensor]:
+    def cameras(self, encoding: Tensor, fit: ImageFit) -> tuple[Tensor, Tensor]:
+        """Extrinsics [..., 3, 4] and intrinsics [..., 3, 3] (of the fitted image's pixels) of pose
+        encodings [..., 9]; the field of view is kept open."""
+        # Keeps a field of view that the head closed from dividing by zero.
+        encoding = torch.cat([encoding[..., :7], encoding[..., 7:].clamp(0.02, 3.0)], -1)
         offset = ANYSPLAT_TANGENT if self.model.config.gaussian_head == "anysplat" else 0.0
         return pose_encoding_to_cameras(encoding, fit.height, fit.width, offset)
 
@@ -142,7 +147,7 @@ class Reconstructor:
         fitted = fit.images(images).to(self.device)[None]  # one time
         tokens = self._tokens(fitted)
         encoding = self.model.camera_head(tokens)[-1][0]
-        extrinsics, intrinsics = self._cameras(encoding, fit)
+        extrinsics, intrinsics = self.cameras(encoding, fit)
         depth, confidence = self.model.depth_head(tokens, fitted, FRAMES_PER_HEAD_PASS)
         if self.model.config.point_head:
             points, certain = self.model.point_head(tokens, fitted, FRAMES_PER_HEAD_PASS)
@@ -175,6 +180,7 @@ class Reconstructor:
         filters: Filters | None = None,
         split: StaticSplit | None = StaticSplit(),  # noqa: B008 (frozen)
         sh_degree: int = 0,
+        refine: int = 0,
         progress: Callable[[int, int], None] | None = None,
     ) -> Reconstruction:
         """Reconstruct a grid of frames [V, T, 3, H, W] in [0, 1].
@@ -193,8 +199,10 @@ class Reconstructor:
             filters: Filters(); Filters.none() keeps all.
             split: how static pixels are found; None stores all pixels at every time.
             sh_degree: degree of the harmonics to keep of a head that predicts them.
-            progress: called as progress(done, total) after every time; what it raises ends the
-                work.
+            refine: steps of photometric optimisation of the Gaussians on the frames (see
+                `refine_scene`); 200 to 300 are a good number, 0 keeps what the network says.
+            progress: called as progress(done, total) after every time and every step of refinement;
+                what it raises ends the work.
 
         Raises ValueError in one sentence for unusable frames, cameras or options.
         """
@@ -204,7 +212,9 @@ class Reconstructor:
         self._check_cameras(cameras, num_views)
         fit = self._fit(height, width, resolution)
         images = fit.images(frames).transpose(0, 1)  # [T, V, 3, h, w]
-        maps, scales = self._run(images, window, align, sh_degree, progress)
+        num_times = len(images)
+        told = progress and (lambda done, _: progress(done, num_times + refine))
+        maps, scales = self._run(images, window, align, sh_degree, told)
 
         # Cameras of all times in one unit of length, then one per view.
         if isinstance(cameras, str):
@@ -213,14 +223,12 @@ class Reconstructor:
             encoding = combine_pose_encodings(encodings, cameras)
             if shared_intrinsics:
                 encoding[:, 7:] = encoding[:, 7:].median(dim=0).values
-            # Keeps a field of view that the head closed from dividing by zero.
-            encoding[:, 7:] = encoding[:, 7:].clamp(0.02, 3.0)
-            extrinsics, intrinsics = self._cameras(encoding, fit)
+            extrinsics, intrinsics = self.cameras(encoding, fit)
             extrinsics = relative_to_first(extrinsics)
         else:
             extrinsics = relative_to_first(cameras[0].float().cpu())
             intrinsics = fit.intrinsics(cameras[1].float().cpu())
-            own, _ = self._cameras(maps.pose_encodings[0], fit)
+            own, _ = self.cameras(maps.pose_encodings[0], fit)
             scales = scales * baseline_scale(extrinsics, own)
         depth = maps.depth * scales[:, None, None, None]
 
@@ -244,6 +252,9 @@ class Reconstructor:
             fps,
             {"reconstructor": self.kind},
         )
+        if refine:
+            told = progress and (lambda done: progress(num_times + done, num_times + refine))
+            scene = refine_scene(scene, frames.float().cpu(), refine, progress=told)
 
         def back(values, outside=None):  # [T, V, h, w] to [V, T, H, W]
             return fit.maps_back(values.transpose(0, 1), outside)
