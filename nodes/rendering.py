@@ -10,6 +10,7 @@ from comfy_api.latest import InputImpl, Types, io
 
 from fourreal.cameras import (
     PATH_KINDS,
+    TIME_KINDS,
     camera_centers,
     camera_path,
     look_at,
@@ -149,9 +150,11 @@ class CameraPathNode(io.ComfyNode):
                 Scene.Input("scene", tooltip=SCENE_TOOLTIP),
                 io.Combo.Input(
                     "kind", options=list(PATH_KINDS), default="orbit",
-                    tooltip="orbit: to the last view and back while time plays. inputs: once along "
-                    "the views. freeze_time: the orbit while time stands still. fixed_view: the "
-                    "first camera while time plays.",
+                    tooltip="orbit: to the last view and back. inputs: once along the views. "
+                    "freeze_time: the orbit while time stands still. fixed_view: the first view, "
+                    "or the connected camera. replay: the views one after another. spiral: in "
+                    "turns around their middle. push_in: toward what they look at. dolly_zoom: the "
+                    "same while the lens widens.",
                 ),
                 io.Int.Input(
                     "frames", default=0, min=0, max=2000,
@@ -159,7 +162,13 @@ class CameraPathNode(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "freeze_at", default=0, min=0, max=1023, advanced=True,
-                    tooltip="The time that freeze_time shows.",
+                    tooltip="The time that freeze shows, and that ramp stops at.",
+                ),
+                io.Combo.Input(
+                    "time", options=["auto", *TIME_KINDS], advanced=True,
+                    tooltip="auto: freeze for freeze_time, else play. play: from the first to the "
+                    "last time. freeze: one time. ramp: slows down to a stop and speeds up again. "
+                    "ping_pong: to the last time and back.",
                 ),
                 io.Load3DCamera.Input(
                     "camera", optional=True,
@@ -170,7 +179,7 @@ class CameraPathNode(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, scene, kind, frames, freeze_at, camera=None) -> io.NodeOutput:
+    def execute(cls, scene, kind, frames, freeze_at, time="auto", camera=None) -> io.NodeOutput:
         extrinsics, intrinsics = scene.extrinsics, scene.intrinsics
         if camera is not None:
             if kind != "fixed_view":
@@ -182,7 +191,8 @@ class CameraPathNode(io.ComfyNode):
             extrinsics, intrinsics = (part[None].to(extrinsics) for part in seen)
         path = camera_path(
             extrinsics, intrinsics, scene.width, scene.height, scene.num_frames, kind,
-            frames or None, freeze_at,
+            frames or None, freeze_at, time=None if time == "auto" else time,
+            distance=viewing_distance(scene.at(0), extrinsics[0]),
         )  # fmt: skip
         return io.NodeOutput(path)
 

@@ -103,7 +103,7 @@ class Reconstruct(io.ComfyNode):
                     "on.",
                 ),
                 io.Float.Input(
-                    "confidence_percentile", default=5.0, min=0.0, max=95.0, step=1.0,
+                    "confidence_percentile", default=0.0, min=0.0, max=95.0, step=1.0,
                     advanced=True,
                     tooltip="Drops this percentage of the pixels, the least certain ones.",
                 ),
@@ -145,7 +145,7 @@ class Reconstruct(io.ComfyNode):
     @classmethod
     def execute(
         cls, reconstructor, images, num_views, fps, cameras="first", shared_intrinsics=False,
-        resolution=0, confidence_percentile=5.0, min_opacity=0.02, voxel_size=0.0,
+        resolution=0, confidence_percentile=0.0, min_opacity=0.02, voxel_size=0.0,
         store_static_once=True, extrinsics=None, intrinsics=None,
     ) -> io.NodeOutput:  # fmt: skip
         from fourreal.grid import images_to_frames

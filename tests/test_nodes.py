@@ -562,7 +562,7 @@ def test_core_renders_the_splat_of_a_scene_upright_and_in_the_same_place(pack, v
     extrinsics = torch.stack([torch.eye(4)[:3], look_at(eye, target, up)])
     scene = nodes.scene.CachedScene(Gaussians.empty(), [moving], extrinsics, intrinsics, 64, 64)
     camera = nodes.SceneCamera.execute(scene, view).args[0]
-    path = nodes.CameraPathNode.execute(scene, "fixed_view", 1, 0, camera).args[0]
+    path = nodes.CameraPathNode.execute(scene, "fixed_view", 1, 0, camera=camera).args[0]
     torch.testing.assert_close(path.extrinsics[0], extrinsics[view])
     torch.testing.assert_close(path.intrinsics[0], intrinsics[view])
     ours = nodes.RenderSplats.execute(scene, path, 0, 0, "#000000").args[0][0]
@@ -583,6 +583,33 @@ def test_core_renders_the_splat_of_a_scene_upright_and_in_the_same_place(pack, v
         # Core puts pixel centres at whole numbers (cx.round() with cx0 = width / 2), half a
         # pixel beside gsplat's and ours.
         assert (centres[1] - centres[0] - 0.5).abs().max() < 0.3, centres
+
+
+@needs_comfyui
+def test_a_camera_path_follows_its_time_schedule_and_refuses_a_camera_it_cannot_use(pack):
+    from fourreal.cameras import pixel_intrinsics
+    from fourreal.gaussians import Gaussians
+
+    nodes = sys.modules["fourreal_pack.nodes"]
+    eye = torch.eye(4)[None, :3].repeat(2, 1, 1)
+    intrinsics = pixel_intrinsics(torch.ones(2), 64, 64)
+    scene = nodes.scene.CachedScene(
+        Gaussians.empty(), [Gaussians.empty()] * 5, eye, intrinsics, 64, 64
+    )
+    camera = nodes.SceneCamera.execute(scene, 1).args[0]
+
+    def times(*given) -> list[int]:
+        return nodes.CameraPathNode.execute(scene, *given).args[0].times.tolist()
+
+    assert times("fixed_view", 0, 0) == [0, 1, 2, 3, 4]
+    assert times("freeze_time", 3, 2) == [2, 2, 2]
+    assert times("inputs", 9, 0, "ping_pong") == [0, 1, 2, 3, 4, 3, 2, 1, 0]
+    with pytest.raises(ValueError, match="choose fixed_view or disconnect"):
+        times("orbit", 5, 0, "auto", camera)
+    with pytest.raises(ValueError, match="only perspective"):
+        times("fixed_view", 5, 0, "auto", camera | {"cameraType": "orthographic"})
+    with pytest.raises(ValueError, match="views 0 to 1"):
+        nodes.SceneCamera.execute(scene, 2)
 
 
 @needs_comfyui

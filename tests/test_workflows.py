@@ -338,7 +338,8 @@ def test_results_chain_with_stock_nodes_and_scenes_are_saved_and_loaded(server, 
 
     prompt.clear()
     add("load", "FourReal_LoadScene", scene_file=f"4real/{stored.name} [output]")
-    add("path", "FourReal_CameraPath", scene=["load", 0], kind="fixed_view", frames=2, freeze_at=0)
+    add("path", "FourReal_CameraPath", scene=["load", 0], kind="fixed_view", frames=2, freeze_at=0,
+        time="auto")  # fmt: skip
     add("render", "FourReal_RenderSplats", scene=["load", 0], camera_path=["path", 0], width=0,
         height=0, background="#ffffff", fps=0.0)  # fmt: skip
     add("seen", "SaveImage", images=["render", 0], filename_prefix="loaded")
