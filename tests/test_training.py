@@ -2,6 +2,9 @@
 
 import copy
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -144,6 +147,18 @@ def test_all_trainers_run_and_their_files_load(tmp_path, scenes):
     assert reconstructor.model.aggregator.temporal_is_trained()
     with pytest.raises(ValueError, match="needs --start-from"):
         train_reconstructor(ReconstructorConfig(LoopConfig(tmp_path / "x"), "static"))
+
+
+def test_two_processes_draw_different_examples_and_stay_one_model(tmp_path):
+    script = Path(__file__).with_name("two_processes.py")
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    subprocess.run([*launch, script, tmp_path], env=environment, check=True, capture_output=True)
+    first, second = (json.loads((tmp_path / f"{n}.json").read_text()) for n in range(2))
+    assert not set(first["seen"]) & set(second["seen"])
+    assert first["weight"] == second["weight"]
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert state["step"] == 3 and state["model"]["weight"].flatten().tolist() == first["weight"]
 
 
 def test_static_scenes_get_no_fixed_view_and_something_is_left_to_learn():
