@@ -301,6 +301,18 @@ def test_each_camera_gets_its_own_image():
         assert torch.equal(both.color[i : i + 1], single.color)
 
 
+def test_times_and_cameras_come_in_one_call():
+    extrinsics, intrinsics = (x.expand(2, -1, -1) for x in camera())
+    times = [cloud(20), Gaussians.empty(), cloud(30, seed=2)]
+    result = render(times, extrinsics, intrinsics, WIDTH, HEIGHT)
+    assert result.color.shape == (3, 2, HEIGHT, WIDTH, 3)
+    assert result.depth.shape == (3, 2, HEIGHT, WIDTH, 1)
+    for time, g in enumerate(times):
+        single = render(g, extrinsics, intrinsics, WIDTH, HEIGHT)
+        assert torch.equal(result.color[time], single.color)
+        assert torch.equal(result.alpha[time], single.alpha)
+
+
 def test_depth_of_an_opaque_wall_is_its_distance():
     y, x = torch.meshgrid(torch.linspace(-3, 3, 40), torch.linspace(-3, 3, 40), indexing="ij")
     means = torch.stack([x, y, torch.full_like(x, 2.5)], -1).view(-1, 3)

@@ -1,4 +1,4 @@
-"""Files of Gaussians and scenes: PLY, PLY sequences, SPZ, .splat and the scene file."""
+"""Files of Gaussians and scenes: PLY, PLY sequences, SPZ, .splat, OpenUSD and the scene file."""
 
 import os
 from pathlib import Path
@@ -10,6 +10,7 @@ from .scene_file import load_scene, save_scene
 from .sequence import load_ply_sequence, save_ply_sequence
 from .splat import load_splat, save_splat
 from .spz import load_spz, save_spz
+from .usd import load_usd, save_usd
 
 __all__ = [
     "atomic_path",
@@ -19,12 +20,14 @@ __all__ = [
     "load_scene",
     "load_splat",
     "load_spz",
+    "load_usd",
     "save_gaussians",
     "save_ply",
     "save_ply_sequence",
     "save_scene",
     "save_splat",
     "save_spz",
+    "save_usd",
 ]
 
 LOADERS = {".ply": load_ply, ".spz": load_spz, ".splat": load_splat}

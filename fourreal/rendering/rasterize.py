@@ -1,5 +1,6 @@
 """The one entry to the rasterizers: choose a backend, composite over a background."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +32,7 @@ def available_backends() -> tuple[str, ...]:
 
 
 def render(
-    gaussians: Gaussians,
+    gaussians: Gaussians | Sequence[Gaussians],
     extrinsics: Tensor,
     intrinsics: Tensor,
     width: int,
@@ -43,6 +44,7 @@ def render(
 ) -> Rendering:
     """Render Gaussians from C pinhole cameras, as gsplat's classic mode does.
 
+    gaussians: those of one time, or of T >= 1 times, whose images are then [T, C, H, W, ..].
     extrinsics [C, 3, 4]: world to camera, OpenCV. intrinsics [C, 3, 3]: pixels of a width x height
     image, first pixel centre at (0.5, 0.5). background: colour [3] or [C, 3], black when None.
     antialiased keeps the brightness of splats smaller than a pixel (Mip-Splatting's filter).
@@ -51,6 +53,15 @@ def render(
 
     Raises ValueError for wrong shapes, sizes, harmonic degrees, or a backend that cannot be used.
     """
+    if not isinstance(gaussians, Gaussians):
+        options = {"background": background, "antialiased": antialiased, "backend": backend}
+        times = [render(g, extrinsics, intrinsics, width, height, **options) for g in gaussians]
+        return Rendering(
+            *(
+                torch.stack([getattr(t, name) for t in times])
+                for name in ("color", "alpha", "depth")
+            )
+        )
     check_inputs(gaussians, extrinsics, intrinsics, width, height, backend)
     device = gaussians.means.device
     extrinsics, intrinsics = extrinsics.to(device), intrinsics.to(device)
