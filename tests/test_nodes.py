@@ -408,6 +408,61 @@ def test_a_lora_of_the_stock_loader_changes_the_grid_and_leaves_the_model(pack, 
 @needs_comfyui
 @torch.inference_mode()
 @pytest.mark.parametrize("weights", ["replace"], indirect=True)
+def test_easycache_and_fp8_weights_work_under_the_patch(pack, weights, monkeypatch):
+    import comfy.sample
+    import comfy.samplers
+    from comfy_extras.nodes_easycache import EasyCacheHolder, EasyCacheNode
+
+    nodes = sys.modules["fourreal_pack.nodes"]
+    model, clip, _, _ = nodes.LoadEmbeddedModels.execute().args
+    positive, negative = nodes.TextEncode.execute(clip, "a red ball", "").args
+    latent = nodes.GridLatent.execute(2, 5, 32, 32).args[0]
+    # It writes into its input, which in half precision is a copy and here is the sampler's own.
+    stock = EasyCacheHolder.apply_cache_diff
+    monkeypatch.setattr(
+        EasyCacheHolder, "apply_cache_diff",
+        lambda self, x, *rest, **options: stock(self, x.clone(), *rest, **options),
+    )  # fmt: skip
+    runs, cell = [], model.model.diffusion_model.patch_embedding
+    cell.register_forward_hook(lambda *_: runs.append(1))
+
+    def sample(model):
+        runs.clear()
+        noise = torch.randn(2, CHANNELS, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+        return comfy.sample.sample_custom(
+            model, noise, 2.0, comfy.samplers.sampler_object("euler"), torch.linspace(1, 0, 9),
+            positive, negative, torch.zeros_like(noise), disable_pbar=True,
+        )  # fmt: skip
+
+    def patch(model, strength=0.0):
+        return nodes.ApplyViewTimeAttention.execute(model, latent, strength).args[0]
+
+    def cache(model):
+        return EasyCacheNode.execute(model, 0.5, 0.15, 0.95, False).args[0]
+
+    sample(patch(model))
+    assert len(runs) == 8
+    # Independent views are a batch of stock videos, and so is what EasyCache makes of them.
+    expected = sample(cache(model))
+    skipped_to = len(runs)
+    for both in (patch(cache(model)), cache(patch(model))):
+        torch.testing.assert_close(sample(both), expected, atol=1e-4, rtol=0)
+        assert len(runs) == skipped_to < 8
+
+    whole = sample(patch(model, 1.0))
+    network = model.model.diffusion_model
+    for layer in network.blocks[0].modules():
+        if isinstance(layer, torch.nn.Linear):
+            layer.weight.data = layer.weight.data.to(torch.float8_e4m3fn)
+            layer.comfy_cast_weights = True
+    small = sample(patch(model, 1.0))
+    assert network.blocks[0].self_attn.q.weight.dtype == torch.float8_e4m3fn
+    assert 1e-4 < (small - whole).abs().mean() < 0.1 * whole.abs().mean()
+
+
+@needs_comfyui
+@torch.inference_mode()
+@pytest.mark.parametrize("weights", ["replace"], indirect=True)
 def test_cancel_stops_sampling_within_one_step_and_the_next_run_works(pack, weights, monkeypatch):
     import comfy.model_management as management
 
