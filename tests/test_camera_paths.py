@@ -107,14 +107,15 @@ def test_a_spiral_turns_around_the_middle_looking_at_the_target():
     assert float(steps.sum()) / (2 * math.pi) == pytest.approx(2, abs=0.1)
 
 
-def test_push_in_comes_nearer_and_a_dolly_zoom_keeps_the_target_size():
+def test_push_in_comes_nearer_and_a_dolly_zoom_recedes_keeping_the_target_size():
     near, zoom = path("push_in"), path("dolly_zoom")
-    torch.testing.assert_close(near.extrinsics, zoom.extrinsics)
     _, depth = project(TARGET[None], near.extrinsics, near.intrinsics)
     assert depth[0, 0] == pytest.approx(3.0, abs=1e-4)
     assert depth[-1, 0] == pytest.approx(1.8, abs=1e-4)
     assert (depth[:, 0].diff() < 0).all()
     assert torch.equal(near.intrinsics, intrinsics(21))
+    _, depth = project(TARGET[None], zoom.extrinsics, zoom.intrinsics)
+    assert depth[-1, 0] == pytest.approx(4.2, abs=1e-4)
     size = zoom.intrinsics[:, 0, 0] / depth[:, 0]
     torch.testing.assert_close(size, torch.full((21,), 40 / 3), atol=1e-3, rtol=0)
     assert torch.equal(zoom.intrinsics[:, :2, 2], intrinsics(21)[:, :2, 2])

@@ -31,7 +31,7 @@ PATH_KINDS = (
 TIME_KINDS = ("play", "freeze", "ramp", "ping_pong")
 MARGIN = math.radians(5)  # how far beyond the outermost input camera still counts as covered
 NEARER, FARTHER = 0.5, 1.5  # distances to the target, of the nearest and farthest input's
-PUSH = 0.4  # of the way to the target that push_in and dolly_zoom go
+PUSH = 0.4  # how far push_in and dolly_zoom go, in distances to the target
 TURNS = 2  # of the spiral
 
 
@@ -201,8 +201,8 @@ def camera_path(
     orbit: the camera sweeps smoothly to the last view and back; inputs: it moves once along the
     views; freeze_time: the orbit at one time (bullet time); fixed_view: the first camera; replay:
     the input cameras one after another, as they are; spiral: outward in turns around the middle of
-    what they cover; push_in: from the middle camera toward the target; dolly_zoom: the same while
-    the lens widens, so that the target keeps its size. keyframes: through these instead.
+    what they cover; push_in: from the middle camera toward the target; dolly_zoom: away from it
+    while the lens narrows, so that the target keeps its size. keyframes: through these instead.
 
     num_frames defaults to num_times. time is a kind of `schedule`: freeze for freeze_time, play
     for others; the keyframes' own times come first. distance: to the target, for inputs whose axes
@@ -262,7 +262,9 @@ def around_target(
         radius = coverage.locate(middle)[2].expand(len(phase), 1)
         positions = coverage.position(torch.cat([angles, radius], -1))
         return look_at(positions, coverage.target, coverage.axes[1]), torch.ones_like(phase)
-    left = 1 - PUSH * (0.5 - 0.5 * torch.cos(torch.pi * phase))  # of the distance
+    moved = PUSH * (0.5 - 0.5 * torch.cos(torch.pi * phase))
+    # A dolly zoom goes backward: the other way its widening lens would show what nobody saw.
+    left = 1 + moved if kind == "dolly_zoom" else 1 - moved  # of the distance
     positions = coverage.target + left[:, None] * (middle - coverage.target)
     cameras = look_at(positions, coverage.target, coverage.axes[1])
     return cameras, left if kind == "dolly_zoom" else torch.ones_like(phase)
