@@ -37,6 +37,19 @@ class RenderConfig:
 
 
 @dataclass
+class ViewConfig:
+    """Explore a scene file in the browser."""
+
+    scene: Annotated[Path, tyro.conf.Positional]
+    html: Path | None = None
+    """Write one self-contained HTML file instead of serving the scene on this machine."""
+    port: int = 0
+    """Port on localhost; a free one by default."""
+    browser: bool = True
+    """Open the browser."""
+
+
+@dataclass
 class InfoConfig:
     """Print versions, devices, and the attention and rasterizer that would be used."""
 
@@ -70,6 +83,18 @@ def render(config: RenderConfig) -> None:
     if config.depth:
         write_depth(config.depth, depth[..., 0])
     print(config.out)
+
+
+def view(config: ViewConfig) -> None:
+    from fourreal.formats import load_scene
+    from fourreal.viewer import export_html, serve
+
+    scene = load_scene(config.scene)
+    if config.html:
+        export_html(scene, config.html)
+        print(config.html)
+    else:
+        serve(scene, port=config.port, browser=config.browser)
 
 
 def info(_: InfoConfig) -> None:
@@ -125,6 +150,7 @@ def _commands(arguments: list[str]) -> dict:
         "generate": (GenerateConfig, _generate),
         "reconstruct": (ReconstructConfig, _reconstruct),
         "render": (RenderConfig, render),
+        "view": (ViewConfig, view),
         "info": (InfoConfig, info),
     }
     if arguments[:1] == ["train"]:

@@ -1,0 +1,9 @@
+"""The interactive 4D viewer: one page (three.js and Spark), served or as one HTML file.
+
+The page is built from src/ (`npm ci && npm run build` there) into page.html, which is committed.
+"""
+
+from .export import export_html, pack_gaussians, scene_files
+from .serve import serve
+
+__all__ = ["export_html", "pack_gaussians", "scene_files", "serve"]

@@ -1,0 +1,49 @@
+// Where the parts of a scene come from: elements of this page, or files beside a served scene.
+
+async function embedded(name) {
+  for (;;) {
+    // A part stands in the page whole once something follows it, or the page is read.
+    const element = document.getElementById(`part:${name}`);
+    if (element && (element.nextElementSibling || document.readyState !== "loading"))
+      return Uint8Array.from(atob(element.textContent), (c) => c.charCodeAt(0));
+    if (document.readyState !== "loading") throw new Error(`the page has no part ${name}`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+
+async function served(folder, name) {
+  const answer = await fetch(new URL(name, folder));
+  if (!answer.ok) throw new Error(`${name}: ${answer.status} ${answer.statusText}`);
+  return new Uint8Array(await answer.arrayBuffer());
+}
+
+// A function from the name of a part to its bytes. `?scene=` names the folder of a served scene.
+export function openSource() {
+  if (document.getElementById("part:scene.json")) return embedded;
+  const asked = new URLSearchParams(location.search).get("scene") ?? "./";
+  const folder = new URL(asked.endsWith("/") ? asked : `${asked}/`, location.href);
+  return (name) => served(folder, name);
+}
+
+// The dynamic Gaussians of the times around the one that is shown, fetched ahead of the clock.
+export class Ring {
+  constructor(source, count, ahead = 8) {
+    Object.assign(this, { source, count, ahead, slots: new Map() });
+  }
+
+  get(time) {
+    for (let i = 0; i <= Math.min(this.ahead, this.count - 1); i++) {
+      const next = (time + i) % this.count;
+      if (!this.slots.has(next)) {
+        const part = this.source(`${next}.bin`).then((bytes) => new Uint32Array(bytes.buffer));
+        part.catch(() => this.slots.delete(next)); // ask again when it is shown again
+        this.slots.set(next, part);
+      }
+    }
+    for (const old of this.slots.keys()) {
+      const distance = (old - time + this.count) % this.count;
+      if (distance > this.ahead && distance !== this.count - 1) this.slots.delete(old);
+    }
+    return this.slots.get(time);
+  }
+}
