@@ -25,8 +25,10 @@ from fourreal.training.posed_data import (
 from fourreal.training.reconstructor import (
     ReconstructorConfig,
     Source,
+    drawn_size,
     fitted_unit,
     image_loss,
+    render_targets,
     start_model,
     train_reconstructor,
 )
@@ -315,3 +317,24 @@ def test_samples_follow_from_the_generator_and_dynamic_ones_move_or_stand_still(
         a, b = (source.draw("train", torch.Generator().manual_seed(seed), 2, 1) for _ in range(2))
         assert torch.equal(a.frames, b.frames) and a.frames.shape == (1, 3, 2, 3, SIZE, SIZE)
     assert draw_sample([5], [0, 1], [4, 4], 8, 16).frames.diff(dim=1).abs().max() == 0
+
+
+def test_targets_can_be_larger_than_what_the_network_sees():
+    large = draw_sample([5], [0, 1, 2], [4], 8, 32)
+    small = large.resized(16)
+    drawn = draw_sample([5], [0, 1, 2], [4], 8, 16)
+    assert (small.frames - drawn.frames).square().mean() < 1e-3
+    torch.testing.assert_close(small.intrinsics, drawn.intrinsics)
+    assert ((small.depth / drawn.depth - 1).abs() < 0.02).float().mean() > 0.9
+
+    model = tiny_model()
+    images = small.frames[:, :, :2].flatten(0, 1)
+    prediction = model(images, 1, points=False)
+    rendered, wanted = render_targets(prediction, large, [0, 1])
+    assert rendered.shape == wanted.shape == (3, 3, 32, 32)
+    assert torch.equal(wanted, large.frames[0, 0])
+
+
+def test_targets_smaller_than_what_the_network_sees_are_refused():
+    with pytest.raises(ValueError, match="render_size is 32, but must be size \\(64\\) or more"):
+        drawn_size(ReconstructorConfig(stage="static", render_size=32))

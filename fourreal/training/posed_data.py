@@ -43,6 +43,24 @@ class Sample:
     def to(self, device) -> "Sample":
         return Sample(*(None if v is None else v.to(device) for v in vars(self).values()))
 
+    def resized(self, size: int) -> "Sample":
+        """The same scenes at size x size pixels, at most as large as they are; pixels averaged."""
+        old = self.frames.shape[-1]
+        if old == size:
+            return self
+        frames = F.interpolate(self.frames.flatten(0, 2), size=(size, size), mode="area")
+        depth = self.depth
+        if depth is not None:
+            depth = F.interpolate(depth.flatten(0, 1), size=(size, size), mode="area")
+            depth = depth.unflatten(0, self.depth.shape[:2])
+        scale = self.intrinsics.new_tensor([[size / old], [size / old], [1.0]])
+        return Sample(
+            frames.unflatten(0, self.frames.shape[:3]),
+            depth,
+            self.extrinsics,
+            self.intrinsics * scale,
+        )
+
 
 def draw_sample(
     seeds: list[int], views: list[int], times: list[int], num_views: int, size: int

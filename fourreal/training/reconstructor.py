@@ -45,6 +45,10 @@ class ReconstructorConfig:
     start_from: Path | None = None
     """A reconstructor file to go on from; geometry may start from nothing."""
     size: int = 64
+    """Height and width of the frames that the network sees."""
+    render_size: int | None = None
+    """Height and width of the views that its Gaussians are compared with, `size` or more; Gaussians
+    trained at `size` alone show gaps when they are drawn larger."""
     num_views: int = 8
     """Cameras on each scene's arc."""
     num_times: int = 4
@@ -110,11 +114,13 @@ def render_targets(
 ) -> tuple[Tensor, Tensor]:
     """Every view rendered from the Gaussians of the input views, and what it should show.
 
-    Both [B * T * V, 3, H, W]. The exact cameras are used for unprojecting and for rendering, in the
-    unit of the predicted depth (see `fitted_unit`).
+    Both [B * T * V, 3, H, W], as large as the sample's frames, which may be larger than the
+    prediction's. The exact cameras are used for unprojecting and for rendering, in the unit of the
+    predicted depth (see `fitted_unit`).
     """
     times, (height, width) = sample.frames.shape[1], sample.frames.shape[-2:]
-    unit = fitted_unit(prediction, sample, inputs)
+    seen = sample.resized(prediction.depth.shape[-1])
+    unit = fitted_unit(prediction, seen, inputs)
     rendered = []
     for i in range(len(prediction.depth)):
         scene, time = divmod(i, times)
@@ -122,10 +128,10 @@ def render_targets(
         extrinsics = torch.cat([extrinsics[..., :3], extrinsics[..., 3:] / unit[scene]], -1)
         gaussians = decode_gaussians(
             prediction.raw_gaussians[i].float(),
-            sample.frames[scene, time, inputs],
+            seen.frames[scene, time, inputs],
             prediction.depth[i].float(),
             extrinsics[inputs],
-            intrinsics[inputs],
+            seen.intrinsics[scene, inputs],
         )
         view = render(gaussians, extrinsics, intrinsics, width, height)
         rendered.append(view.color.movedim(-1, 1))
@@ -155,13 +161,15 @@ def novel_view_loss(
     sample: Sample,
     inputs: list[int],
     *,
+    size: int | None = None,
     perceptual: float = 1.0,
     lpips: Lpips | None = None,
     **flags,
 ) -> dict[str, Tensor]:
     """`image_loss` of every view of the sample from Gaussians of the input views only, over the
-    pixels that some input view saw."""
-    images = sample.frames[:, :, inputs].flatten(0, 1)
+    pixels that some input view saw. The model sees the frames at `size` pixels (their own)."""
+    size = size or sample.frames.shape[-1]
+    images = sample.resized(size).frames[:, :, inputs].flatten(0, 1)
     prediction = model(images, sample.frames.shape[1], points=False, **flags)
     rendered, wanted = render_targets(prediction, sample, inputs)
     visible = visible_from(sample, inputs).flatten(0, 2)
@@ -194,11 +202,20 @@ def start_model(config: ReconstructorConfig) -> VGGT:
     return model
 
 
+def drawn_size(config: ReconstructorConfig) -> int:
+    """Pixels of the samples of a stage. Raises ValueError when `render_size` is below `size`."""
+    size = config.render_size or config.size
+    if size < config.size:
+        raise ValueError(f"render_size is {size}, but must be size ({config.size}) or more.")
+    return config.size if config.stage == "geometry" else size
+
+
 class Source:
     """Samples of procedural scenes and of posed folders, all random choices from a generator."""
 
     def __init__(self, config: ReconstructorConfig):
         self.config = config
+        self.size = drawn_size(config)
         self.posed = [scene for root in config.posed for scene in find_posed_scenes(root)]
         needed = 4 if config.stage == "geometry" else NUM_TARGETS
         for scene in self.posed:
@@ -237,12 +254,12 @@ class Source:
                 scenes = scenes[:1] * batch  # a batch has depth or it has none
             num_times = min(scene.num_times for scene in scenes)
             chosen = times(num_times)
-            parts = [scene.read(views(scene.num_views), chosen, config.size) for scene in scenes]
+            parts = [scene.read(views(scene.num_views), chosen, self.size) for scene in scenes]
             joined = zip(*(vars(part).values() for part in parts))
             return Sample(*(None if p[0] is None else torch.cat(p) for p in joined))
         seeds = [scene_seed(split, below(2**31)) for _ in range(batch)]
         return draw_sample(
-            seeds, views(config.num_views), times(NUM_TIMES), config.num_views, config.size
+            seeds, views(config.num_views), times(NUM_TIMES), config.num_views, self.size
         )
 
 
@@ -272,7 +289,9 @@ def train_reconstructor(config: ReconstructorConfig) -> None:
         inputs = [0, *(torch.randperm(5, generator=generator)[:3].sort().values + 1).tolist()]
         sample = source.draw("train", generator, NUM_TARGETS, config.loop.batch_size).to(device)
         perceptual = float(loop.progress >= config.perceptual_from)
-        return novel_view_loss(loop.model, sample, inputs, perceptual=perceptual, lpips=lpips)
+        return novel_view_loss(
+            loop.model, sample, inputs, size=config.size, perceptual=perceptual, lpips=lpips
+        )
 
     def sample(out: Path) -> dict:
         generator = torch.Generator().manual_seed(1)
@@ -280,16 +299,17 @@ def train_reconstructor(config: ReconstructorConfig) -> None:
         start = int(torch.randint(NUM_TIMES - 8, (1,), generator=generator))
         steps = config.num_times if config.stage == "dynamic" else 1
         times = [start + 2 * k for k in range(steps)]
-        drawn = draw_sample(seeds, [0, 2, 4, 6, 1, 3], times, config.num_views, config.size)
+        drawn = draw_sample(seeds, [0, 2, 4, 6, 1, 3], times, config.num_views, source.size)
         drawn = drawn.to(device)
-        prediction = model(drawn.frames.flatten(0, 1), steps, points=False)
-        scores = {k: round(float(v), 5) for k, v in geometry_loss(prediction, drawn).items()}
-        depth = torch.cat([drawn.depth.flatten(0, 1), prediction.depth.float()], -2)[::steps, :4]
+        seen = drawn.resized(config.size)
+        prediction = model(seen.frames.flatten(0, 1), steps, points=False)
+        scores = {k: round(float(v), 5) for k, v in geometry_loss(prediction, seen).items()}
+        depth = torch.cat([seen.depth.flatten(0, 1), prediction.depth.float()], -2)[::steps, :4]
         picture = rearrange(depth, "b v h w -> (b h) (v w)")[None].expand(3, -1, -1).cpu()
         pictures = {"depth": (1.5 / picture.clamp_min(0.3)).clamp(0, 1)}
         if config.stage != "geometry":
             inputs = [0, 1, 2, 3]
-            prediction = model(drawn.frames[:, :, inputs].flatten(0, 1), steps, points=False)
+            prediction = model(seen.frames[:, :, inputs].flatten(0, 1), steps, points=False)
             rendered, wanted = render_targets(prediction, drawn, inputs)
             visible = visible_from(drawn, inputs).flatten(0, 2)
             scores["psnr"] = round(float(image_loss(rendered, wanted, visible, 0, None)["psnr"]), 3)
