@@ -119,8 +119,12 @@ def test_all_trainers_run_and_their_files_load(tmp_path, scenes):
     from fourreal.video import load_embedded_pipeline
 
     out = tmp_path / "weights"
-    train_autoencoder(AutoencoderConfig(out, scenes, num_scenes=1, size=32))
     loop = {"steps": 2, "batch_size": 1, "save_every": 10, "mixed_precision": "no"}
+    train_autoencoder(
+        AutoencoderConfig(LoopConfig(tmp_path / "autoencoder", **loop), None, scenes, 1, 32)
+    )
+    out.mkdir()
+    (tmp_path / "autoencoder" / "autoencoder.safetensors").rename(out / "autoencoder.safetensors")
     train_video(
         VideoConfig(
             LoopConfig(out, **loop),

@@ -6,6 +6,8 @@ from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanTran
 from einops import rearrange
 
 from fourreal.attention import view_time_mask
+from fourreal.scenes import make_scene, scene_seed
+from fourreal.training.autoencoder import decoding_loss
 from fourreal.video import ViewTimePipeline, apply_view_time
 from fourreal.video.block_autoencoder import BlockAutoencoder
 from fourreal.video.files import (
@@ -213,6 +215,28 @@ def test_block_autoencoder_is_causal_and_orthogonal():
     # 192 components are all there are in a first frame: it comes back exactly.
     assert torch.allclose(vae.decode(latents).sample[:, :, 0], smooth[:, :, 0], atol=1e-4)
     assert torch.allclose(vae.encode(smooth[:, :, :5]).latent_dist.mean, latents[:, :, :2])
+
+
+def test_neighbours_decode_better_than_blocks_alone():
+    """They begin without effect, and learn what a block's own 16 numbers do not tell."""
+    torch.manual_seed(0)
+    clips = make_scene(scene_seed("train", 0), 4, 9, 64, 64).frames.transpose(1, 2) * 2 - 1
+    plain, vae = BlockAutoencoder(16), BlockAutoencoder(16, 32)
+    plain.fit([clips])
+    vae.load_state_dict(plain.state_dict(), strict=False)
+    latents = vae.encode(clips).latent_dist.mean
+    assert torch.equal(latents, plain.encode(clips).latent_dist.mean)
+    before = plain.decode(latents).sample
+    assert torch.equal(vae.decode(latents).sample, before)
+    optimizer = torch.optim.Adam(vae.parameters(), 3e-3)
+    for step in range(30):
+        loss = decoding_loss(vae, clips, torch.Generator().manual_seed(step))["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    after = vae.decode(latents).sample
+    assert (after - clips).square().mean() < 0.8 * (before - clips).square().mean()
+    assert vae.decode(latents[:, :, :1]).sample.shape == (4, 3, 1, 64, 64)
 
 
 def test_text_encoder_file_round_trip(tmp_path):
