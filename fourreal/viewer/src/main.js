@@ -2,7 +2,9 @@
 //
 // A page that embeds this one in a frame may talk to it with messages:
 //   { type: "fourreal:set", time?, view?, playing?, camera? } changes the state;
-//   { type: "fourreal:state", time, camera } is sent to it after each change.
+//   { type: "fourreal:ready", ... } is sent to it once, when it may be answered;
+//   { type: "fourreal:state", time, view, camera } is sent to it after each change.
+// view: the input camera that is looked through, from 0, or -1.
 // camera: { position, target, quaternion (x, y, z, w), fov (degrees, vertical) }, three.js axes.
 import { Camera } from "./camera.js";
 import { openSource, Ring } from "./source.js";
@@ -18,13 +20,13 @@ async function start() {
   const stage = new Stage($("canvas"), about, new Uint32Array((await source("static.bin")).buffer));
   const ring = new Ring(source, about.dynamic.length);
   const count = about.dynamic.length;
-  const state = { time: 0, shown: -1, playing: false, elapsed: 0, dirty: true, drawn: 0, busy: false, lost: false };
+  const state = { time: 0, shown: -1, playing: false, elapsed: 0, dirty: true, drawn: 0, busy: false, lost: false, ready: false };
   let camera = null;
   let view = 0;
   let overlay = "";
   camera = new Camera($("canvas"), about, () => {
     state.dirty = true;
-    if (camera?.dragging) leaveView();
+    if (camera?.dragging || camera?.keys.size) leaveView();
   });
 
   function leaveView() {
@@ -47,8 +49,12 @@ async function start() {
     $("clock").textContent = `${state.time + 1} / ${count}`;
     $("time").value = state.time;
     showFrame();
+    if (state.ready) tell("fourreal:state");
+  }
+
+  function tell(type) {
     if (parent !== window)
-      parent.postMessage({ type: "fourreal:state", time: state.time, camera: camera.state }, "*");
+      parent.postMessage({ type, time: state.time, view, camera: camera.state }, "*");
   }
 
   async function showFrame() {
@@ -203,7 +209,7 @@ async function start() {
       const time = state.time;
       try {
         if (state.shown !== time) {
-          stage.showTime(await ring.get(time));
+          stage.showTime(time, await ring.get(time));
           state.shown = time;
         }
         await stage.draw(camera.lens);
@@ -230,6 +236,8 @@ async function start() {
   resize();
   snap(0);
   requestAnimationFrame(loop);
+  state.ready = true;
+  tell("fourreal:ready");
   // For whoever drives the page by program, such as its tests.
   window.fourreal = { state, camera, stage, snap, setTime, play, idle: () => !state.dirty && !state.busy && !state.lost };
 }

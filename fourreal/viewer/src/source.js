@@ -11,18 +11,19 @@ async function embedded(name) {
   }
 }
 
-async function served(folder, name) {
-  const answer = await fetch(new URL(name, folder));
+async function served(address, name) {
+  const answer = await fetch(address);
   if (!answer.ok) throw new Error(`${name}: ${answer.status} ${answer.statusText}`);
   return new Uint8Array(await answer.arrayBuffer());
 }
 
-// A function from the name of a part to its bytes. `?scene=` names the folder of a served scene.
+// A function from the name of a part to its bytes. `?scene=` is the address of a served scene: a
+// folder, or what ends in "=" and wants the name after it.
 export function openSource() {
   if (document.getElementById("part:scene.json")) return embedded;
   const asked = new URLSearchParams(location.search).get("scene") ?? "./";
-  const folder = new URL(asked.endsWith("/") ? asked : `${asked}/`, location.href);
-  return (name) => served(folder, name);
+  const address = /[/=]$/.test(asked) ? asked : `${asked}/`;
+  return (name) => served(new URL(address + name, location.href), name);
 }
 
 // The dynamic Gaussians of the times around the one that is shown, fetched ahead of the clock.

@@ -4,14 +4,13 @@ import { PackedSplats, SparkRenderer, SplatMesh, utils } from "@sparkjsdev/spark
 import * as THREE from "three";
 
 const LN_SCALE = [-12, 9]; // as in export.py
+const WORDS = [4, 2, 4, 4]; // of a Gaussian: packed, and its harmonics of degree 1, 2 and 3
 
 export class Stage {
   constructor(canvas, about, staticSplats) {
     this.renderer = new THREE.WebGLRenderer({ canvas, antialias: false, preserveDrawingBuffer: true });
     this.about = about;
     this.staticSplats = staticSplats;
-    this.capacity = Math.max(1, ...about.dynamic);
-    this.dynamicSplats = new Uint32Array(4 * this.capacity);
     this.splatScale = 1;
     this.highlighted = false;
     this.background = new THREE.Color("#000000");
@@ -32,39 +31,55 @@ export class Stage {
       sortRadial: false,
     });
     this.scene.add(this.spark);
-    this.static = this.about.static ? this.mesh(this.staticSplats) : null;
-    this.dynamic = this.mesh(this.dynamicSplats);
+    this.static = this.about.static ? this.mesh(this.about.static) : null;
+    if (this.static) this.fill(this.static, this.staticSplats, this.about.static);
+    this.dynamic = this.mesh(Math.max(1, ...this.about.dynamic));
     this.setScale(this.splatScale);
     this.setHighlight(this.highlighted);
   }
 
-  mesh(packedArray) {
-    const numSplats = packedArray.length / 4;
+  // A mesh of so many splats, all of opacity 0.
+  mesh(numSplats) {
     // Spark takes arrays of the size of its textures, whole rows.
-    const whole = new Uint32Array(4 * utils.getTextureSize(numSplats).maxSplats);
-    whole.set(packedArray);
-    const packedSplats = new PackedSplats({ packedArray: whole, numSplats });
+    const { maxSplats } = utils.getTextureSize(numSplats);
+    const planes = WORDS.slice(0, this.about.degree + 1).map((words) => new Uint32Array(words * maxSplats));
+    const [packedArray, sh1, sh2, sh3] = planes;
+    const packedSplats = new PackedSplats({ packedArray, numSplats, extra: { sh1, sh2, sh3 } });
     const mesh = new SplatMesh({ packedSplats });
+    mesh.planes = planes;
     mesh.quaternion.set(1, 0, 0, 0);
     this.scene.add(mesh);
     return mesh;
   }
 
-  showTime(splats) {
-    this.dynamicSplats.fill(0); // opacity 0 beyond the Gaussians of this time
-    this.dynamicSplats.set(splats);
-    this.dynamic.packedSplats.packedArray.set(this.dynamicSplats);
-    this.dynamic.packedSplats.needsUpdate = true;
-    this.dynamic.updateVersion();
+  // Put the `count` Gaussians of a part of the scene (export.py) into a mesh.
+  fill(mesh, part, count) {
+    let begin = 0;
+    mesh.planes.forEach((plane, degree) => {
+      const end = begin + WORDS[degree] * count;
+      plane.set(part.subarray(begin, end));
+      if (degree === 0) plane.fill(0, end); // opacity 0 beyond them
+      begin = end;
+    });
+    const { extra } = mesh.packedSplats;
+    for (const texture of [extra.sh1Texture, extra.sh2Texture, extra.sh3Texture])
+      if (texture) texture.value.needsUpdate = true;
+    mesh.packedSplats.needsUpdate = true;
+    mesh.updateVersion();
+  }
+
+  showTime(time, splats) {
+    this.fill(this.dynamic, splats, this.about.dynamic[time]);
   }
 
   setScale(scale) {
     // A factor on all scales is a shift of the range that their bytes stand for.
     this.splatScale = scale;
     const [low, high] = LN_SCALE.map((x) => x + Math.log(scale));
+    const [darkest, brightest] = this.about.color_range;
     for (const mesh of [this.static, this.dynamic])
       if (mesh) {
-        mesh.packedSplats.splatEncoding = { rgbMin: 0, rgbMax: 1, lnScaleMin: low, lnScaleMax: high };
+        mesh.packedSplats.splatEncoding = { rgbMin: darkest, rgbMax: brightest, lnScaleMin: low, lnScaleMax: high };
         mesh.updateVersion();
       }
   }
