@@ -5,7 +5,6 @@ with log scales, logit opacities, quaternions (w, x, y, z), and f_rest channel b
 coefficients of red first). Axes are OpenCV's (x right, y down, z forward), as everywhere here.
 """
 
-import mmap
 import os
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 
 from ..gaussians import Gaussians
 from .atomic import atomic_path
+from .blocks import in_blocks
 
 MAX_HEADER = 64 * 1024  # bytes; real ones have about 1500
 TYPES = {
@@ -74,14 +74,12 @@ def load_ply(path: str | os.PathLike) -> Gaussians:
                 f"{layout.itemsize} bytes after {begin} bytes; it is truncated or damaged."
             )
         degree = check_names(layout.names, path)
-        if count == 0:
-            return Gaussians.empty((degree + 1) ** 2)
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            vertices = np.frombuffer(data, layout, count, begin)
-            gaussians = convert(vertices, degree)
-            del vertices  # the map cannot be closed while an array points into it
-    check_finite(gaussians, path)
-    return gaussians
+        file.seek(begin)
+
+        def read(first: int, end: int) -> Gaussians:
+            return convert(np.fromfile(file, layout, end - first), degree, first, path)
+
+        return in_blocks(count, (degree + 1) ** 2, layout.itemsize, read)
 
 
 def read_header(start: bytes, path: Path) -> tuple[int, np.dtype, int, bool]:
@@ -109,15 +107,15 @@ def read_header(start: bytes, path: Path) -> tuple[int, np.dtype, int, bool]:
             "(compressed PLY files are not read; export it as plain PLY)."
         )
     first = words[elements[0]]
-    if len(first) != 3 or not first[2].isdecimal():
+    if len(first) != 3 or not first[2].isdecimal() or len(first[2]) > 20:  # 2^64 has 20 digits
         raise ValueError(f"{path} is a damaged PLY file: {' '.join(first)!r} gives no count.")
     last = elements[1] if len(elements) > 1 else len(words)
-    fields = []
+    fields = {}
     for w in words[elements[0] + 1 : last]:
-        if len(w) != 3 or w[0] != "property" or w[1] not in TYPES or w[2] in dict(fields):
+        if len(w) != 3 or w[0] != "property" or w[1] not in TYPES or w[2] in fields:
             raise ValueError(f"{path} is a damaged PLY file: cannot understand {' '.join(w)!r}.")
-        fields.append((w[2], TYPES[w[1]]))
-    return int(first[2]), np.dtype(fields), newline + 1, len(elements) == 1
+        fields[w[2]] = TYPES[w[1]]
+    return int(first[2]), np.dtype([*fields.items()]), newline + 1, len(elements) == 1
 
 
 def check_names(names: tuple[str, ...], path: Path) -> int:
@@ -135,36 +133,35 @@ def check_names(names: tuple[str, ...], path: Path) -> int:
     return degree
 
 
-def convert(vertices: np.ndarray, degree: int) -> Gaussians:
-    """Gaussians from the structured array of a file, column by column."""
-    count, rest = len(vertices), (degree + 1) ** 2 - 1
+def convert(vertices: np.ndarray, degree: int, first: int, path: Path) -> Gaussians:
+    """Gaussians from the structured array of a file's rows from `first` on, column by column.
+
+    Raises ValueError for values that are not finite.
+    """
+    rest = (degree + 1) ** 2 - 1
 
     def columns(names):
-        table = np.empty((count, len(names)), np.float32)
+        table = np.empty((len(vertices), len(names)), np.float32)
         for i, name in enumerate(names):
             table[:, i] = vertices[name]
         return torch.from_numpy(table)
 
-    harmonics = torch.empty(count, 1 + rest, 3)
+    harmonics = torch.empty(len(vertices), 1 + rest, 3)
     for channel in range(3):
         names = [f"f_dc_{channel}", *(f"f_rest_{channel * rest + i}" for i in range(rest))]
         harmonics[:, :, channel] = columns(names)
-    return Gaussians(
+    gaussians = Gaussians(
         means=columns(POSITION),
         quaternions=columns(ROTATION),
         scales=columns(SCALE).exp_(),
         opacities=columns(["opacity"])[:, 0].sigmoid_(),
         harmonics=harmonics,
     )
-
-
-def check_finite(gaussians: Gaussians, path: Path) -> None:
-    """Raise ValueError when a value of a loaded file is not finite."""
     for name, values in vars(gaussians).items():
-        finite = values.isfinite().view(len(gaussians), -1).all(1)
-        bad = len(gaussians) - int(finite.sum())
-        if bad:
+        bad = ~values.isfinite().view(len(vertices), -1).all(1)
+        if bad.any():
             raise ValueError(
-                f"{path} is damaged: {bad} of its {len(gaussians)} Gaussians have {name} that are "
-                "not finite numbers."
+                f"{path} is damaged: its Gaussian {first + int(bad.int().argmax())} has {name} "
+                "that are not finite numbers."
             )
+    return gaussians

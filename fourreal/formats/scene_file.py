@@ -105,5 +105,5 @@ def load_scene(path: str | os.PathLike) -> GaussianScene:
             fps,
             metadata,
         )
-    except (KeyError, IndexError, ValueError) as error:
+    except (KeyError, IndexError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is a damaged scene file: {error}") from error

@@ -12,6 +12,7 @@ import torch
 
 from ..gaussians import Gaussians, harmonics_to_rgb, rgb_to_harmonics
 from .atomic import atomic_path
+from .blocks import in_blocks
 
 RECORD = np.dtype(
     [("position", "<f4", 3), ("scale", "<f4", 3), ("color", "u1", 4), ("rotation", "u1", 4)]
@@ -41,14 +42,22 @@ def load_splat(path: str | os.PathLike) -> Gaussians:
             f"{path} has {size} bytes, but a .splat file has a multiple of {RECORD.itemsize}; it "
             "is truncated or another format."
         )
-    records = np.fromfile(path, RECORD)
-    placed = np.concatenate([records["position"], records["scale"]], axis=1)
-    bad = len(records) - np.isfinite(placed).all(1).sum()
-    bad += (records["scale"] < 0).any(1).sum()
-    if bad:
+    with open(path, "rb") as file:
+
+        def read(first: int, end: int) -> Gaussians:
+            return convert(np.fromfile(file, RECORD, end - first), first, path)
+
+        return in_blocks(size // RECORD.itemsize, 1, RECORD.itemsize, read)
+
+
+def convert(records: np.ndarray, first: int, path: Path) -> Gaussians:
+    """Gaussians of a file's records from `first` on. Raises ValueError for what cannot be."""
+    good = np.isfinite(records["position"]).all(1) & np.isfinite(records["scale"]).all(1)
+    good &= (records["scale"] >= 0).all(1)
+    if not good.all():
         raise ValueError(
-            f"{path} is damaged or another format: {bad} of its {len(records)} Gaussians have "
-            "positions or scales that cannot be."
+            f"{path} is damaged or another format: its Gaussian {first + good.argmin()} has a "
+            "position or scale that cannot be."
         )
     color = torch.from_numpy(records["color"].copy()).float() / 255
     rotation = (torch.from_numpy(records["rotation"].copy()).float() - 128) / 128
@@ -56,6 +65,6 @@ def load_splat(path: str | os.PathLike) -> Gaussians:
         means=torch.from_numpy(records["position"].copy()),
         quaternions=torch.nn.functional.normalize(rotation, dim=-1),
         scales=torch.from_numpy(records["scale"].copy()),
-        opacities=color[:, 3].contiguous(),
+        opacities=color[:, 3],
         harmonics=rgb_to_harmonics(color[:, :3]),
     )

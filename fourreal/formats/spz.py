@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..gaussians import Gaussians
 from .atomic import atomic_path
+from .blocks import BLOCK, in_blocks
 
 MAGIC = 0x5053474E  # "NGSP"
 HEADER = struct.Struct("<IIIBBBB")  # magic, version, count, degree, fractional bits, flags, 0
@@ -93,21 +94,38 @@ def load_spz(path: str | os.PathLike) -> Gaussians:
             raise ValueError(f"{path} is not an SPZ file: it begins with {start!r}, not with gzip.")
         try:
             with gzip.open(raw) as file:
-                count, degree, bits, version, expected = read_header(file, size, path)
-                data = file.read(expected)
+                count, widths, bits, version = read_header(file, size, path)
+                expected = count * sum(widths)
+                data = read_up_to(file, expected)
                 surplus = len(file.read(1))  # also makes gzip compare its checksum
         except (EOFError, OSError, zlib.error) as error:
             raise ValueError(f"{path} is a damaged SPZ file: {error}.") from error
     if len(data) != expected or surplus:
         raise ValueError(
-            f"{path} is a damaged SPZ file: {count} Gaussians of degree {degree} need {expected} "
-            f"bytes, but it holds {'more' if surplus else len(data)}."
+            f"{path} is a damaged SPZ file: {count} Gaussians of {sum(widths)} bytes need "
+            f"{expected}, but it holds {'more' if surplus else len(data)}."
         )
-    return turn_about_x(unpack(np.frombuffer(data, np.uint8), count, degree, bits, version))
+    ends = np.cumsum([count * width for width in widths])[:-1]
+    parts = np.split(np.frombuffer(data, np.uint8), ends)
+    parts = [part.reshape(count, width) for part, width in zip(parts, widths)]
+
+    def read(first: int, end: int) -> Gaussians:
+        return turn_about_x(unpack([part[first:end] for part in parts], bits, version))
+
+    return in_blocks(count, 1 + widths[-1] // 3, sum(widths), read)
 
 
-def read_header(file, size: int, path: Path) -> tuple[int, int, int, int, int]:
-    """Count, degree, fractional bits, version and the number of bytes that follow."""
+def read_up_to(file, size: int) -> bytes:
+    """At most `size` bytes; memory grows with what is there, not with what was promised."""
+    chunks = []
+    while size and (chunk := file.read(min(size, BLOCK))):
+        chunks.append(chunk)
+        size -= len(chunk)
+    return b"".join(chunks)
+
+
+def read_header(file, size: int, path: Path) -> tuple[int, tuple[int, ...], int, int]:
+    """Count, bytes of each attribute of a Gaussian, fractional bits and version."""
     header = file.read(HEADER.size)
     if len(header) < HEADER.size or HEADER.unpack(header)[0] != MAGIC:
         raise ValueError(f"{path} is not an SPZ file: its first bytes are {header[:4]!r}.")
@@ -119,23 +137,19 @@ def read_header(file, size: int, path: Path) -> tuple[int, int, int, int, int]:
             f"{path} has degree {degree}, {bits} fractional bits and flags {flags}, but degrees to "
             "4, at most 23 bits and no extensions are read."
         )
-    each = 9 + 1 + 3 + 3 + (4 if version == 3 else 3) + 3 * ((degree + 1) ** 2 - 1)
-    if count * each > GZIP_RATIO * size:
+    widths = (9, 1, 3, 3, 4 if version == 3 else 3, 3 * ((degree + 1) ** 2 - 1))
+    if count * sum(widths) > GZIP_RATIO * size:
         raise ValueError(
             f"{path} has {size} bytes, too few for the {count} Gaussians that its header promises; "
             "it is damaged."
         )
-    return count, degree, bits, version, count * each
+    return count, widths, bits, version
 
 
-def unpack(data: np.ndarray, count: int, degree: int, bits: int, version: int) -> Gaussians:
-    """Gaussians, in the file's own axes, from the bytes after the header."""
-    rest = (degree + 1) ** 2 - 1
-    widths = (9, 1, 3, 3, 4 if version == 3 else 3, 3 * rest)
-    ends = np.cumsum([count * width for width in widths])[:-1]
-    position, opacity, color, scale, rotation, harmonics = (
-        part.reshape(count, width) for part, width in zip(np.split(data, ends), widths)
-    )
+def unpack(parts: list[np.ndarray], bits: int, version: int) -> Gaussians:
+    """Gaussians, in the file's own axes, from the bytes [N, width] of each attribute."""
+    position, opacity, color, scale, rotation, harmonics = parts
+    count = len(position)
     wide = np.zeros((count, 3, 4), np.uint8)
     wide[:, :, 1:] = position.reshape(count, 3, 3)  # the upper bytes, so that the sign survives
     fixed = wide.view("<i4")[..., 0] >> 8
@@ -146,7 +160,7 @@ def unpack(data: np.ndarray, count: int, degree: int, bits: int, version: int) -
         quaternions=unpack_rotations(rotation) if version == 3 else unpack_rotations_2(rotation),
         scales=(torch.from_numpy(scale.copy()).float() / 16 - 10).exp(),
         opacities=torch.from_numpy(opacity[:, 0].copy()).float() / 255,
-        harmonics=torch.cat([base[:, None], other.view(count, rest, 3)], dim=1),
+        harmonics=torch.cat([base[:, None], other.view(count, harmonics.shape[1] // 3, 3)], dim=1),
     )
 
 

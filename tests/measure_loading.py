@@ -1,0 +1,52 @@
+"""Load files one after another in a process of their own, and measure what each one costs.
+
+Reads paths from standard input, prints a line of JSON for each: the error (class and text), or the
+number of Gaussians and whether all their values are finite; seconds; and `grown`, by how many bytes
+the peak of resident memory rose above where it was before. `grown` is null where the system does
+not tell (only Linux does).
+"""
+
+import json
+import re
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from fourreal.formats import load_gaussians, load_scene
+
+
+def resident(field: str) -> int:
+    """VmRSS or VmHWM (its peak) in bytes."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(rf"{field}:\s+(\d+)", status)[1])
+
+
+def measured(path: str) -> dict:
+    load = load_scene if path.endswith(".safetensors") else load_gaussians
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        before = resident("VmRSS")
+    except OSError:
+        before = None
+    begin = time.perf_counter()
+    result = {}
+    try:
+        loaded = load(path)
+    except Exception as error:
+        result = {"error": type(error).__name__, "text": str(error)}
+    result["seconds"] = time.perf_counter() - begin
+    result["grown"] = None if before is None else resident("VmHWM") - before
+    if "error" not in result:
+        parts = [loaded.static, *loaded.dynamic] if load is load_scene else [loaded]
+        result["count"] = sum(map(len, parts))
+        result["float32"] = all(x.dtype == torch.float32 for p in parts for x in vars(p).values())
+        result["finite"] = all(bool(x.isfinite().all()) for p in parts for x in vars(p).values())
+    return result
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        print(json.dumps(measured(line.rstrip("\n"))), flush=True)
