@@ -43,6 +43,9 @@ class ViewConfig:
     scene: Annotated[Path, tyro.conf.Positional]
     html: Path | None = None
     """Write one self-contained HTML file instead of serving the scene on this machine."""
+    frames: Path | None = None
+    """The input frames, to fade over the scene: a folder with a video of each view, or one video of
+    all of them as tiles (default: the grid.mp4 that `generate` wrote beside the scene)."""
     port: int = 0
     """Port on localhost; a free one by default."""
     browser: bool = True
@@ -87,14 +90,17 @@ def render(config: RenderConfig) -> None:
 
 def view(config: ViewConfig) -> None:
     from fourreal.formats import load_scene
-    from fourreal.viewer import export_html, serve
+    from fourreal.viewer import export_html, read_frames, serve
 
     scene = load_scene(config.scene)
+    grid = config.scene.with_name("grid.mp4")
+    path = config.frames or (grid if grid.is_file() else None)
+    frames = path and read_frames(path, scene.num_views, scene.num_frames)
     if config.html:
-        export_html(scene, config.html)
+        export_html(scene, config.html, frames)
         print(config.html)
     else:
-        serve(scene, port=config.port, browser=config.browser)
+        serve(scene, frames, config.port, config.browser)
 
 
 def info(_: InfoConfig) -> None:

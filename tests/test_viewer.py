@@ -5,9 +5,13 @@ import io
 import os
 import shutil
 import threading
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -15,8 +19,13 @@ from PIL import Image
 
 from fourreal import viewer
 from fourreal.cameras import look_at
+from fourreal.cli import main
+from fourreal.formats import save_scene
 from fourreal.gaussians import Gaussians, GaussianScene, rgb_to_harmonics
+from fourreal.grid import tile_views
 from fourreal.rendering import render
+from fourreal.rendering.video import write_video
+from fourreal.viewer.export import page
 from fourreal.viewer.serve import make_server
 
 SIZE = 256
@@ -102,13 +111,18 @@ def browser():
         instance.close()
 
 
+def pixels(file: bytes) -> np.ndarray:
+    """An image file as [H, W, 3] in [0, 1]."""
+    return np.asarray(Image.open(io.BytesIO(file)).convert("RGB"), dtype=np.float32) / 255
+
+
 class Viewer:
     """The page in a browser whose canvas is SIZE x SIZE."""
 
     def __init__(self, browser, address: str):
         self.requests, self.errors = [], []
         self.page = browser.new_page(viewport={"width": SIZE, "height": SIZE + 39})
-        self.page.set_default_timeout(15_000)
+        self.page.set_default_timeout(120_000)  # SwiftShader on a busy machine
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on(
@@ -123,11 +137,22 @@ class Viewer:
         self.page.evaluate(f"() => {{ {script}; fourreal.state.dirty = true; }}")
         self.page.wait_for_function("fourreal.idle()")
 
+    def set(self, control: str, value):
+        """Put a control to a value as a hand does, and wait until it is drawn."""
+        self.do(
+            f"const c = document.getElementById('{control}'); c.value = {value!r};"
+            "c.dispatchEvent(new Event('input'))"
+        )
+
     def image(self) -> np.ndarray:
         """The canvas, [H, W, 3] in [0, 1]."""
         url = self.page.evaluate("document.getElementById('canvas').toDataURL()")
-        image = Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))).convert("RGB")
-        return np.asarray(image, dtype=np.float32) / 255
+        return pixels(base64.b64decode(url.split(",")[1]))
+
+    def place(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where the camera is, and what it turns about."""
+        state = self.page.evaluate("fourreal.camera.state")
+        return np.array(state["position"]), np.array(state["target"])
 
     def keep(self, name: str):
         """Leave a screenshot of the whole page for people to look at."""
@@ -137,8 +162,9 @@ class Viewer:
 
 @pytest.fixture(scope="module")
 def exported(scene, rendered, tmp_path_factory) -> Path:
+    """The page with the scene, and negatives of its images as the input frames."""
     path = tmp_path_factory.mktemp("viewer") / "scene.html"
-    frames = torch.stack(
+    frames = 1 - torch.stack(
         [
             torch.stack([torch.from_numpy(rendered(v, t)).movedim(-1, 0) for t in range(TIMES)])
             for v in range(scene.num_views)
@@ -151,6 +177,11 @@ def exported(scene, rendered, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def shown(browser, exported) -> Viewer:
     return Viewer(browser, exported.as_uri())
+
+
+def page_views(shown) -> list[str]:
+    """The input cameras that the page says it looks through."""
+    return shown.page.locator("#views .on").all_inner_texts()
 
 
 def test_canvas_agrees_with_the_torch_renderer_at_every_input_camera(shown, rendered):
@@ -179,21 +210,19 @@ def test_scrubbing_shows_eight_different_and_correct_images(shown, rendered):
         assert np.abs(a - b).max() > 0.2
 
 
-def test_arrow_points_up_and_letter_reads_as_in_the_torch_renderer(shown, rendered):
+def test_arrow_and_letter_stand_upright_and_unmirrored_in_viewer_and_renderer(shown, rendered):
+    """Each dot of the glyphs is where u = f x / z + c, v = f y / z + c of the first camera is."""
     shown.do("fourreal.snap(0); fourreal.setTime(2)")
-    image, wanted = shown.image(), rendered(0, 2)
     shown.keep("arrow_and_letter")
-    green = (image[..., 1] > 0.6) & (image[..., 0] < 0.4)
-    red = (image[..., 0] > 0.6) & (image[..., 1] < 0.4)
-    columns = np.arange(SIZE)
-    # The arrow is left of the letter, and wider in its upper half than in its lower one.
-    assert np.average(columns, weights=green.sum(0)) < np.average(columns, weights=red.sum(0))
-    rows = np.flatnonzero(green.any(1))
-    widths = [np.ptp(np.flatnonzero(green[row])) for row in rows]
-    half = len(rows) // 2
-    assert max(widths[:half]) > 2 * max(widths[half + 6 :])
-    assert psnr(image, wanted) > 38.0 > psnr(image[:, ::-1], wanted)
-    assert psnr(image[::-1], wanted) < 38.0
+    for image in (shown.image(), rendered(0, 2)):
+        green = (image[..., 1] > 0.6) & (image[..., 0] < 0.4)
+        red = (image[..., 0] > 0.6) & (image[..., 1] < 0.4)
+        for glyph, left, seen in ((ARROW, -1.3, green), (LETTER, 0.3, red)):
+            for y, row in enumerate(glyph):
+                for x, dot in enumerate(row):
+                    u = 1.1 * SIZE * (left + 0.22 * x) / 4 + 0.53 * SIZE
+                    v = 1.1 * SIZE * (-0.5 + 0.22 * y) / 4 + 0.48 * SIZE
+                    assert seen[int(v), int(u)] == (dot == "1"), (glyph, x, y)
 
 
 def test_drag_orbits_and_snap_returns(shown):
@@ -213,12 +242,138 @@ def test_drag_orbits_and_snap_returns(shown):
     assert np.abs(shown.image() - before).max() <= 2 / 255
 
 
-def test_play_advances_time_and_loops(shown):
+def test_the_hand_pans_zooms_and_flies(shown):
+    page = shown.page
+    shown.do("fourreal.snap(0)")
+    eye, target = shown.place()
+    page.mouse.move(128, 128)
+    page.mouse.wheel(0, -300)
+    page.wait_for_function("fourreal.idle()")
+    nearer, kept = shown.place()
+    assert np.linalg.norm(nearer - kept) < 0.95 * np.linalg.norm(eye - target)
+    shown.do("fourreal.snap(0)")
+    page.mouse.down(button="right")
+    page.mouse.move(188, 128, steps=3)
+    page.mouse.up(button="right")
+    page.wait_for_function("fourreal.idle()")
+    moved, panned = shown.place()
+    np.testing.assert_allclose(moved - eye, panned - target, atol=1e-5)
+    assert np.linalg.norm(moved - eye) > 0.1
+    shown.do("fourreal.snap(0)")
+    page.keyboard.down("w")
+    page.wait_for_function(f"fourreal.camera.state.position[2] < {eye[2] - 0.1}")
+    page.keyboard.up("w")
+    assert page_views(shown) == []  # not an input camera's any more
+    shown.do("fourreal.snap(0)")
+
+
+def test_one_finger_orbits_and_two_fingers_zoom(shown):
+    shown.do("fourreal.snap(0)")
+    eye, target = shown.place()
+    hand = shown.page.context.new_cdp_session(shown.page)
+    hand.send("Emulation.setTouchEmulationEnabled", {"enabled": True, "maxTouchPoints": 2})
+
+    def touch(kind, *points):
+        points = [{"x": x, "y": y, "id": i} for i, (x, y) in enumerate(points)]
+        hand.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    touch("touchStart", (100, 128))
+    touch("touchMove", (130, 128))
+    touch("touchMove", (170, 128))
+    touch("touchEnd")
+    shown.page.wait_for_function("fourreal.idle()")
+    turned, kept = shown.place()
+    assert np.linalg.norm(turned - eye) > 0.3
+    assert np.linalg.norm(turned - kept) == pytest.approx(np.linalg.norm(eye - target), rel=1e-3)
+    shown.do("fourreal.snap(0)")
+    touch("touchStart", (110, 128), (150, 128))
+    touch("touchMove", (90, 128), (170, 128))
+    touch("touchMove", (70, 128), (190, 128))
+    touch("touchEnd")
+    shown.page.wait_for_function("fourreal.idle()")
+    nearer, kept = shown.place()
+    assert np.linalg.norm(nearer - kept) < 0.8 * np.linalg.norm(eye - target)
+    hand.send("Emulation.setTouchEmulationEnabled", {"enabled": False})
+    shown.do("fourreal.snap(0)")
+
+
+def test_play_advances_time_loops_steps_and_ends(shown):
+    page = shown.page
     shown.do("fourreal.setTime(6)")
-    shown.page.keyboard.press("Space")
-    shown.page.wait_for_function("fourreal.state.shown < 6")
-    shown.page.keyboard.press("Space")
-    assert not shown.page.evaluate("fourreal.state.playing")
+    page.keyboard.press("Space")
+    page.wait_for_function("fourreal.state.shown < 6")
+    page.keyboard.press("Space")
+    assert not page.evaluate("fourreal.state.playing")
+    shown.do("fourreal.setTime(0)")
+    for key, time in ((",", TIMES - 1), (",", TIMES - 2), (".", TIMES - 1), (".", 0)):
+        page.keyboard.press(key)
+        assert page.evaluate("fourreal.state.time") == time
+    shown.do("document.getElementById('loop').checked = false; fourreal.setTime(6)")
+    page.keyboard.press("Space")
+    page.wait_for_function("!fourreal.state.playing")
+    assert page.evaluate("fourreal.state.time") == TIMES - 1
+    shown.do("document.getElementById('loop').checked = true")
+
+
+def test_time_stands_still_while_the_camera_moves_if_asked(shown):
+    page, mouse = shown.page, shown.page.mouse
+    shown.do(
+        "fourreal.snap(0); fourreal.setTime(0); document.getElementById('hold').checked = true"
+    )
+    mouse.move(128, 128)
+    mouse.down()
+    mouse.move(140, 128)
+    page.keyboard.press("Space")
+    drawn = page.evaluate("fourreal.state.drawn")
+    for step in range(4):
+        mouse.move(150 + 10 * step, 128)
+        page.wait_for_timeout(300)  # more than two times of this scene
+    assert page.evaluate("fourreal.state.drawn") > drawn
+    assert page.evaluate("fourreal.state.time") == 0
+    mouse.up()
+    page.wait_for_function("fourreal.state.time > 0")
+    page.keyboard.press("Space")
+    shown.do("document.getElementById('hold').checked = false; fourreal.snap(0)")
+
+
+def test_screenshot_and_recording_are_files_of_the_canvas(shown, tmp_path):
+    page = shown.page
+    shown.do("fourreal.snap(0); fourreal.setTime(0)")
+    with page.expect_download() as download:
+        page.keyboard.press("p")
+    download.value.save_as(tmp_path / "shot.png")
+    assert np.array_equal(pixels((tmp_path / "shot.png").read_bytes()), shown.image())
+    page.locator("#settings").click()
+    page.locator("#record").click()
+    page.evaluate("() => fourreal.play(true)")
+    page.wait_for_function("fourreal.state.shown > 3")
+    with page.expect_download() as download:
+        page.locator("#record").click()
+    page.evaluate("() => fourreal.play(false)")
+    page.locator("#settings").click()
+    download.value.save_as(tmp_path / "shown.webm")
+    with av.open(str(tmp_path / "shown.webm")) as container:
+        images = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(images) >= 3
+    assert images[0].shape == (SIZE, SIZE, 3)
+    assert np.abs(images[0].astype(float) - images[-1]).max() > 50  # the ball went on
+
+
+def test_background_splat_size_and_view_angle_are_settings(shown):
+    shown.do("fourreal.snap(0); fourreal.setTime(0)")
+    before = shown.image()
+    shown.set("scale", "0.1")
+    shown.set("background", "#00ff00")
+    sparse = shown.image()
+    assert (sparse == [0, 1, 0]).all(-1).mean() > 0.3
+    shown.set("background", "#000000")
+    shown.set("scale", "1")
+    shown.set("fov", "90")
+    wide = shown.image()
+    assert psnr(wide, before) < 30
+    assert page_views(shown) == []  # not an input camera's any more
+    shown.do("fourreal.snap(0)")
+    assert np.abs(shown.image() - before).max() <= 2 / 255
 
 
 def test_highlight_dims_only_what_stands_still(shown):
@@ -245,6 +400,20 @@ def test_scene_is_there_again_after_a_lost_context(shown, rendered):
     shown.keep("after_context_loss")
 
 
+def test_the_input_frame_fades_over_the_view_of_its_camera(shown, rendered):
+    shown.do("fourreal.snap(1); fourreal.setTime(5)")
+    shown.set("fade", "1")
+    shown.page.wait_for_function("document.getElementById('frame').naturalWidth > 0")
+    shown.page.wait_for_timeout(200)
+    image = pixels(shown.page.screenshot())[60 : SIZE - 10]  # below what is written on it
+    assert psnr(image, 1 - rendered(1, 5)[60 : SIZE - 10]) > 30
+    shown.do("fourreal.snap(2)")
+    shown.page.wait_for_timeout(200)
+    image = pixels(shown.page.screenshot())[60 : SIZE - 10]
+    assert psnr(image, 1 - rendered(2, 5)[60 : SIZE - 10]) > 30
+    shown.set("fade", "0")
+
+
 def test_interface_fits_400_by_400_and_the_input_frame_covers_the_image(shown):
     shown.page.set_viewport_size({"width": 400, "height": 400})
     shown.do("fourreal.snap(0); fourreal.setTime(1)")
@@ -266,6 +435,9 @@ def test_interface_fits_400_by_400_and_the_input_frame_covers_the_image(shown):
     shown.page.locator("#settings").click()
     shown.do("fourreal.snap(0)")
     shown.keep("plain_400")
+    shown.page.set_viewport_size({"width": 1280, "height": 800})
+    shown.do("fourreal.snap(0)")
+    shown.keep("plain_1280")
     shown.page.set_viewport_size({"width": SIZE, "height": SIZE + 39})
 
 
@@ -276,16 +448,127 @@ def test_exported_page_asks_nothing_of_the_network_and_reports_no_error(shown, e
     assert [e for e in shown.errors if "context" not in e.lower()] == []
 
 
-def test_served_page_shows_the_same_as_the_renderer(browser, scene, rendered):
-    with make_server(scene) as server:
+@contextmanager
+def running(server):
+    """The address of a server, while it runs in a thread."""
+    with server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
-            served = Viewer(browser, f"http://127.0.0.1:{server.server_port}/")
-            served.do("fourreal.snap(1); fourreal.setTime(4)")
-            assert psnr(served.image(), rendered(1, 4)) >= 38.0
-            assert served.errors == []
+            yield f"http://127.0.0.1:{server.server_port}/"
         finally:
             server.shutdown()
+
+
+def colorful(gaussians: Gaussians, degree: int) -> Gaussians:
+    """The same Gaussians with colours that depend on the direction."""
+    count = (degree + 1) ** 2 - 1
+    noise = torch.randn(len(gaussians), count, 3, generator=torch.Generator().manual_seed(degree))
+    harmonics = torch.cat([gaussians.harmonics, 0.3 * noise.clamp(-3, 3)], 1)
+    return Gaussians(**{**vars(gaussians), "harmonics": harmonics})
+
+
+def test_served_page_shows_harmonics_as_the_renderer_does(browser, scene):
+    """The moving Gaussians have degree 3, the others degree 1, in one page."""
+    bright = GaussianScene(
+        colorful(scene.static, 1), [colorful(g, 3) for g in scene.dynamic],
+        scene.extrinsics, scene.intrinsics, SIZE, SIZE, scene.fps,
+    )  # fmt: skip
+    with running(make_server(bright)) as address:
+        served = Viewer(browser, address)
+        for view, time in ((1, 4), (2, 7)):
+            cameras = scene.extrinsics[view : view + 1], scene.intrinsics[view : view + 1]
+            wanted, plain = (
+                render(s.at(time), *cameras, SIZE, SIZE, backend="torch").color[0].clamp(0, 1)
+                for s in (bright, scene)
+            )
+            served.do(f"fourreal.snap({view}); fourreal.setTime({time})")
+            assert (
+                psnr(served.image(), wanted.numpy()) >= 38.0 > psnr(plain.numpy(), wanted.numpy())
+            )
+        served.keep("harmonics")
+        assert served.errors == []
+        served.page.close()
+
+
+def test_page_in_a_frame_shows_the_scene_of_a_folder_and_obeys_messages(browser, scene, tmp_path):
+    (tmp_path / "scene").mkdir()
+    for name, part in viewer.scene_files(scene).items():
+        (tmp_path / "scene" / name).write_bytes(part())
+    (tmp_path / "viewer.html").write_text(page(), encoding="utf-8")
+    (tmp_path / "outer.html").write_text(
+        "<link rel=icon href='data:,'><script>window.said = [];"
+        "addEventListener('message', (event) => said.push(event.data));</script>"
+        "<iframe src='viewer.html?scene=scene/' style='width: 400px; height: 400px'></iframe>"
+    )
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path)))
+    with running(server) as address:
+        outer = browser.new_page()
+        outer.set_default_timeout(120_000)
+        outer.goto(address + "outer.html")
+        outer.wait_for_function("said.length > 0")
+        outer.evaluate(
+            "() => frames[0].postMessage({ type: 'fourreal:set', time: 3, view: 1 }, '*')"
+        )
+        outer.wait_for_function("said.at(-1).type === 'fourreal:state' && said.at(-1).time === 3")
+        inner = outer.frames[1]
+        inner.wait_for_function("fourreal.idle() && fourreal.state.shown === 3")
+        assert inner.locator("#views .on").all_inner_texts() == ["2"]
+        camera = outer.evaluate("said.at(-1).camera")
+        flip = np.array([1, -1, -1])
+        extrinsics = scene.extrinsics[1].numpy()
+        center = -extrinsics[:, :3].T @ extrinsics[:, 3]
+        np.testing.assert_allclose(camera["position"], flip * center, atol=1e-4)
+        assert camera["fov"] == pytest.approx(np.degrees(2 * np.arctan(0.5 / 1.1)), abs=1e-3)
+        outer.close()
+
+
+def test_first_time_stands_before_the_program_and_the_others_after_it(exported):
+    text = exported.read_text(encoding="utf-8")
+    program = text.index("<script>(")
+    places = [text.index(f'id="part:{name}"') for name in ("scene.json", "static.bin", "0.bin")]
+    assert max(places) < program < text.index('id="part:1.bin"')
+
+
+# --- input frames -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def frames() -> torch.Tensor:
+    """Three views of eight times, each a colour of its own with a gradient in it."""
+    r = torch.Generator().manual_seed(1)
+    colors = torch.rand(3, TIMES, 3, 1, 1, generator=r) * 0.6 + 0.1
+    return colors + torch.linspace(0, 0.3, 33)[None, None, None, :, None] * torch.ones(24)
+
+
+def test_input_frames_are_read_from_a_grid_video_or_a_folder_of_videos(tmp_path, frames):
+    write_video(tmp_path / "grid.mp4", tile_views(frames), 8)
+    for view in range(3):
+        write_video(tmp_path / "views" / f"view_{9 + view}.mp4", frames[view][..., :32, :], 8)
+    tiles = viewer.read_frames(tmp_path / "grid.mp4", 3, TIMES)
+    assert tiles.shape == frames.shape
+    assert (tiles - frames).abs().mean() < 0.02
+    views = viewer.read_frames(tmp_path / "views", 3, TIMES)  # view_10 comes after view_9
+    assert (views - frames[..., :32, :]).abs().mean() < 0.02
+    with pytest.raises(ValueError, match=r"3 videos.* 4 input views"):
+        viewer.read_frames(tmp_path / "views", 4, TIMES)
+    with pytest.raises(ValueError, match=r"8 frames.* 9 times"):
+        viewer.read_frames(tmp_path / "grid.mp4", 3, 9)
+
+
+def test_the_command_takes_the_grid_video_beside_the_scene(tmp_path, scene, frames):
+    save_scene(scene, tmp_path / "scene.safetensors")
+    command = ["view", str(tmp_path / "scene.safetensors"), "--html"]
+    assert main([*command, str(tmp_path / "without.html")]) == 0
+    write_video(tmp_path / "grid.mp4", tile_views(frames), 8)
+    assert main([*command, str(tmp_path / "with.html")]) == 0
+    first = f'id="part:{scene.num_views - 1}_{TIMES - 1}.jpg"'
+    assert first not in (tmp_path / "without.html").read_text(encoding="utf-8")
+    assert first in (tmp_path / "with.html").read_text(encoding="utf-8")
 
 
 def test_frames_of_the_wrong_grid_are_refused(scene, tmp_path):

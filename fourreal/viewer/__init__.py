@@ -4,6 +4,7 @@ The page is built from src/ (`npm ci && npm run build` there) into page.html, wh
 """
 
 from .export import export_html, pack_gaussians, scene_files
+from .frames import read_frames
 from .serve import serve
 
-__all__ = ["export_html", "pack_gaussians", "scene_files", "serve"]
+__all__ = ["export_html", "pack_gaussians", "read_frames", "scene_files", "serve"]

@@ -3,7 +3,8 @@
 The page asks for named parts: `scene.json` (counts, cameras, clock), `static.bin`, `<t>.bin` of
 each time, and optionally `<view>_<t>.jpg`, the input frames. Gaussians are in Spark's packed
 layout of 16 bytes: colour and opacity as bytes, position as half floats, scale as the logarithm
-in a byte, rotation as an octahedral axis and an angle in three bytes. Colour is that of degree 0.
+in a byte, rotation as an octahedral axis and an angle in three bytes. After them stand, for all
+Gaussians, the harmonics of degree 1, then 2 and 3 if the scene has them; higher ones are left out.
 """
 
 import base64
@@ -21,17 +22,23 @@ from ..formats import atomic_path
 from ..gaussians import Gaussians, GaussianScene, harmonics_to_rgb
 
 LN_SCALE = (-12.0, 9.0)  # Spark's range of log scales in a byte
+COLOR_RANGE = (-0.5, 1.5)  # of degree 0, where harmonics above it may bring a colour back
+HARMONICS = ((7, 8), (8, 16), (6, 16))  # of degree 1, 2, 3: bits of a value in -1..1, bytes of all
 SLOT = "<!-- scene -->"  # where the page takes the parts of an embedded scene
 REST = "<!-- rest -->"  # the parts that are needed after the first image
 
 
-def pack_gaussians(gaussians: Gaussians) -> np.ndarray:
-    """N Gaussians in Spark's packed layout, uint32 [N, 4] (little endian)."""
+def pack_gaussians(gaussians: Gaussians, color_range: tuple = (0.0, 1.0)) -> np.ndarray:
+    """N Gaussians in Spark's packed layout, uint32 [N, 4] (little endian).
+
+    color_range: the colours of degree 0 that bytes 0 and 255 stand for; others are clipped.
+    """
     parts = (gaussians.means, gaussians.quaternions, gaussians.scales, gaussians.opacities)
     means, quaternions, scales, opacities = (p.detach().cpu().double().numpy() for p in parts)
     rgb = harmonics_to_rgb(gaussians.harmonics.detach().cpu().double()).numpy()
     packed = np.zeros((len(means), 16), np.uint8)
-    packed[:, 0:3] = np.rint(255 * rgb.clip(0, 1))
+    darkest, brightest = color_range
+    packed[:, 0:3] = np.rint(255 * ((rgb - darkest) / (brightest - darkest)).clip(0, 1))
     packed[:, 3] = np.rint(255 * opacities.clip(0, 1))
     packed[:, 4:10] = means.clip(-65504, 65504).astype("<f2").view(np.uint8).reshape(-1, 6)
     turns = octahedral_rotation(quaternions)
@@ -56,6 +63,27 @@ def octahedral_rotation(quaternions: np.ndarray) -> np.ndarray:
     ).astype(np.uint8)
 
 
+def pack_harmonics(gaussians: Gaussians, degree: int) -> bytes:
+    """The harmonics of N Gaussians above degree 0, one degree after another, clipped to -1..1.
+
+    Each value is a signed integer of so many bits, coefficient by coefficient with red, green and
+    blue in turn, from the lowest bit of little-endian words on, as Spark wants them.
+    """
+    planes = []
+    for order, (bits, size) in enumerate(HARMONICS[:degree], start=1):
+        part = gaussians.harmonics[:, order**2 : (order + 1) ** 2].detach().cpu().float()
+        count = len(part)
+        values = np.zeros((count, 2 * order + 1, 3), np.int8)
+        # A part of the scene may have a lower degree than the whole: zeros above it.
+        values[:, : part.shape[1]] = np.rint(part.clamp(-1, 1).numpy() * (2 ** (bits - 1) - 1))
+        values = values.reshape(count, 3 * (2 * order + 1))
+        digits = (values[:, :, None] >> np.arange(bits, dtype=np.int8)) & 1
+        spread = np.zeros((count, 8 * size), np.uint8)
+        spread[:, : values.shape[1] * bits] = digits.reshape(count, values.shape[1] * bits)
+        planes.append(np.packbits(spread, axis=1, bitorder="little").tobytes())
+    return b"".join(planes)
+
+
 def scene_files(
     scene: GaussianScene, frames: Tensor | None = None
 ) -> dict[str, Callable[[], bytes]]:
@@ -70,6 +98,14 @@ def scene_files(
             f"the viewer's frames have shape {tuple(frames.shape)}, but this scene needs "
             f"[{grid[0]}, {grid[1]}, 3, H, W]."
         )
+    most = max(g.harmonics.shape[1] for g in [scene.static, *scene.dynamic])
+    degree = min(round(most**0.5) - 1, len(HARMONICS))
+    color_range = COLOR_RANGE if degree else (0.0, 1.0)
+
+    def pack(gaussians: Gaussians) -> bytes:
+        return pack_gaussians(gaussians, color_range).tobytes() + pack_harmonics(gaussians, degree)
+
+    first = scene.at(0)
     about = {
         "width": scene.width,
         "height": scene.height,
@@ -78,27 +114,21 @@ def scene_files(
         "dynamic": [len(g) for g in scene.dynamic],
         "extrinsics": scene.extrinsics.tolist(),
         "intrinsics": scene.intrinsics.tolist(),
-        "depths": median_depths(scene),
+        "depths": [first.viewing_distance(camera) for camera in scene.extrinsics],
         "frames": frames is not None,
+        "degree": degree,
+        "color_range": color_range,
     }
     parts = {
         "scene.json": lambda: json.dumps(about).encode(),
-        "static.bin": lambda: pack_gaussians(scene.static).tobytes(),
+        "static.bin": lambda: pack(scene.static),
     }
     for time, gaussians in enumerate(scene.dynamic):
-        parts[f"{time}.bin"] = lambda g=gaussians: pack_gaussians(g).tobytes()
+        parts[f"{time}.bin"] = lambda g=gaussians: pack(g)
     if frames is not None:
         for view, time in np.ndindex(grid):
             parts[f"{view}_{time}.jpg"] = lambda frame=frames[view, time]: jpeg(frame)
     return parts
-
-
-def median_depths(scene: GaussianScene) -> list[float]:
-    """How far in front of each view the scene lies: where the camera turns about."""
-    means = scene.at(0).means
-    depths = means @ scene.extrinsics[:, 2, :3].T + scene.extrinsics[:, 2, 3]  # [N, V]
-    ahead = [d[d > 0] for d in depths.T]
-    return [float(d.median()) if len(d) else 1.0 for d in ahead]
 
 
 def jpeg(frame: Tensor) -> bytes:
