@@ -63,6 +63,14 @@ class Gaussians:
     def to(self, *args, **kwargs) -> "Gaussians":
         return self.map(lambda x: x.to(*args, **kwargs))
 
+    def viewing_distance(self, extrinsics: Tensor) -> float:
+        """The median depth of what is in front of a camera [3, 4], where an orbit's middle lies;
+        1 where there is nothing."""
+        axis = extrinsics[2].to(self.means)
+        depth = self.means @ axis[:3] + axis[3]
+        ahead = depth[depth > 0]
+        return ahead.median().item() if len(ahead) else 1.0
+
     @staticmethod
     def empty(num_harmonics: int = 1, device=None) -> "Gaussians":
         return Gaussians(

@@ -245,12 +245,9 @@ def scene_path(scene: GaussianScene, height: int, **options) -> CameraPath:
     """
     width = round(height * scene.width / scene.height / 2) * 2
     intrinsics = scale_intrinsics(scene.intrinsics, width / scene.width, height / scene.height)
-    middle = scene.extrinsics[scene.num_views // 2, 2]
-    depth = scene.at(0).means @ middle[:3] + middle[3]
-    ahead = depth[depth > 0]
     return camera_path(
         scene.extrinsics, intrinsics, width, height, scene.num_frames, **options,
-        distance=float(ahead.median()) if len(ahead) else 1.0,
+        distance=scene.at(0).viewing_distance(scene.extrinsics[scene.num_views // 2]),
     )  # fmt: skip
 
 
