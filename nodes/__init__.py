@@ -14,6 +14,7 @@ from comfy_api.latest import ComfyExtension, io
 from .grid import AssembleGrid, ContactSheet, PickTime, PickView
 from .inputs import GridLatent, TextEncode
 from .loaders import ExampleScene, LoadEmbeddedModels, LoadReconstructor
+from .preview import Preview4D, serve_page
 from .rendering import CameraPathNode, RenderSplats, SceneCamera
 from .sampling import ApplyViewTimeAttention, ViewTimeSampler
 from .scene import LoadScene, Reconstruct, SaveScene, SceneToSplat
@@ -37,9 +38,13 @@ NODES = [
     SceneToSplat,
     SaveScene,
     LoadScene,
+    Preview4D,
 ]
 
 
 class FourRealExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        serve_page()
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES

@@ -81,12 +81,11 @@ def from_camera_info(camera: dict, width: int, height: int) -> tuple[torch.Tenso
     return extrinsics, pixel_intrinsics(torch.tensor(2 * math.atan(half)), height, width)
 
 
-def viewing_distance(gaussians: Gaussians, extrinsics: torch.Tensor) -> float:
-    """The median depth of what is in front of a camera [3, 4]; 1 where there is nothing."""
-    means = gaussians.means
-    depth = (means @ extrinsics[2, :3].to(means) + extrinsics[2, 3].to(means)).cpu()
-    depth = depth[depth > 0]
-    return depth.median().item() if len(depth) else 1.0
+def view_camera(scene: GaussianScene, view: int) -> dict:
+    """LOAD3D_CAMERA of an input view."""
+    extrinsics, intrinsics = scene.extrinsics[view], scene.intrinsics[view]
+    distance = scene.at(0).viewing_distance(extrinsics)
+    return to_camera_info(extrinsics, intrinsics, scene.width, scene.height, distance)
 
 
 def parse_color(text: str) -> list[float]:
@@ -128,12 +127,10 @@ class SceneCamera(io.ComfyNode):
     def execute(cls, scene, view) -> io.NodeOutput:
         if view >= scene.num_views:
             raise ValueError(f"view is {view}, but the scene has views 0 to {scene.num_views - 1}.")
-        extrinsics, intrinsics = scene.extrinsics[view], scene.intrinsics[view]
-        distance = viewing_distance(scene.at(0), extrinsics)
         return io.NodeOutput(
-            to_camera_info(extrinsics, intrinsics, scene.width, scene.height, distance),
-            to_homogeneous(extrinsics[None]),
-            intrinsics[None],
+            view_camera(scene, view),
+            to_homogeneous(scene.extrinsics[view, None]),
+            scene.intrinsics[view, None],
         )
 
 
@@ -192,7 +189,7 @@ class CameraPathNode(io.ComfyNode):
         path = camera_path(
             extrinsics, intrinsics, scene.width, scene.height, scene.num_frames, kind,
             frames or None, freeze_at, time=None if time == "auto" else time,
-            distance=viewing_distance(scene.at(0), extrinsics[0]),
+            distance=scene.at(0).viewing_distance(extrinsics[0]),
         )  # fmt: skip
         return io.NodeOutput(path)
 

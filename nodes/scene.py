@@ -21,12 +21,19 @@ Scene = io.Custom("FOURREAL_SCENE")
 SCENE_TOOLTIP = "A scene of dynamic Gaussians."
 
 
+def no_images() -> None:
+    """In place of a weak reference to images."""
+
+
 class CachedScene(GaussianScene, list):
     """A scene that tells ComfyUI's cache how much memory it holds.
 
     Core 0.28 counts the tensors that it finds in lists, so this is also the list of its tensors;
-    later versions ask `_comfy_cache_tensors`.
+    later versions ask `_comfy_cache_tensors`. viewer_files: the images (weakly) and the temporary
+    folder that Preview 4D has written of it.
     """
+
+    viewer_files = (no_images, None)
 
     def __post_init__(self):
         super().__post_init__()
