@@ -3,17 +3,28 @@
 import csv
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 
-from fourreal.formats import load_ply, load_spz, save_ply, save_splat, save_spz
+from fourreal.formats import (
+    load_ply,
+    load_splat,
+    load_spz,
+    save_ply,
+    save_ply_sequence,
+    save_scene,
+    save_splat,
+    save_spz,
+)
+from fourreal.formats.splat import RECORD
+from fourreal.formats.spz import turn_about_x
 from fourreal.formats.usd import load_usd, save_usd
 from fourreal.gaussians import Gaussians, GaussianScene, harmonics_to_rgb
-
-TURN = torch.tensor([1.0, -1.0, -1.0])
 
 
 def cloud(count=40, degree=3, seed=0):
@@ -82,19 +93,20 @@ def test_gsply_and_we_read_each_others_ply(tmp_path, gsply, degree):
     compare(load_ply(tmp_path / "theirs.ply"), g)
 
 
-def test_gsply_and_we_read_each_others_spz(tmp_path, gsply):
-    """gsply does not turn the axes of the specification, so its positions are ours turned."""
-    g = cloud(degree=0)
+@pytest.mark.parametrize("degree", [0, 3])
+def test_gsply_and_we_read_each_others_spz(tmp_path, gsply, degree):
+    """gsply does not turn the axes of the specification, so its Gaussians are ours turned."""
+    g = cloud(degree=degree)
     save_spz(g, tmp_path / "ours.spz")
-    theirs = from_gsply(gsply.read_spz(tmp_path / "ours.spz"))
-    theirs.means = theirs.means * TURN
-    theirs.quaternions = theirs.quaternions * torch.tensor([1.0, 1, -1, -1])
-    compare(theirs, g, **SPZ)
-    turned = cloud(degree=0)
-    turned.means = turned.means * TURN
-    turned.quaternions = turned.quaternions * torch.tensor([1.0, 1, -1, -1])
-    gsply.write_spz(tmp_path / "theirs.spz", to_gsply(gsply, turned))
+    compare(turn_about_x(from_gsply(gsply.read_spz(tmp_path / "ours.spz"))), g, **SPZ)
+    gsply.write_spz(tmp_path / "theirs.spz", to_gsply(gsply, turn_about_x(g)))
     compare(load_spz(tmp_path / "theirs.spz"), g, **SPZ)
+
+
+@pytest.mark.parametrize("time", range(3))
+def test_gsply_reads_every_frame_of_our_sequence(tmp_path, gsply, time):
+    paths = save_ply_sequence(usd_scene(), tmp_path)
+    compare(from_gsply(gsply.plyread(paths[time])), usd_scene().at(time))
 
 
 # --- splat-transform --------------------------------------------------------------------------
@@ -171,6 +183,40 @@ def test_splat_transform_reads_our_splat(tmp_path, splat_transform):
     compare(read, g, means=1e-5, opacities=0.6 / 255, base=0.01, q=2e-4)
 
 
+def test_splat_transform_and_we_read_the_same_from_any_splat(tmp_path, splat_transform):
+    """Nobody else writes .splat here, so both read the same bytes, whole range and all.
+
+    A byte b of a rotation is b / 127.5 - 1 there and, as in antimatter15's viewer, b / 128 - 1 here.
+    """
+    r = np.random.default_rng(0)
+    records = np.zeros(60, RECORD)
+    records["position"] = r.normal(size=(60, 3))
+    records["scale"] = r.uniform(0.001, 0.2, (60, 3))
+    records["color"] = r.integers(1, 255, (60, 4))  # an opacity of 0 or 1 has no logit
+    records["rotation"] = r.integers(0, 256, (60, 4))
+    (tmp_path / "any.splat").write_bytes(records.tobytes())
+    ours = load_splat(tmp_path / "any.splat")
+    theirs = read_csv(splat_transform(tmp_path / "any.splat", tmp_path / "read.csv"))
+    compare(in_order(theirs, ours), ours, means=1e-5, base=1e-5, q=2e-4)
+
+
+# --- the scene file ---------------------------------------------------------------------------
+
+
+def test_safetensors_reads_the_numbers_of_our_scene_file(tmp_path):
+    scene = usd_scene()
+    save_scene(scene, tmp_path / "scene.safetensors")
+    arrays = load_file(tmp_path / "scene.safetensors")
+    assert arrays["dynamic.counts"].tolist() == [7, 0, 3]
+    for name, values in vars(scene.static).items():
+        np.testing.assert_array_equal(arrays[f"static.{name}"], values.numpy())
+    for name, values in vars(scene.dynamic[2]).items():
+        stored = arrays[f"dynamic.{name}"][7:]
+        np.testing.assert_array_equal(stored[:, :1] if name == "harmonics" else stored, values)
+    np.testing.assert_array_equal(arrays["extrinsics"], scene.extrinsics)
+    np.testing.assert_array_equal(arrays["intrinsics"], scene.intrinsics)
+
+
 # --- OpenUSD ----------------------------------------------------------------------------------
 
 
@@ -183,6 +229,8 @@ def usd_scene():
 @pytest.mark.parametrize("suffix", [".usdc", ".usda"])
 def test_a_scene_goes_through_usd_with_its_times(tmp_path, suffix):
     Usd = pytest.importorskip("pxr.Usd", reason="usd-core is not installed (the extra `usd`)")
+    from pxr import UsdGeom
+
     scene = usd_scene()
     save_usd(scene, tmp_path / f"scene{suffix}")
     result = load_usd(tmp_path / f"scene{suffix}")
@@ -195,10 +243,43 @@ def test_a_scene_goes_through_usd_with_its_times(tmp_path, suffix):
     assert prim.GetTypeName() == "ParticleField3DGaussianSplat"
     assert prim.GetAttribute("positions").GetTimeSamples() == [0, 1, 2]
     assert stage.GetTimeCodesPerSecond() == 12.5
-    first = prim.GetAttribute("orientations").Get(0)[0]
-    assert [first.GetReal(), *first.GetImaginary()] == pytest.approx(
-        scene.dynamic[0].quaternions[0].tolist()
+    moving = scene.dynamic[2]
+    near = partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6)
+    near(prim.GetAttribute("positions").Get(2), moving.means)
+    near(prim.GetAttribute("scales").Get(2), moving.scales)
+    near(prim.GetAttribute("opacities").Get(2), moving.opacities)
+    near([[q.GetReal(), *q.GetImaginary()] for q in prim.GetAttribute("orientations").Get(2)],
+         moving.quaternions)  # fmt: skip
+    name = "radiance:sphericalHarmonicsCoefficients"
+    near(np.array(prim.GetAttribute(name).Get(2)).reshape(3, 9, 3)[:, :1], moving.harmonics)
+    # World axes of the stage: y up, so what is at y, z of OpenCV's axes is at -y, -z.
+    world = UsdGeom.Imageable(prim).ComputeLocalToWorldTransform(0)
+    x, y, z = moving.means[0].tolist()
+    near(world.Transform(tuple(moving.means[0].double().tolist())), [x, -y, -z])
+
+
+def test_usd_that_pxr_wrote_is_read(tmp_path):
+    """Made attribute by attribute as its schema says, Y up and untransformed: our axes turned."""
+    Usd = pytest.importorskip("pxr.Usd", reason="usd-core is not installed (the extra `usd`)")
+    from pxr import Gf, UsdVol
+
+    g = cloud(5, 1)
+    stage = Usd.Stage.CreateNew(str(tmp_path / "theirs.usda"))
+    prim = UsdVol.ParticleField3DGaussianSplat.Define(stage, "/Splats")
+    turned = turn_about_x(g)
+    for time in (0, 4):
+        prim.CreatePositionsAttr().Set([Gf.Vec3f(*m) for m in (turned.means + time).tolist()], time)
+    prim.CreateScalesAttr().Set([Gf.Vec3f(*s) for s in g.scales.tolist()])
+    prim.CreateOrientationsAttr().Set([Gf.Quatf(*q) for q in turned.quaternions.tolist()])
+    prim.CreateOpacitiesAttr().Set(g.opacities.tolist())
+    prim.CreateRadianceSphericalHarmonicsDegreeAttr(1)
+    prim.CreateRadianceSphericalHarmonicsCoefficientsAttr().Set(
+        [Gf.Vec3f(*h) for h in turned.harmonics.view(-1, 3).tolist()]
     )
+    stage.GetRootLayer().Save()
+    first, second = load_usd(tmp_path / "theirs.usda")
+    compare(first, g)
+    torch.testing.assert_close(second.means, g.means + torch.tensor([4.0, -4, -4]))
 
 
 def test_foreign_usd_is_refused_by_name(tmp_path):
