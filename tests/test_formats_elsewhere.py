@@ -186,7 +186,7 @@ def test_splat_transform_reads_our_splat(tmp_path, splat_transform):
 def test_splat_transform_and_we_read_the_same_from_any_splat(tmp_path, splat_transform):
     """Nobody else writes .splat here, so both read the same bytes, whole range and all.
 
-    A byte b of a rotation is b / 127.5 - 1 there and, as in antimatter15's viewer, b / 128 - 1 here.
+    A byte b of a rotation is b / 127.5 - 1 there; here b / 128 - 1, as in antimatter15's viewer.
     """
     r = np.random.default_rng(0)
     records = np.zeros(60, RECORD)
