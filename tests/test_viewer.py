@@ -2,8 +2,6 @@
 
 import base64
 import io
-import os
-import shutil
 import threading
 from contextlib import contextmanager
 from functools import partial
@@ -31,8 +29,6 @@ from fourreal.viewer.serve import make_server
 SIZE = 256
 TIMES = 8
 ARTEFACTS = Path(__file__).resolve().parents[1] / "out" / "viewer"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 LETTER = ("11110", "10001", "11110", "10100", "10010", "10001")  # R: no symmetry hides a mirror
 ARROW = ("00100", "01110", "10101", "00100", "00100", "00100")  # points up
 
@@ -97,18 +93,6 @@ def rendered(scene):
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
     return float(-10 * np.log10(np.mean((a - b) ** 2)))
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
-    if not found:
-        pytest.skip("no Chromium is here (apt-get install chromium, or set CHROMIUM to its path)")
-    with sync_api.sync_playwright() as playwright:
-        instance = playwright.chromium.launch(executable_path=found, args=FLAGS)
-        yield instance
-        instance.close()
 
 
 def pixels(file: bytes) -> np.ndarray:
@@ -346,7 +330,8 @@ def test_screenshot_and_recording_are_files_of_the_canvas(shown, tmp_path):
     page.locator("#settings").click()
     page.locator("#record").click()
     page.evaluate("() => fourreal.play(true)")
-    page.wait_for_function("fourreal.state.shown > 3")
+    for shown_time in (4, 0, 4, 0, 4):  # encoding begins late on a busy machine
+        page.wait_for_function(f"fourreal.state.shown >> 2 << 2 === {shown_time}")
     with page.expect_download() as download:
         page.locator("#record").click()
     page.evaluate("() => fourreal.play(false)")
@@ -354,9 +339,9 @@ def test_screenshot_and_recording_are_files_of_the_canvas(shown, tmp_path):
     download.value.save_as(tmp_path / "shown.webm")
     with av.open(str(tmp_path / "shown.webm")) as container:
         images = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    assert len(images) >= 3
     assert images[0].shape == (SIZE, SIZE, 3)
-    assert np.abs(images[0].astype(float) - images[-1]).max() > 50  # the ball went on
+    apart = [np.abs(image.astype(float) - images[0]).max() for image in images]
+    assert max(apart) > 50  # the ball went on
 
 
 def test_background_splat_size_and_view_angle_are_settings(shown):
@@ -424,6 +409,8 @@ def test_interface_fits_400_by_400_and_the_input_frame_covers_the_image(shown):
     )
     shown.page.wait_for_function("document.getElementById('frame').naturalWidth > 0")
     shown.keep("settings_400")
+    panel, views = (shown.page.locator(name).bounding_box() for name in ("#panel", "#views"))
+    assert panel["y"] >= views["y"] + views["height"]  # the cameras can be chosen meanwhile
     boxes = [
         shown.page.locator(f"#bar > :nth-child({i})").bounding_box()
         for i in range(1, 1 + shown.page.locator("#bar > *").count())
@@ -433,6 +420,7 @@ def test_interface_fits_400_by_400_and_the_input_frame_covers_the_image(shown):
     frame = shown.page.locator("#frame").bounding_box()
     assert frame["width"] == pytest.approx(frame["height"])  # that of the scene's square image
     shown.page.locator("#settings").click()
+    shown.set("fade", "0")
     shown.do("fourreal.snap(0)")
     shown.keep("plain_400")
     shown.page.set_viewport_size({"width": 1280, "height": 800})
@@ -542,18 +530,18 @@ def frames() -> torch.Tensor:
     """Three views of eight times, each a colour of its own with a gradient in it."""
     r = torch.Generator().manual_seed(1)
     colors = torch.rand(3, TIMES, 3, 1, 1, generator=r) * 0.6 + 0.1
-    return colors + torch.linspace(0, 0.3, 33)[None, None, None, :, None] * torch.ones(24)
+    return colors + torch.linspace(0, 0.3, 32)[None, None, None, :, None] * torch.ones(24)
 
 
 def test_input_frames_are_read_from_a_grid_video_or_a_folder_of_videos(tmp_path, frames):
     write_video(tmp_path / "grid.mp4", tile_views(frames), 8)
     for view in range(3):
-        write_video(tmp_path / "views" / f"view_{9 + view}.mp4", frames[view][..., :32, :], 8)
+        write_video(tmp_path / "views" / f"view_{9 + view}.mp4", frames[view][..., :20], 8)
     tiles = viewer.read_frames(tmp_path / "grid.mp4", 3, TIMES)
     assert tiles.shape == frames.shape
     assert (tiles - frames).abs().mean() < 0.02
     views = viewer.read_frames(tmp_path / "views", 3, TIMES)  # view_10 comes after view_9
-    assert (views - frames[..., :32, :]).abs().mean() < 0.02
+    assert (views - frames[..., :20]).abs().mean() < 0.02
     with pytest.raises(ValueError, match=r"3 videos.* 4 input views"):
         viewer.read_frames(tmp_path / "views", 4, TIMES)
     with pytest.raises(ValueError, match=r"8 frames.* 9 times"):

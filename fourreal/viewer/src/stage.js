@@ -29,6 +29,7 @@ export class Stage {
       maxStdDev: 3.33,
       minAlpha: 1 / 255,
       sortRadial: false,
+      accumExtSplats: this.about.degree > 0, // harmonics lead beyond 0..1, what bytes can hold
     });
     this.scene.add(this.spark);
     this.static = this.about.static ? this.mesh(this.about.static) : null;
