@@ -30,7 +30,7 @@ from fourreal.training.posed_data import Sample, draw_sample, find_posed_scenes,
 STAGES = ("geometry", "static", "dynamic")
 NUM_TIMES = 29  # of a procedural scene
 NUM_TARGETS = 6  # views that are rendered per scene, from four of them
-LPIPS_WEIGHT, SSIM_WEIGHT = 0.5, 0.2
+LPIPS_WEIGHT, SSIM_WEIGHT = 0.5, 0.02  # as large as the squared error that is left by then
 
 
 @dataclass
@@ -142,7 +142,7 @@ def image_loss(
     rendered: Tensor, wanted: Tensor, visible: Tensor, perceptual: float, lpips: Lpips | None
 ) -> dict[str, Tensor]:
     """MSE over visible pixels [N, H, W] of images [N, 3, H, W], plus `perceptual` (0 to 1) times
-    0.5 LPIPS, or 0.2 (1 - SSIM) where LPIPS' weights are not there (paper, section 4)."""
+    0.5 LPIPS, or 0.02 (1 - SSIM) where LPIPS' weights are not there (paper, section 4)."""
     from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
     # What no input saw is not to be guessed: there the target stands in for the rendering.
