@@ -1,9 +1,11 @@
-"""The nodes, called beside a real ComfyUI where COMFYUI_PATH is set to a checkout of one."""
+"""The nodes, called beside a real ComfyUI where COMFYUI_PATH is set to a checkout of one.
+
+Else those tests that need no more than comfy_stand_in.py run on that.
+"""
 
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,40 +17,7 @@ import torch
 
 from fourreal.reconstruction import Reconstructor
 
-ROOT = Path(__file__).resolve().parents[1]
-COMFYUI = os.environ.get("COMFYUI_PATH")
-CHANNELS = 16  # of the latents of the untrained models made here
-needs_comfyui = pytest.mark.skipif(
-    not COMFYUI, reason="set COMFYUI_PATH to a ComfyUI checkout to run this"
-)
-
-
-def write_random_weights(folder: Path, conditioning: str = "replace") -> None:
-    """Untrained models in the files and formats of the embedded ones."""
-    from fourreal.reconstruction import VGGT, VGGTConfig, save_model
-    from fourreal.training.video import VideoConfig, build_transformer
-    from fourreal.video.block_autoencoder import BlockAutoencoder
-    from fourreal.video.files import save_single_file, transformer_key
-    from fourreal.video.text import (
-        build_text_encoder,
-        build_tokenizer,
-        caption_words,
-        save_text_encoder,
-    )
-
-    torch.manual_seed(0)
-    folder.mkdir(parents=True, exist_ok=True)
-    noted = {"conditioning": conditioning, "max_frames": 8, "max_tokens": 32, "shift": 3.0}
-    transformer = build_transformer(VideoConfig(layers=2), CHANNELS)
-    save_single_file(transformer, folder / "transformer.safetensors", transformer_key, noted)
-    tokenizer = build_tokenizer(caption_words())
-    encoder = build_text_encoder(len(tokenizer))
-    save_text_encoder(encoder, tokenizer, folder / "text_encoder.safetensors")
-    autoencoder = BlockAutoencoder(z_dim=CHANNELS)
-    smooth = torch.rand(6, 3, 3, 8, 8) * 2 - 1
-    autoencoder.fit([torch.nn.functional.interpolate(smooth, (9, 64, 64), mode="trilinear")])
-    save_single_file(autoencoder, folder / "autoencoder.safetensors", lambda key, _: key)
-    save_model(VGGT(VGGTConfig.small()), folder / "reconstructor.safetensors", torch.float16)
+from .comfyui import CHANNELS, COMFYUI, ROOT, copy_pack, needs_comfyui
 
 
 def test_the_library_and_the_pack_import_without_comfyui():
@@ -84,31 +53,7 @@ def test_node_files_are_plain_ascii():
         assert path.read_bytes().isascii(), path
 
 
-# ----- on a real ComfyUI -----
-
-
-@pytest.fixture(scope="module")
-def pack():
-    """The pack, imported beside a real ComfyUI on the CPU as ComfyUI imports it."""
-    sys.path.insert(0, COMFYUI)
-    from comfy.cli_args import args
-
-    args.cpu = True
-    spec = importlib.util.spec_from_file_location(
-        "fourreal_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["fourreal_pack"] = module
-    spec.loader.exec_module(module)
-    importlib.import_module("fourreal_pack.nodes")
-    return module
-
-
-@pytest.fixture(params=["replace", "add"])
-def weights(request, tmp_path, monkeypatch):
-    write_random_weights(tmp_path, request.param)
-    monkeypatch.setenv("FOURREAL_WEIGHTS", str(tmp_path))
-    return tmp_path
+# ----- on a ComfyUI -----
 
 
 def diffusers_pipeline(folder: Path):
@@ -134,11 +79,14 @@ def diffusers_pipeline(folder: Path):
     return pipe
 
 
-@needs_comfyui
 @torch.inference_mode()
-def test_sampling_in_comfyui_equals_the_diffusers_pipeline(pack, weights):
+def test_the_stock_ksampler_equals_the_diffusers_pipeline(pack, weights, monkeypatch):
+    """Of ComfyUI, with euler, for all references, with and without guidance."""
     import comfy.sample
     import comfy.samplers
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    from nodes import KSampler
 
     nodes = sys.modules["fourreal_pack.nodes"]
     model, clip, vae, _ = nodes.LoadEmbeddedModels.execute().args
@@ -148,29 +96,36 @@ def test_sampling_in_comfyui_equals_the_diffusers_pipeline(pack, weights):
     assert torch.equal(positive[0][0][0, -1], torch.zeros(128))
     torch.testing.assert_close(positive[0][0], pipe.encode_prompt(prompt), atol=1e-5, rtol=0)
 
-    views, frames, height, width, steps = 3, 5, 32, 48, 4
-    generator = torch.Generator().manual_seed(1)
-    exact = torch.rand(views, frames, 3, height, width, generator=generator)
-    noise = torch.randn(views, CHANNELS, 2, height // 8, width // 8, generator=generator)
-    pipe.scheduler.set_timesteps(steps)
-    sigmas = pipe.scheduler.sigmas.clone()
+    views, frames, height, width, steps, seed = 3, 5, 32, 48, 4, 7
+    exact = torch.rand(views, frames, 3, height, width, generator=torch.Generator().manual_seed(1))
+    # The noise levels of ComfyUI's scheduler also for diffusers, which would shift them again.
+    sigmas = comfy.samplers.calculate_sigmas(
+        model.get_model_object("model_sampling"), "simple", steps
+    )
+    pipe.scheduler = FlowMatchEulerDiscreteScheduler()
+    spread = pipe.scheduler.set_timesteps
+    monkeypatch.setattr(
+        pipe.scheduler, "set_timesteps",
+        lambda _, device: spread(sigmas=sigmas[:-1].tolist(), device=device),
+    )  # fmt: skip
     for references in ((), ("fixed_view",), ("freeze_time",), ("fixed_view", "freeze_time")):
+        given = {"fixed_view": exact[0], "freeze_time": exact[:, 0]}
+        given = {name: given[name] for name in references}
+        latent = nodes.GridLatent.execute(
+            views, frames, width, height, vae,
+            **{name: images.movedim(1, -1) for name, images in given.items()},
+        ).args[0]  # fmt: skip
+        noise = comfy.sample.prepare_noise(latent["samples"], seed)
+        patched = nodes.ApplyViewTimeAttention.execute(model, latent, 1.0).args[0]
         for guidance in (1.0, 4.0):
-            given = {"fixed_view": exact[0], "freeze_time": exact[:, 0]}
-            given = {name: given[name] for name in references}
             expected = pipe(
                 prompt, unwanted, views, frames, height, width, num_inference_steps=steps,
                 guidance_scale=guidance, latents=noise, output_type="latent", **given,
             ).frames  # fmt: skip
-            latent = nodes.GridLatent.execute(
-                views, frames, width, height, vae,
-                **{name: images.movedim(1, -1) for name, images in given.items()},
-            ).args[0]  # fmt: skip
-            patched = nodes.ApplyViewTimeAttention.execute(model, latent, 1.0).args[0]
-            sampled = comfy.sample.sample_custom(
-                patched, noise, guidance, comfy.samplers.sampler_object("euler"), sigmas, positive,
-                negative, latent["samples"], noise_mask=latent.get("noise_mask"), disable_pbar=True,
-            )  # fmt: skip
+            (out,) = KSampler().sample(
+                patched, seed, steps, guidance, "euler", "simple", positive, negative, latent
+            )
+            sampled = out["samples"]
             difference = (sampled - expected).abs().max().item()
             assert difference < 1e-4, (references, guidance, difference)
             decoded = vae.decode(sampled).flatten(0, 1)
@@ -268,7 +223,6 @@ def test_without_view_strength_the_views_are_what_stock_sampling_gives(pack, wei
     assert torch.equal(sample(model, noise[:1]), stock[:1])
 
 
-@needs_comfyui
 @torch.inference_mode()
 @pytest.mark.parametrize("weights", ["replace"], indirect=True)
 def test_wrong_input_is_refused_in_one_sentence(pack, weights):
@@ -460,7 +414,6 @@ def test_easycache_and_fp8_weights_work_under_the_patch(pack, weights, monkeypat
     assert 1e-4 < (small - whole).abs().mean() < 0.1 * whole.abs().mean()
 
 
-@needs_comfyui
 @torch.inference_mode()
 @pytest.mark.parametrize("weights", ["replace"], indirect=True)
 def test_cancel_stops_sampling_within_one_step_and_the_next_run_works(pack, weights, monkeypatch):
@@ -551,7 +504,6 @@ def test_a_scene_of_a_gigabyte_counts_as_one_in_the_cache(pack):
     assert cache.ram_release(1 << 60) >= count * 14 * 4
 
 
-@needs_comfyui
 @torch.inference_mode()
 @pytest.mark.parametrize("weights", ["replace"], indirect=True)
 def test_cancel_stops_a_reconstruction_and_the_next_one_works(pack, weights):
@@ -573,7 +525,6 @@ def test_cancel_stops_a_reconstruction_and_the_next_one_works(pack, weights):
     assert gaussians and held == gaussians * (3 + 4 + 3 + 1 + 3) * 4
 
 
-@needs_comfyui
 @torch.inference_mode()
 @pytest.mark.parametrize("weights", ["replace"], indirect=True)
 def test_the_preview_shows_the_mean_colour_of_every_cell(pack, weights):
@@ -640,7 +591,6 @@ def test_core_renders_the_splat_of_a_scene_upright_and_in_the_same_place(pack, v
         assert (centres[1] - centres[0] - 0.5).abs().max() < 0.3, centres
 
 
-@needs_comfyui
 def test_a_camera_path_follows_its_time_schedule_and_refuses_a_camera_it_cannot_use(pack):
     from fourreal.cameras import pixel_intrinsics
     from fourreal.gaussians import Gaussians
@@ -667,7 +617,6 @@ def test_a_camera_path_follows_its_time_schedule_and_refuses_a_camera_it_cannot_
         nodes.SceneCamera.execute(scene, 2)
 
 
-@needs_comfyui
 def test_help_pages_and_the_english_locale_say_what_the_schemas_say(pack):
     nodes = sys.modules["fourreal_pack.nodes"].NODES
     locale = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))
@@ -689,7 +638,6 @@ def test_help_pages_and_the_english_locale_say_what_the_schemas_say(pack):
             assert socket.tooltip in page, (schema.node_id, socket.tooltip)
 
 
-@needs_comfyui
 @torch.inference_mode()
 def test_a_reconstructor_file_is_loaded_with_its_licence_shown(pack, tmp_path, monkeypatch, caplog):
     import folder_paths
@@ -721,7 +669,6 @@ def test_a_reconstructor_file_is_loaded_with_its_licence_shown(pack, tmp_path, m
     assert nodes.LoadReconstructor.fingerprint_inputs(file="tiny.safetensors") != before
 
 
-@needs_comfyui
 @torch.inference_mode()
 def test_the_example_scene_is_the_drawn_one_with_its_cameras(pack):
     from fourreal.scenes import make_scene
@@ -778,8 +725,3 @@ def test_the_pack_finds_its_library_when_it_is_not_installed(tmp_path):
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
-
-
-def copy_pack(folder: Path) -> None:
-    ignored = shutil.ignore_patterns("out", "build", "__pycache__", "tests", ".*")
-    shutil.copytree(ROOT, folder, ignore=ignored)

@@ -1,0 +1,211 @@
+"""What the tests of the pack share: models, prompts, and a real ComfyUI server on the CPU.
+
+Models are untrained and tiny, in the files and layouts that the workflows name.
+"""
+
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+COMFYUI = os.environ.get("COMFYUI_PATH")
+CHANNELS = 16  # of the latents of the untrained models made here
+needs_comfyui = pytest.mark.skipif(
+    not COMFYUI, reason="set COMFYUI_PATH to a ComfyUI checkout to run this"
+)
+WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+BLUEPRINT = ROOT / "subgraphs" / "Text to 4D (4Real).json"
+NOTES = {"Note", "MarkdownNote"}
+WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COLOR")
+FRAMES, PATH_FRAMES, SIZE = 5, 6, 64
+SMALLER = {
+    "steps": 2, "num_frames": FRAMES, "length": FRAMES, "frames": PATH_FRAMES,
+    "width": SIZE, "height": SIZE,
+}  # fmt: skip
+
+
+def to_api(workflow: dict, object_info: dict) -> dict:
+    """A workflow in the editor's format as the prompt that the editor would queue."""
+    links = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
+    prompt = {}
+    for node in workflow["nodes"]:
+        if node["type"] in NOTES:
+            continue
+        inputs = {i["name"]: links[i["link"]] for i in node["inputs"] if i["link"]}
+        values = iter(node.get("widgets_values", []))
+        schema = object_info[node["type"]]["input"]
+        for name, (kind, *options) in (
+            schema.get("required", {}) | schema.get("optional", {})
+        ).items():
+            options = options[0] if options else {}
+            if isinstance(kind, list) or kind in WIDGETS:
+                inputs.setdefault(name, next(values))
+                # The editor puts a widget of its own after these.
+                if options.keys() & {"control_after_generate", "image_upload", "video_upload"}:
+                    next(values)
+        assert next(values, None) is None, f"{node['type']} has more values than widgets"
+        prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
+    return prompt
+
+
+def smaller(prompt: dict) -> dict:
+    """The prompt with few steps, frames and pixels where the workflow's file sets them."""
+    for node in prompt.values():
+        for name, value in SMALLER.items():
+            given = node["inputs"].get(name)
+            if isinstance(given, int) and given > value:
+                node["inputs"][name] = value
+    return prompt
+
+
+def write_random_weights(folder: Path, conditioning: str = "replace") -> None:
+    """Untrained models in the files and formats of the embedded ones."""
+    from fourreal.reconstruction import VGGT, VGGTConfig, save_model
+    from fourreal.training.video import VideoConfig, build_transformer
+    from fourreal.video.block_autoencoder import BlockAutoencoder
+    from fourreal.video.files import save_single_file, transformer_key
+    from fourreal.video.text import (
+        build_text_encoder,
+        build_tokenizer,
+        caption_words,
+        save_text_encoder,
+    )
+
+    torch.manual_seed(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    noted = {"conditioning": conditioning, "max_frames": 8, "max_tokens": 32, "shift": 3.0}
+    transformer = build_transformer(VideoConfig(layers=2), CHANNELS)
+    save_single_file(transformer, folder / "transformer.safetensors", transformer_key, noted)
+    tokenizer = build_tokenizer(caption_words())
+    encoder = build_text_encoder(len(tokenizer))
+    save_text_encoder(encoder, tokenizer, folder / "text_encoder.safetensors")
+    autoencoder = BlockAutoencoder(z_dim=CHANNELS)
+    smooth = torch.rand(6, 3, 3, 8, 8) * 2 - 1
+    autoencoder.fit([torch.nn.functional.interpolate(smooth, (9, 64, 64), mode="trilinear")])
+    save_single_file(autoencoder, folder / "autoencoder.safetensors", lambda key, _: key)
+    save_model(VGGT(VGGTConfig.small()), folder / "reconstructor.safetensors", torch.float16)
+
+
+def write_model_files(models: Path) -> None:
+    """Tiny files under the names of the downloads, but for the VAEs (see tiny_wan_pack.py)."""
+    import sentencepiece
+    from diffusers import WanTransformer3DModel
+    from safetensors.torch import save_file
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    from fourreal.video.files import transformer_key
+
+    from .test_reconstruction import tiny_model
+
+    def save(tensors: dict, place: str, key=lambda k: k) -> None:
+        (models / place).parent.mkdir(parents=True, exist_ok=True)
+        save_file({key(k): v.half().contiguous() for k, v in tensors.items()}, models / place)
+
+    torch.manual_seed(0)
+    for name, channels in (("wan2.1_t2v_1.3B_fp16", 16), ("wan2.2_ti2v_5B_fp16", 48)):
+        network = WanTransformer3DModel(
+            num_attention_heads=1, attention_head_dim=128, in_channels=channels,
+            out_channels=channels, text_dim=4096, ffn_dim=128, num_layers=2,
+        )  # fmt: skip
+        save(
+            network.state_dict(), f"diffusion_models/{name}.safetensors",
+            lambda key: transformer_key(key, True),
+        )  # fmt: skip
+    config = UMT5Config(
+        vocab_size=256, d_model=4096, d_kv=16, d_ff=64, num_layers=1, num_heads=2,
+        is_encoder_decoder=False,
+    )  # fmt: skip
+    text = UMT5EncoderModel(config).state_dict()
+    text.pop("encoder.embed_tokens.weight")
+    pieces = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a corgi shakes off water", "blurry, low quality"] * 20),
+        model_writer=pieces, vocab_size=256, hard_vocab_limit=False, pad_id=0, eos_id=1, unk_id=2,
+        bos_id=-1, minloglevel=2,
+    )  # fmt: skip
+    # By this tensor's shape ComfyUI knows a UMT5-XXL.
+    text["encoder.block.23.layer.1.DenseReluDense.wi_1.weight"] = torch.zeros(10240, 1)
+    place = "text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors"
+    save(text, place)
+    text = {k: v.half() for k, v in text.items()}
+    text["spiece_model"] = torch.frombuffer(bytearray(pieces.getvalue()), dtype=torch.uint8)
+    save_file(text, models / place)
+    vggt = tiny_model(temporal="none", gaussian_head="none")
+    save(vggt.state_dict(), "geometry_estimation/vggt_1b.safetensors")
+
+
+def copy_pack(folder: Path) -> None:
+    ignored = shutil.ignore_patterns("out", "build", "__pycache__", "tests", "node_modules", ".*")
+    shutil.copytree(ROOT, folder, ignore=ignored)
+
+
+class Server:
+    """A real ComfyUI server on the CPU with the pack in its custom_nodes."""
+
+    def __init__(self, base: Path, weights: Path):
+        self.base, self.log = base, base / "server.log"
+        for name in ("custom_nodes/tiny_wan", "models", "input", "output", "temp", "user"):
+            (base / name).mkdir(parents=True)
+        self.pack = base / "custom_nodes" / "4real"
+        copy_pack(self.pack)
+        shutil.copy(Path(__file__).with_name("tiny_wan_pack.py"),
+                    base / "custom_nodes" / "tiny_wan" / "__init__.py")  # fmt: skip
+        write_model_files(base / "models")
+        for view in range(8):
+            Image.new("RGB", (96, 72), (30 * view, 80, 200)).save(base / f"input/view_{view}.jpg")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        command = [sys.executable, "main.py", "--cpu", "--port", str(port), "--base-directory"]
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [*command, str(base), "--disable-api-nodes"], cwd=COMFYUI, stdout=log,
+                stderr=subprocess.STDOUT, env=os.environ | {"FOURREAL_WEIGHTS": str(weights)},
+            )  # fmt: skip
+
+    def ask(self, route: str, data: dict | None = None) -> dict:
+        body = json.dumps(data).encode() if data is not None else None
+        request = urllib.request.Request(
+            self.url + route, body, {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            raise AssertionError(error.read().decode()) from error
+
+    def wait_for(self, look, seconds: float):
+        """The first result of look() that is not empty."""
+        end = time.monotonic() + seconds
+        while True:
+            assert self.process.poll() is None, self.log.read_text()[-4000:]
+            assert time.monotonic() < end, self.log.read_text()[-4000:]
+            try:
+                found = look()
+            except OSError:
+                found = None  # not listening yet
+            if found:
+                return found
+            time.sleep(0.2)
+
+    def run(self, prompt: dict, seconds: float = 600) -> dict:
+        """Execute a prompt and give what its output nodes reported, by node id."""
+        queued = self.ask("/prompt", {"prompt": prompt})
+        assert not queued["node_errors"]
+        name = queued["prompt_id"]
+        done = self.wait_for(lambda: self.ask(f"/history/{name}"), seconds)[name]
+        assert done["status"]["status_str"] == "success", done["status"]["messages"]
+        return done["outputs"]
