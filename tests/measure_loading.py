@@ -2,8 +2,9 @@
 
 Reads paths from standard input, prints a line of JSON for each: the error (class and text), or the
 number of Gaussians and whether all their values are finite; seconds; and `grown`, by how many bytes
-the peak of resident memory rose above where it was before. `grown` is null where the system does
-not tell (only Linux does).
+the peak of resident memory rose above where it was before. What takes more than a MB is loaded
+again, and the smaller rise counts: code that is read in for the first time counts as memory too.
+`grown` is null where the system does not tell (only Linux does).
 """
 
 import json
@@ -24,6 +25,13 @@ def resident(field: str) -> int:
 
 
 def measured(path: str) -> dict:
+    first = measured_once(path)
+    if (first["grown"] or 0) <= 2**20:
+        return first
+    return min(first, measured_once(path), key=lambda result: result["grown"])
+
+
+def measured_once(path: str) -> dict:
     load = load_scene if path.endswith(".safetensors") else load_gaussians
     try:
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew

@@ -11,6 +11,7 @@ import random
 import struct
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -97,72 +98,105 @@ def inflated(name: str, content: bytes, count: int) -> list[bytes]:
     return results
 
 
-def measure(whole: Path, paths: list[Path]) -> list[dict]:
-    """What measure_loading.py says of each file, after a whole one has brought the code in."""
-    lines = "".join(f"{p}\n" for p in [whole, whole, *paths])
+@dataclass
+class Case:
+    """A damaged file, the honest size of the whole one, and what measure_loading.py says of it."""
+
+    path: Path
+    honest: int
+    result: dict | None = None
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory) -> dict[str, tuple[list[Case], list[Case]]]:
+    """For each format MUTATIONS small files, and some large ones of which the first is whole."""
+    folder = tmp_path_factory.mktemp("damaged")
+    whole, all_cases = [], {}
+    for name in FORMATS:
+        whole.append(folder / name)
+        write(folder / name, 6, 1)
+        content = (folder / name).read_bytes()
+        # Half of the edits hit the header, where lengths and names are; SPZ also inside its gzip.
+        packed = [name == "g.spz" and i % 2 == 1 for i in range(MUTATIONS)]
+        small = [damaged(content, inside, i) for i, inside in enumerate(packed)]
+        count, degree = LARGE[name]
+        write(folder / f"large_{name}", count, degree)
+        large = (folder / f"large_{name}").read_bytes()
+        honest = max(len(large), float32_bytes(count, degree))
+        contents = [large, large[: len(large) // 2], large[:-1], large + large]
+        contents += inflated(name, large, count)
+        contents += [damaged(large, inside, i) for i, inside in enumerate(packed[:6])]
+        all_cases[name] = (
+            [case(folder / f"{i}_{name}", c, len(content)) for i, c in enumerate(small)],
+            [
+                case(folder / f"large_{i}_{name}", c, max(honest, honest * len(c) // len(large)))
+                for i, c in enumerate(contents)
+            ],
+        )
+    # Whole ones first, which bring the code in.
+    measured = [c for pair in all_cases.values() for part in pair for c in part]
+    lines = "".join(f"{p}\n" for p in [*whole, *(c.path for c in measured)])
     # Blocks of 64 KB and more are given back when they are freed: none is reused unseen.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(MEASURE)]
-    result = subprocess.run(
-        command, input=lines, env=environment, capture_output=True, text=True, timeout=600
-    )
-    assert result.returncode == 0, result.stderr
-    return [json.loads(line) for line in result.stdout.splitlines()][2:]
+    answer = subprocess.run(
+        [sys.executable, str(MEASURE)], input=lines, env=environment, capture_output=True,
+        text=True, timeout=600,
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    results = answer.stdout.splitlines()[len(whole) :]
+    for c, line in zip(measured, results, strict=True):
+        c.result = json.loads(line)
+    return all_cases
 
 
-def check(path: Path, result: dict, honest: int, allowance: int, most: int) -> None:
+def case(path: Path, content: bytes, honest: int) -> Case:
+    path.write_bytes(content)
+    return Case(path, honest)
+
+
+def float32_bytes(count: int, degree: int) -> int:
+    return 4 * count * (11 + 3 * (degree + 1) ** 2)
+
+
+def check(case: Case, allowance: int, most: int) -> None:
     """A result that can be drawn or one sentence that names the file; quick; in its memory."""
+    result = case.result
     if "error" in result:
         assert result["error"] == "ValueError", result
-        assert path.name in result["text"]
+        assert case.path.name in result["text"]
         assert "\n" not in result["text"]
     else:
         assert result["float32"]
         assert result["count"] <= most
-        assert result["finite"] or path.suffix == ".safetensors"  # mapped, and not read
+        assert result["finite"] or case.path.suffix == ".safetensors"  # mapped, and not read
     assert result["seconds"] < 20  # a hang, on the slowest machine
     if result["grown"] is not None:
-        assert result["grown"] <= 2 * honest + allowance, (path.name, result, honest)
+        assert result["grown"] <= 2 * case.honest + allowance, case
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_small_damage_ends_in_an_error_or_in_gaussians(tmp_path, name):
-    write(tmp_path / name, 6, 1)
-    content = (tmp_path / name).read_bytes()
-    paths = [tmp_path / f"{i}_{name}" for i in range(MUTATIONS)]
-    for i, path in enumerate(paths):
-        # Half of the edits hit the header, where lengths and names are; SPZ also inside its gzip.
-        path.write_bytes(damaged(content, name == "g.spz" and i % 2 == 1, i))
-    results = measure(tmp_path / name, paths)
-    assert len(results) == MUTATIONS
-    for path, result in zip(paths, results):
-        check(path, result, len(content), PAGES, most=100)
-    assert sum("error" in r for r in results) > MUTATIONS / 10
+def test_damage_ends_in_an_error_or_in_gaussians(cases, name):
+    small, _ = cases[name]
+    assert len(small) == MUTATIONS
+    for case in small:
+        check(case, PAGES, most=100)
+    assert sum("error" in case.result for case in small) > MUTATIONS / 10
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_file_takes_at_most_twice_its_honest_size(tmp_path, name):
+def test_a_file_takes_at_most_twice_its_honest_size(cases, name):
     """Files of some MB: whole, damaged, cut, and with counts that promise more than there is."""
+    _, large = cases[name]
     count, degree = LARGE[name]
-    write(tmp_path / name, count, degree)
-    content = (tmp_path / name).read_bytes()
-    honest = max(len(content), 4 * count * (11 + 3 * (degree + 1) ** 2))
-    assert honest > 2e6
-    contents = [content, content[: len(content) // 2], content[:-1], content + content]
-    contents += inflated(name, content, count)
-    contents += [damaged(content, name == "g.spz" and i % 2 == 1, i) for i in range(6)]
-    paths = [tmp_path / f"{i}_{name}" for i in range(len(contents))]
-    for path, data in zip(paths, contents):
-        path.write_bytes(data)
-    results = measure(tmp_path / name, paths)
-    if results[0]["grown"] is None:
+    whole = large[0].result
+    assert whole["count"] == count
+    if whole["grown"] is None:
         pytest.skip("the peak of a process's memory can be set back on Linux only")
-    assert results[0]["count"] == count
     if name != "s.safetensors":  # of which nothing is read yet
-        assert results[0]["grown"] > 0.9 * 4 * count * (11 + 3 * (degree + 1) ** 2)  # it is seen
-    for path, data, result in zip(paths, contents, results):
-        own = honest * len(data) // len(content) if data == content + content else honest
-        check(path, result, own, 0, most=2 * count)
+        assert whole["grown"] > 0.9 * float32_bytes(count, degree)  # the measure sees it
+    for case in large:
+        assert case.honest > 2e6
+        check(case, 0, most=2 * count)
 
 
 def test_a_scene_of_deep_metadata_is_refused(tmp_path):
