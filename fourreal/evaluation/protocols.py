@@ -18,7 +18,7 @@ from fourreal.cameras import relative_to_first
 from fourreal.evaluation.metrics import psnr
 from fourreal.formats.atomic import atomic_path
 from fourreal.rendering import render
-from fourreal.scenes import Scene, make_scene, scene_seed
+from fourreal.scenes import Scene, SceneBatch, describe, make_scene, scene_seed
 
 MOVED = 0.06  # a pixel has moved when a channel differs by more than this from time 0
 
@@ -126,8 +126,15 @@ def evaluate_video(config: VideoEvaluation) -> dict:
     return _finish(scores, config)
 
 
-def score_reconstruction(reconstructor, scene: Scene, time: int) -> dict[str, float]:
+ENLARGED = 4  # Gaussians must close up when they are drawn larger than the input, too
+
+
+def score_reconstruction(
+    reconstructor, scene: Scene, time: int, enlarged: Tensor | None = None
+) -> dict[str, float]:
     """Reconstruct one time from every other view and render the views between them.
+
+    enlarged [4, 3, H', W']: those views drawn with more pixels, to compare with as well.
 
     As in the paper, the cameras of inputs and held-out views are predicted together, so that they
     lie in one frame of reference; depth and Gaussians come from the input views alone.
@@ -138,18 +145,25 @@ def score_reconstruction(reconstructor, scene: Scene, time: int) -> dict[str, fl
     cameras = together.extrinsics[inputs], together.intrinsics[inputs]
     reconstruction = reconstructor(frames[inputs][:, None], cameras=cameras)
     height, width = frames.shape[-2:]
-    rendering = render(
-        reconstruction.scene.at(0), together.extrinsics[held_out], together.intrinsics[held_out],
-        width, height,
-    )  # fmt: skip
-    rendered = rendering.color.movedim(-1, 1).clamp(0, 1)
+
+    def held_out_psnr(exact: Tensor) -> float:
+        large, wide = exact.shape[-2:]
+        scale = exact.new_tensor([[wide / width], [large / height], [1.0]])
+        rendering = render(
+            reconstruction.scene.at(0), together.extrinsics[held_out],
+            together.intrinsics[held_out] * scale, wide, large,
+        )  # fmt: skip
+        return psnr(rendering.color.movedim(-1, 1).clamp(0, 1), exact)
+
+    scores = {"held_out_psnr": held_out_psnr(frames[held_out])}
+    if enlarged is not None:
+        scores["held_out_psnr_enlarged"] = held_out_psnr(enlarged)
     exact_depth = scene.depth[inputs, time]
     depth_error = (reconstruction.depth[:, 0] / exact_depth - 1).abs().mean()
     exact = relative_to_first(scene.extrinsics)
     turn = together.extrinsics[..., :3] @ exact[..., :3].transpose(-1, -2)
     cosine = (turn.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
-    return {
-        "held_out_psnr": psnr(rendered, frames[held_out]),
+    return scores | {
         "depth_relative_error": float(depth_error),
         "rotation_error_degrees": float(cosine.clamp(-1, 1).acos()[1:].mean().rad2deg()),
     }
@@ -164,10 +178,14 @@ def evaluate_reconstruction(config: ReconstructionEvaluation) -> dict:
     reconstructor = Reconstructor.from_file(path)
     scores: dict[str, list[float]] = {}
     for index in tqdm(range(config.scenes), desc="reconstruction"):
-        scene = make_scene(scene_seed(config.split, index), 8, 29, config.size, config.size)
+        seed, large = scene_seed(config.split, index), ENLARGED * config.size
+        scene = make_scene(seed, 8, 29, config.size, config.size)
         times = torch.linspace(0, 28, config.times).round().long().tolist()
         for time in times:
-            for name, value in score_reconstruction(reconstructor, scene, time).items():
+            held_out = SceneBatch([describe(seed, 8, 29)]).select([1, 3, 5, 7], [time])
+            with torch.no_grad():
+                enlarged = held_out.draw(large, large)[0, :, 0]
+            for name, value in score_reconstruction(reconstructor, scene, time, enlarged).items():
                 scores.setdefault(name, []).append(value)
         if len(times) > 1:
             still = scene.frames[::2, times]

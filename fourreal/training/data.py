@@ -183,6 +183,8 @@ class GridData:
             views = pick_views(generator, scenes.num_views, num_views)
             start = _pick(generator, scenes.num_frames - num_frames + 1)
             frames = scenes.frames(pick.index, views, slice(start, start + num_frames))
+            if not pick.validation and _pick(generator, 2):
+                frames = frames.flip(1)  # their motions are as likely backwards
             return Grid(frames, self.caption(pick), False)
         clip = self.clips[pick.kind][pick.index]
         if pick.kind == "static":
