@@ -135,7 +135,6 @@ class VideoFromComponents:
         return self.components
 
 
-NUMBER = ("min", "max", "step", "control_after_generate")
 SOCKETS = {
     "Image": "IMAGE", "Mask": "MASK", "Latent": "LATENT", "Model": "MODEL", "Clip": "CLIP",
     "Vae": "VAE", "Conditioning": "CONDITIONING", "Video": "VIDEO", "Splat": "SPLAT",
@@ -143,8 +142,8 @@ SOCKETS = {
 }  # fmt: skip
 io = SimpleNamespace(
     **{name: comfy_type(kind) for name, kind in SOCKETS.items()},
-    Int=comfy_type("INT", widget(*NUMBER)),
-    Float=comfy_type("FLOAT", widget(*NUMBER, "round")),
+    Int=comfy_type("INT", widget("min", "max", "step", "control_after_generate")),
+    Float=comfy_type("FLOAT", widget("min", "max", "step", "round")),
     String=comfy_type("STRING", widget("multiline", "dynamic_prompts")),
     Boolean=comfy_type("BOOLEAN", widget()),
     Color=comfy_type("COLOR", widget()),
@@ -718,8 +717,8 @@ def execute(prompt: dict, nodes: list) -> dict:
     return outputs
 
 
-def install(base: Path) -> None:
-    """Put the stand-in into sys.modules, with its folders under `base`."""
+def stand_ins(base: Path) -> dict:
+    """The modules by name, with folders under `base`."""
     management = {
         "load_models_gpu": load_models_gpu, "free_memory": free_memory,
         "should_use_bf16": lambda device=None: False,
@@ -759,15 +758,20 @@ def install(base: Path) -> None:
             "Types": SimpleNamespace(SPLAT=SPLAT, VideoComponents=VideoComponents),
             "InputImpl": SimpleNamespace(VideoFromComponents=VideoFromComponents),
         },
-        "folder_paths": {},
         "nodes": {"KSampler": KSampler},
-        "server": {"PromptServer": SimpleNamespace(instance=None)},
+        "server": {"PromptServer": SimpleNamespace()},
     }  # fmt: skip
+    made = {name: types.ModuleType(name) for name in modules}
     for name, members in modules.items():
-        module = types.ModuleType(name)
-        vars(module).update(members)
-        sys.modules[name] = module
+        vars(made[name]).update(members)
+    return made | {"folder_paths": Folders(base)}
+
+
+def install(base: Path) -> None:
+    """Put the stand-in into sys.modules, with its folders under `base`."""
+    made = stand_ins(base)
+    sys.modules.update(made)
+    for name, module in made.items():
         parent, _, child = name.rpartition(".")
         if parent:
-            setattr(sys.modules[parent], child, module)
-    sys.modules["folder_paths"] = Folders(base)
+            setattr(made[parent], child, module)

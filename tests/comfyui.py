@@ -201,11 +201,15 @@ class Server:
                 return found
             time.sleep(0.2)
 
-    def run(self, prompt: dict, seconds: float = 600) -> dict:
-        """Execute a prompt and give what its output nodes reported, by node id."""
+    def finish(self, prompt: dict, seconds: float = 600) -> dict:
+        """Execute a prompt, and give what the history then says about it."""
         queued = self.ask("/prompt", {"prompt": prompt})
         assert not queued["node_errors"]
         name = queued["prompt_id"]
-        done = self.wait_for(lambda: self.ask(f"/history/{name}"), seconds)[name]
+        return self.wait_for(lambda: self.ask(f"/history/{name}"), seconds)[name]
+
+    def run(self, prompt: dict) -> dict:
+        """Execute a prompt and give what its output nodes reported, by node id."""
+        done = self.finish(prompt)
         assert done["status"]["status_str"] == "success", done["status"]["messages"]
         return done["outputs"]
