@@ -189,6 +189,7 @@ def _commands(arguments: list[str]) -> dict:
                 protocols.ReconstructionEvaluation,
                 protocols.evaluate_reconstruction,
             ),
+            "split": (protocols.SplitEvaluation, protocols.evaluate_split),
         }
     return commands
 
@@ -196,7 +197,7 @@ def _commands(arguments: list[str]) -> dict:
 POSITIONAL = {"reconstruct": "inputs"}
 GROUPS = {
     "train": "autoencoder | video | reconstructor",
-    "evaluate": "video | reconstruction",
+    "evaluate": "video | reconstruction | split",
     "benchmark": "attention | renderer | reconstruction",
 }
 

@@ -74,8 +74,14 @@ class VGGT(nn.Module):
 
         temporal=False leaves the temporal layers out, camera_replacement=False gives each time
         its own cameras (both for ablations); gaussians=False and points=False leave out those
-        heads; `chunk` frames go through a dense head at once.
+        heads; `chunk` frames go through a dense head at once. Raises ValueError when the batch does
+        not hold whole scenes.
         """
+        if num_times < 1 or len(images) % num_times:
+            raise ValueError(
+                f"the batch holds {len(images)} times of {images.shape[1]} views, which are not "
+                f"whole scenes of {num_times} times."
+            )
         tokens = self.aggregator(images, num_times, temporal=temporal)
         if camera_replacement and num_times > 1:
             # The head sees only the tokens of one time, so replacing them everywhere is the
