@@ -186,3 +186,61 @@ def test_wrong_values_are_refused_on_their_node_before_anything_runs(server, inf
     prompt["2"] = {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}
     with pytest.raises(AssertionError, match=r"num_frames is 28.*use 25 or 29"):
         server.run(prompt)
+
+
+GRID = {"num_views": 3, "num_frames": 5, "width": 64, "height": 64}
+SOURCES = {
+    "models": ("FourReal_LoadEmbeddedModels", {}),
+    "scene": ("FourReal_ExampleScene", {"seed": 0, **GRID}),
+    "row": ("FourReal_PickView", {"images": ["scene", 0], "num_views": 3, "view": 0}),
+    "small": ("EmptyImage", {"width": 32, "height": 32, "batch_size": 5, "color": 0}),
+    "plain": ("EmptyLatentImage", {"width": 64, "height": 64, "batch_size": 3}),
+    "vae": ("VAELoader", {"vae_name": "wan2.2_vae.safetensors"}),
+    "foreign": ("FourReal_GridLatent", {"vae": ["vae", 0], "fixed_view": ["row", 0], **GRID}),
+}
+WRONG = {
+    "plain latent": (
+        "FourReal_ApplyViewTimeAttention",
+        {"model": ["models", 0], "latent": ["plain", 0], "view_strength": 1.0},
+        "is not a grid of views and times",
+    ),
+    "latent of the other family": (
+        "FourReal_ApplyViewTimeAttention",
+        {"model": ["models", 0], "latent": ["foreign", 0], "view_strength": 1.0},
+        "references have 48 latent channels, but this MODEL has 16",
+    ),
+    "views that do not divide": (
+        "FourReal_PickView",
+        {"images": ["scene", 0], "num_views": 4, "view": 0},
+        "15 images cannot be split into 4 views",
+    ),
+    "mixed sizes": (
+        "FourReal_AssembleGrid",
+        {"views.view0": ["row", 0], "views.view1": ["small", 0]},
+        "5 frames of 32 x 32, 5 frames of 64 x 64",
+    ),
+    "missing VAE": (
+        "FourReal_GridLatent",
+        {"fixed_view": ["row", 0], **GRID},
+        "references need a VAE",
+    ),
+    "missing reference": (
+        "FourReal_GridLatent",
+        {"vae": ["models", 2], "freeze_time": ["row", 0], **GRID},
+        "freeze_time has 5 images of 64 x 64 pixels, but this grid needs 3 views",
+    ),
+}
+
+
+@needs_comfyui
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_wiring_gives_one_sentence_on_the_right_node(server, info, name):
+    kind, inputs, words = WRONG[name]
+    prompt = {k: {"class_type": c, "inputs": i} for k, (c, i) in SOURCES.items()}
+    prompt["wrong"] = {"class_type": kind, "inputs": inputs}
+    prompt["end"] = {"class_type": "PreviewAny", "inputs": {"source": ["wrong", 0]}}
+    status = server.finish(prompt)["status"]
+    (error,) = (about for what, about in status["messages"] if what == "execution_error")
+    message = error["exception_message"].strip()
+    assert error["node_id"] == "wrong" and words in message
+    assert message.endswith(".") and "\n" not in message
