@@ -60,8 +60,9 @@ def differences(ours, real, path: str) -> list[str]:
     found = []
     if members:
         for name, member in members.items():
-            if (name.startswith("_") and name != "__init__") or name == "hidden":
-                continue  # ComfyUI fills `hidden` when it runs a node
+            # ComfyUI fills `hidden` when it runs a node; transformers sets `config_class`.
+            if (name.startswith("_") and name != "__init__") or name in ("hidden", "config_class"):
+                continue
             if not hasattr(real, name):
                 found.append(f"{path}.{name}")
             elif name == "__init__" and hasattr(ours, "_accepts"):
