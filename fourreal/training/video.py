@@ -82,6 +82,8 @@ class VideoConfig:
     """Default guidance of the trained model without both references; by default as start_from, and
     2.5 from nothing."""
     text_dropout: float = 0.1
+    reverse_views: float = 0.5
+    """How often the order of the views is reversed; 0 keeps a small model to one direction."""
     reference_odds: tuple[float, float, float, float] = (0.35, 0.1, 0.1, 0.45)
     """How often: none, fixed view, freeze time, both. Static scenes get no fixed view."""
     gradient_checkpointing: bool = False
@@ -297,7 +299,7 @@ def train_video(config: VideoConfig) -> None:
             with torch.no_grad(), torch.autocast(device.type, enabled=False):
                 latents = encode(pick, views, frames)
             reverse, dropped = torch.rand(2, generator=generator)
-            examples.append(latents.flip(0) if reverse < 0.5 else latents)
+            examples.append(latents.flip(0) if reverse < config.reverse_views else latents)
             captions.append("" if dropped < config.text_dropout else data.caption(pick))
             static.append(pick.kind == "static")
         latents = rearrange(torch.stack(examples), "b v c f h w -> b c (v f) h w")
