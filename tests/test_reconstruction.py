@@ -370,3 +370,10 @@ def test_loading_adds_untrained_parts_for_training(tmp_path):
     images = torch.rand(2, 2, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(plain(images).depth, more(images, num_times=2).depth)
+
+
+def test_tables_made_in_inference_mode_serve_training_too():
+    model, images = open_temporal_gates(tiny_model()), torch.rand(2, 2, 3, 24, 40)
+    with torch.inference_mode():
+        model(images, 2)
+    model(images, 2).depth.sum().backward()

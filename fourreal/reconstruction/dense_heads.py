@@ -17,6 +17,7 @@ POSITION_BASE = 100.0
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # ComfyUI runs in it, and training may come after
 def position_features(
     height: int, width: int, channels: int, aspect: float, device, dtype
 ) -> Tensor:

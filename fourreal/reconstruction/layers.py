@@ -46,6 +46,7 @@ def spatial_angles(rows: int, columns: int, specials: int, head_dim: int, base: 
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # ComfyUI runs in it, and training may come after
 def spatial_rotary(
     rows: int, columns: int, specials: int, repeats: int, head_dim: int, base: float, device, dtype
 ) -> Rotary:
@@ -55,6 +56,7 @@ def spatial_rotary(
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # ComfyUI runs in it, and training may come after
 def temporal_rotary(num_times: int, head_dim: int, base: float, device, dtype) -> Rotary:
     """Tables for the same token at several times: a 1-D rotary position without parameters."""
     frequencies = _frequencies(head_dim // 2, base).unflatten(0, (2, -1))
@@ -62,6 +64,7 @@ def temporal_rotary(num_times: int, head_dim: int, base: float, device, dtype) -
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)  # ComfyUI runs in it, and training may come after
 def spacetime_rotary(
     num_times: int,
     rows: int,
