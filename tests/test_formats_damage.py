@@ -18,7 +18,9 @@ import pytest
 import torch
 
 from fourreal.formats import load_scene, save_ply, save_scene, save_splat, save_spz
-from fourreal.gaussians import Gaussians, GaussianScene
+from fourreal.gaussians import GaussianScene
+
+from .test_formats import cloud
 
 MEASURE = Path(__file__).parent / "measure_loading.py"
 MUTATIONS = 2500  # of each format
@@ -28,26 +30,16 @@ LARGE["s.safetensors"] = (24_000, 1)
 FORMATS = tuple(LARGE)
 
 
-def cloud(count, degree) -> Gaussians:
-    r = torch.Generator().manual_seed(count)
-    return Gaussians(
-        torch.randn(count, 3, generator=r),
-        torch.nn.functional.normalize(torch.randn(count, 4, generator=r), dim=-1),
-        torch.rand(count, 3, generator=r) * 0.1 + 0.001,
-        torch.rand(count, generator=r),
-        torch.rand(count, (degree + 1) ** 2, 3, generator=r) * 1.6 - 0.8,
-    )
-
-
 def write(path: Path, count: int, degree: int) -> None:
     """`count` Gaussians in the format of the path; in a scene a half stands and a half moves."""
     if path.suffix == ".safetensors":
         half, cameras = count // 2, (torch.eye(3, 4)[None], torch.eye(3)[None])
-        moving = [cloud(half - half // 3, degree), cloud(half // 3, degree)]
-        save_scene(GaussianScene(cloud(count - half, degree), moving, *cameras, 64, 48), path)
+        counts = (count - half, half - half // 3, half // 3)
+        static, *moving = (cloud(n, degree, seed=n) for n in counts)
+        save_scene(GaussianScene(static, moving, *cameras, 64, 48), path)
     else:
         savers = {".ply": save_ply, ".spz": save_spz, ".splat": save_splat}
-        savers[path.suffix](cloud(count, degree), path)
+        savers[path.suffix](cloud(count, degree, seed=count), path)
 
 
 def mutate(data: bytearray, r: random.Random) -> None:

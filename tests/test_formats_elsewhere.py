@@ -3,6 +3,7 @@
 import csv
 import shutil
 import subprocess
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -26,16 +27,13 @@ from fourreal.formats.spz import turn_about_x
 from fourreal.formats.usd import load_usd, save_usd
 from fourreal.gaussians import Gaussians, GaussianScene, harmonics_to_rgb
 
+from . import test_formats
 
-def cloud(count=40, degree=3, seed=0):
-    r = torch.Generator().manual_seed(seed)
-    return Gaussians(
-        torch.randn(count, 3, generator=r),
-        torch.nn.functional.normalize(torch.randn(count, 4, generator=r), dim=-1),
-        torch.rand(count, 3, generator=r) * 0.1 + 0.001,
-        torch.rand(count, generator=r) * 0.98 + 0.01,
-        torch.rand(count, (degree + 1) ** 2, 3, generator=r) * 1.6 - 0.8,
-    )
+
+def cloud(count=40, degree=3, seed=0) -> Gaussians:
+    """Gaussians whose opacities stay off 0 and 1, where their logits end."""
+    plain = test_formats.cloud(count, degree, seed)
+    return replace(plain, opacities=plain.opacities * 0.98 + 0.01)
 
 
 def compare(result, expected, means=1e-6, scales=1e-5, opacities=1e-5, base=1e-6, rest=1e-6, q=0):
