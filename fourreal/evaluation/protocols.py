@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fourreal import weights
-from fourreal.cameras import relative_to_first
+from fourreal.cameras import relative_to_first, scale_intrinsics
 from fourreal.evaluation.metrics import psnr
 from fourreal.formats.atomic import atomic_path
 from fourreal.rendering import render
@@ -162,11 +162,10 @@ def score_reconstruction(
 
     def held_out_psnr(exact: Tensor) -> float:
         large, wide = exact.shape[-2:]
-        scale = exact.new_tensor([[wide / width], [large / height], [1.0]])
+        intrinsics = scale_intrinsics(together.intrinsics[held_out], wide / width, large / height)
         rendering = render(
-            reconstruction.scene.at(0), together.extrinsics[held_out],
-            together.intrinsics[held_out] * scale, wide, large,
-        )  # fmt: skip
+            reconstruction.scene.at(0), together.extrinsics[held_out], intrinsics, wide, large
+        )
         return psnr(rendering.color.movedim(-1, 1).clamp(0, 1), exact)
 
     scores = {"held_out_psnr": held_out_psnr(frames[held_out])}

@@ -19,7 +19,14 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from fourreal.cameras import invert, pixel_grid, quaternion_to_matrix, relative_to_first, unproject
+from fourreal.cameras import (
+    invert,
+    pixel_grid,
+    quaternion_to_matrix,
+    relative_to_first,
+    scale_intrinsics,
+    unproject,
+)
 from fourreal.cameras import project as project_points
 from fourreal.formats.sequence import natural_order
 from fourreal.rendering.video import read_image
@@ -53,12 +60,11 @@ class Sample:
         if depth is not None:
             depth = F.interpolate(depth.flatten(0, 1), size=(size, size), mode="area")
             depth = depth.unflatten(0, self.depth.shape[:2])
-        scale = self.intrinsics.new_tensor([[size / old], [size / old], [1.0]])
         return Sample(
             frames.unflatten(0, self.frames.shape[:3]),
             depth,
             self.extrinsics,
-            self.intrinsics * scale,
+            scale_intrinsics(self.intrinsics, size / old, size / old),
         )
 
 
@@ -203,7 +209,7 @@ def _kubric_camera(content: dict) -> tuple[Tensor, Tensor]:
     position = torch.tensor(camera["positions"][0]).float()
     extrinsics = _from_opengl(torch.cat([rotation, position[:, None]], -1))
     intrinsics = torch.tensor(camera["K"]).float().abs()  # of an image of 1 x 1
-    return extrinsics, intrinsics * torch.tensor([[width], [height], [1.0]])
+    return extrinsics, scale_intrinsics(intrinsics, width, height)
 
 
 def _kubric_scene(folder: Path) -> PosedScene:
