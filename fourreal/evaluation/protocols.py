@@ -101,6 +101,12 @@ def score_video(generated: Tensor, exact: Tensor) -> dict[str, float]:
     return scores
 
 
+def _add(scores: dict[str, list[float]], found: dict[str, float], prefix: str = "") -> None:
+    """Append what was found to the lists of the same names."""
+    for name, value in found.items():
+        scores.setdefault(prefix + name, []).append(value)
+
+
 def _finish(scores: dict[str, list[float]], config) -> dict:
     result = {
         "settings": json.loads(json.dumps(asdict(config), default=str)),
@@ -135,8 +141,7 @@ def evaluate_video(config: VideoEvaluation) -> dict:
                 num_inference_steps=config.steps,
                 generator=torch.Generator().manual_seed(index),
             ).frames
-            for name, value in score_video(grid, scene.frames).items():
-                scores.setdefault(f"{given}/{name}", []).append(value)
+            _add(scores, score_video(grid, scene.frames), f"{given}/")
     return _finish(scores, config)
 
 
@@ -194,16 +199,14 @@ def evaluate_reconstruction(config: ReconstructionEvaluation) -> dict:
         seed, large = scene_seed(config.split, index), ENLARGED * config.size
         scene = make_scene(seed, 8, 29, config.size, config.size)
         times = torch.linspace(0, 28, config.times).round().long().tolist()
-        for time in times:
-            held_out = SceneBatch([describe(seed, 8, 29)]).select([1, 3, 5, 7], [time])
-            with torch.no_grad():
-                enlarged = held_out.draw(large, large)[0, :, 0]
-            for name, value in score_reconstruction(reconstructor, scene, time, enlarged).items():
-                scores.setdefault(name, []).append(value)
+        held_out = SceneBatch([describe(seed, 8, 29)]).select([1, 3, 5, 7], times)
+        with torch.no_grad():
+            enlarged = held_out.draw(large, large)[0]  # [4, T, 3, H', W']
+        for k, time in enumerate(times):
+            _add(scores, score_reconstruction(reconstructor, scene, time, enlarged[:, k]))
         if len(times) > 1:
             still = scene.frames[::2, times]
-            for name, value in score_stability(reconstructor, still, still).items():
-                scores.setdefault(name, []).append(value)
+            _add(scores, score_stability(reconstructor, still, still))
     return _finish(scores, config)
 
 
@@ -248,6 +251,5 @@ def evaluate_split(config: SplitEvaluation) -> dict:
     for index in tqdm(range(config.scenes), desc="split"):
         seed = scene_seed(config.split, index)
         scene = make_scene(seed, config.num_views, config.num_frames, config.size, config.size)
-        for name, value in score_split(scene).items():
-            scores.setdefault(name, []).append(value)
+        _add(scores, score_split(scene))
     return _finish(scores, config)
