@@ -330,7 +330,7 @@ def test_targets_can_be_larger_than_what_the_network_sees():
     model = tiny_model()
     images = small.frames[:, :, :2].flatten(0, 1)
     prediction = model(images, 1, points=False)
-    rendered, wanted = render_targets(prediction, large, [0, 1])
+    rendered, wanted = render_targets(prediction, large, small, [0, 1])
     assert rendered.shape == wanted.shape == (3, 3, 32, 32)
     assert torch.equal(wanted, large.frames[0, 0])
 

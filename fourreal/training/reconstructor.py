@@ -110,16 +110,15 @@ def fitted_unit(prediction: Prediction, sample: Sample, inputs: list[int]) -> Te
 
 
 def render_targets(
-    prediction: Prediction, sample: Sample, inputs: list[int]
+    prediction: Prediction, sample: Sample, seen: Sample, inputs: list[int]
 ) -> tuple[Tensor, Tensor]:
     """Every view rendered from the Gaussians of the input views, and what it should show.
 
-    Both [B * T * V, 3, H, W], as large as the sample's frames, which may be larger than the
-    prediction's. The exact cameras are used for unprojecting and for rendering, in the unit of the
-    predicted depth (see `fitted_unit`).
+    Both [B * T * V, 3, H, W], as large as the sample's frames, which may be larger than those of
+    `seen`, the same sample at the size of the prediction. The exact cameras are used for
+    unprojecting and for rendering, in the unit of the predicted depth (see `fitted_unit`).
     """
     times, (height, width) = sample.frames.shape[1], sample.frames.shape[-2:]
-    seen = sample.resized(prediction.depth.shape[-1])
     unit = fitted_unit(prediction, seen, inputs)
     rendered = []
     for i in range(len(prediction.depth)):
@@ -168,10 +167,10 @@ def novel_view_loss(
 ) -> dict[str, Tensor]:
     """`image_loss` of every view of the sample from Gaussians of the input views only, over the
     pixels that some input view saw. The model sees the frames at `size` pixels (their own)."""
-    size = size or sample.frames.shape[-1]
-    images = sample.resized(size).frames[:, :, inputs].flatten(0, 1)
+    seen = sample.resized(size or sample.frames.shape[-1])
+    images = seen.frames[:, :, inputs].flatten(0, 1)
     prediction = model(images, sample.frames.shape[1], points=False, **flags)
-    rendered, wanted = render_targets(prediction, sample, inputs)
+    rendered, wanted = render_targets(prediction, sample, seen, inputs)
     visible = visible_from(sample, inputs).flatten(0, 2)
     return image_loss(rendered, wanted, visible, perceptual, lpips)
 
@@ -310,7 +309,7 @@ def train_reconstructor(config: ReconstructorConfig) -> None:
         if config.stage != "geometry":
             inputs = [0, 1, 2, 3]
             prediction = model(seen.frames[:, :, inputs].flatten(0, 1), steps, points=False)
-            rendered, wanted = render_targets(prediction, drawn, inputs)
+            rendered, wanted = render_targets(prediction, drawn, seen, inputs)
             visible = visible_from(drawn, inputs).flatten(0, 2)
             scores["psnr"] = round(float(image_loss(rendered, wanted, visible, 0, None)["psnr"]), 3)
             both = torch.cat([wanted, rendered.clamp(0, 1)], -2).unflatten(0, (4, steps, -1))
