@@ -213,6 +213,13 @@ def test_block_mask_of_flex_is_the_one_made_from_all_pairs():
                 assert torch.equal(mask, view_time_mask(*grid))
 
 
+def test_block_mask_made_in_inference_mode_serves_training_too():
+    with torch.inference_mode():  # as inside ComfyUI
+        mask = flex.block_mask(2, 3, 11, True, torch.device("cpu"))
+    tables = [x for x in mask.as_tuple() if isinstance(x, torch.Tensor)]
+    assert len(tables) >= 4 and not any(table.is_inference() for table in tables)
+
+
 def test_absent_backends_say_what_is_missing():
     q, k, v = inputs(2, 2, 4)
     with pytest.raises(ValueError, match=r"'flash-attn' cannot be used: .*CUDA, not on cpu"):

@@ -7,6 +7,8 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from fourreal.caching import cached_tables
+
 BLOCK = 128  # tokens; a block of the mask is skipped, masked inside, or taken whole
 
 
@@ -61,7 +63,7 @@ def _view_bias(tokens_per_view: int, bias: float):
     return score_mod
 
 
-@lru_cache(maxsize=64)
+@cached_tables(64)
 def block_mask(
     num_views: int, num_frames: int, tokens_per_frame: int, across: bool, device: torch.device
 ):

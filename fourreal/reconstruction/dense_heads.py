@@ -4,20 +4,18 @@ The depth and point heads and both Gaussian heads share this decoder. The layout
 checkpoints; features also get a sine embedding of their image position.
 """
 
-from functools import lru_cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..caching import cached_tables
 from .config import VGGTConfig
 
 POSITION_STRENGTH = 0.1
 POSITION_BASE = 100.0
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)  # ComfyUI runs in it, and training may come after
+@cached_tables(64)
 def position_features(
     height: int, width: int, channels: int, aspect: float, device, dtype
 ) -> Tensor:

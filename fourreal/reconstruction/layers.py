@@ -3,11 +3,11 @@
 Attribute names are those of the public checkpoints, so that their files load as they are.
 """
 
-from functools import lru_cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ..caching import cached_tables
 
 Rotary = tuple[Tensor, Tensor]  # cosines and signed sines, each [N, 1, head_dim]
 
@@ -45,8 +45,7 @@ def spatial_angles(rows: int, columns: int, specials: int, head_dim: int, base: 
     return positions[..., None] * _frequencies(head_dim // 4, base)
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)  # ComfyUI runs in it, and training may come after
+@cached_tables(64)
 def spatial_rotary(
     rows: int, columns: int, specials: int, repeats: int, head_dim: int, base: float, device, dtype
 ) -> Rotary:
@@ -55,16 +54,14 @@ def spatial_rotary(
     return _to_rotary(angles.repeat(repeats, 1, 1), device, dtype)
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)  # ComfyUI runs in it, and training may come after
+@cached_tables(64)
 def temporal_rotary(num_times: int, head_dim: int, base: float, device, dtype) -> Rotary:
     """Tables for the same token at several times: a 1-D rotary position without parameters."""
     frequencies = _frequencies(head_dim // 2, base).unflatten(0, (2, -1))
     return _to_rotary(torch.arange(num_times).float()[:, None, None] * frequencies, device, dtype)
 
 
-@lru_cache(maxsize=16)
-@torch.inference_mode(False)  # ComfyUI runs in it, and training may come after
+@cached_tables(16)
 def spacetime_rotary(
     num_times: int,
     rows: int,
