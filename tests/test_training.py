@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from einops import rearrange
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
@@ -151,6 +152,35 @@ def test_all_trainers_run_and_their_files_load(tmp_path, scenes):
     assert reconstructor.model.aggregator.temporal_is_trained()
     with pytest.raises(ValueError, match="needs --start-from"):
         train_reconstructor(ReconstructorConfig(LoopConfig(tmp_path / "x"), "static"))
+
+
+def test_an_autoencoder_without_decoder_is_the_linear_transform_alone(tmp_path, scenes, capsys):
+    from fourreal.video.block_autoencoder import BlockAutoencoder
+    from fourreal.video.files import load_single_file
+
+    loop = LoopConfig(tmp_path, mixed_precision="no")
+    train_autoencoder(AutoencoderConfig(loop, None, scenes, 1, 32, decoder_width=0))
+    path = tmp_path / "autoencoder.safetensors"
+    vae, _ = load_single_file(BlockAutoencoder, path, lambda key, _: key)
+    assert vae.neighbours is None and not list(vae.parameters())
+    basis, mean = vae.first_basis, vae.first_mean
+    torch.testing.assert_close(basis.T @ basis, torch.eye(16), atol=1e-3, rtol=0)
+    picture = read_image(tmp_path / "samples.png") * 2 - 1
+    sides = "c (n h i) (t side w j) -> side t n h w (c i j)"
+    exact, shown = rearrange(picture, sides, n=8, t=3, side=2, i=8, j=8)[:, 0]  # of time 0
+    projected = (exact - mean) @ basis @ basis.T + mean
+    torch.testing.assert_close(shown, projected.clamp(-1, 1), atol=0.02, rtol=0)
+    assert "validation_psnr" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("decoder_width", [0, 8])
+def test_only_the_main_process_writes_an_autoencoder(
+    tmp_path, scenes, monkeypatch, capsys, decoder_width
+):
+    monkeypatch.setattr("accelerate.Accelerator.is_main_process", property(lambda _: False))
+    loop = LoopConfig(tmp_path, steps=1, batch_size=1, mixed_precision="no")
+    train_autoencoder(AutoencoderConfig(loop, None, scenes, 1, 32, decoder_width=decoder_width))
+    assert not list(tmp_path.iterdir()) and not capsys.readouterr().out
 
 
 def test_two_processes_draw_different_examples_and_stay_one_model(tmp_path):

@@ -67,7 +67,9 @@ def train_autoencoder(config: AutoencoderConfig) -> None:
     validation = SceneCache(config.cache, "validation", 8, 29, config.size)
     held_out = torch.stack([validation.frames(i)[::4] for i in range(8)]).flatten(0, 1)
     loop = Loop(config.loop, vae, {"decoder_width": config.decoder_width})
-    vae = loop.plain_model
+    vae, device = loop.plain_model, loop.accelerator.device
+    is_main_process = loop.accelerator.is_main_process
+    held_out = held_out.to(device)
 
     def loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
         def below(limit):
@@ -78,20 +80,22 @@ def train_autoencoder(config: AutoencoderConfig) -> None:
             for _ in range(config.loop.batch_size)
         ]
         clips = torch.stack(clips).transpose(1, 2) * 2 - 1
-        return decoding_loss(vae, clips.to(loop.accelerator.device), generator)
+        return decoding_loss(vae, clips.to(device), generator)
 
     def sample(out: Path) -> dict:
         decoded = vae.decode(vae.encode(held_out.transpose(1, 2) * 2 - 1).latent_dist.mean).sample
         decoded = decoded.transpose(1, 2) / 2 + 0.5
         pairs = torch.stack([held_out, decoded])[:, :8, [0, 10, 20]]
-        write_image(out / "samples.png", rearrange(pairs, "side n t c h w -> c (n h) (t side w)"))
+        if is_main_process:
+            picture = rearrange(pairs, "side n t c h w -> c (n h) (t side w)")
+            write_image(out / "samples.png", picture)
         return {"validation_psnr": round(float(psnr(decoded, held_out)), 2)}
 
     if config.decoder_width:
         loop.run(loss, sample)
-    else:
+    elif is_main_process:
         print(sample(config.loop.out))
     with loop.averaged():
-        save_single_file(
-            vae, config.loop.out / "autoencoder.safetensors", lambda key, _: key, {"kind": "block"}
-        )
+        if is_main_process:
+            path = config.loop.out / "autoencoder.safetensors"
+            save_single_file(vae, path, lambda key, _: key, {"kind": "block"})
