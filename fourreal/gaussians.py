@@ -133,6 +133,16 @@ class GaussianScene:
     def num_views(self) -> int:
         return self.extrinsics.shape[0]
 
+    @property
+    def num_gaussians(self) -> int:
+        """Number of Gaussians that are held: the static ones once, the others of every time."""
+        return len(self.static) + sum(len(part) for part in self.dynamic)
+
+    @property
+    def num_harmonics(self) -> int:
+        """Harmonics per colour channel, (degree + 1)^2, of the part with the highest degree."""
+        return max(part.harmonics.shape[1] for part in [self.static, *self.dynamic])
+
     def at(self, time: int) -> Gaussians:
         """All Gaussians of one time (0 <= time < T): the static ones first."""
         return Gaussians.concatenate([self.static, self.dynamic[time]])

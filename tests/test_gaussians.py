@@ -72,6 +72,7 @@ def test_a_scene_at_a_time_is_what_stands_and_what_moves_then():
     moving = [cloud(2), cloud(0), cloud(3, 4)]
     s = scene(moving)
     assert (s.num_frames, s.num_views) == (3, 2)
+    assert (s.num_gaussians, s.num_harmonics) == (4 + 2 + 0 + 3, 4)
     assert [len(s.at(t)) for t in range(3)] == [6, 4, 7]
     assert torch.equal(s.at(2).means, torch.cat([s.static.means, moving[2].means]))
 

@@ -93,8 +93,11 @@ def measure(reconstructor: Reconstructor, frames: Tensor, window: int | None) ->
     memory = report.stages["run"]["peak_memory_mb"] / 1024
     if device.type == "cuda":
         memory = torch.cuda.max_memory_allocated(device) / 2**30
-    gaussians = len(scene.static) + sum(len(part) for part in scene.dynamic)
-    return {"seconds": round(seconds, 3), "memory_gb": round(memory, 2), "gaussians": gaussians}
+    return {
+        "seconds": round(seconds, 3),
+        "memory_gb": round(memory, 2),
+        "gaussians": scene.num_gaussians,
+    }
 
 
 def benchmark_reconstruction(config: ReconstructionBenchmark) -> dict:

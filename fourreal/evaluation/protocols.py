@@ -17,6 +17,7 @@ from fourreal import weights
 from fourreal.cameras import relative_to_first, scale_intrinsics
 from fourreal.evaluation.metrics import psnr
 from fourreal.formats.atomic import atomic_path
+from fourreal.gaussians import GaussianScene
 from fourreal.rendering import render
 from fourreal.scenes import Scene, SceneBatch, describe, make_scene, scene_seed
 
@@ -213,7 +214,6 @@ def evaluate_reconstruction(config: ReconstructionEvaluation) -> dict:
 def score_split(scene: Scene) -> dict[str, float]:
     """What the split saves and costs: the share of Gaussians that are not stored, and the change in
     PSNR at the input views, of whole frames and of the pixels that move, in dB."""
-    from fourreal.gaussians import Gaussians
     from fourreal.reconstruction import Filters, StaticSplit
     from fourreal.reconstruction.emission import Maps, emit_gaussians
 
@@ -229,13 +229,10 @@ def score_split(scene: Scene) -> dict[str, float]:
             "none", scene.frames.transpose(0, 1), maps, torch.ones(num_times), cameras, Filters(),
             split,
         )  # fmt: skip
-        shown = [
-            render(Gaussians.concatenate([static, dynamic[t]]), *cameras, width, height).color
-            for t in times
-        ]
+        built = GaussianScene(static, dynamic, *cameras, width, height)
+        shown = [render(built.at(t), *cameras, width, height).color for t in times]
         shown = torch.stack(shown, 1).movedim(-1, 2).clamp(0, 1)
-        count = len(static) + sum(len(part) for part in dynamic)
-        return count, psnr(shown, exact), psnr(shown, exact, moving)
+        return built.num_gaussians, psnr(shown, exact), psnr(shown, exact, moving)
 
     (all_of_them, *before), (kept, *after) = score(None), score(StaticSplit())
     return {

@@ -39,7 +39,6 @@ def save_usd(scene: GaussianScene, path: str | os.PathLike) -> None:
     Usd, UsdGeom, UsdVol, Vt, _ = import_usd()
     if Path(path).suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path} must end in one of {', '.join(SUFFIXES)}.")
-    most = max(g.harmonics.shape[1] for g in [scene.static, *scene.dynamic])
     with atomic_path(path) as temporary:
         stage = Usd.Stage.CreateNew(str(temporary))
         UsdGeom.SetStageUpAxis(stage, UsdGeom.Tokens.y)
@@ -49,13 +48,14 @@ def save_usd(scene: GaussianScene, path: str | os.PathLike) -> None:
         root = UsdGeom.Xform.Define(stage, "/Scene")
         root.AddRotateXOp().Set(180.0)
         stage.SetDefaultPrim(root.GetPrim())
+        highest = Gaussians.empty(scene.num_harmonics)  # lower degrees are padded to it
         parts = {"Static": [(scene.static, Usd.TimeCode.Default())]}
         parts["Dynamic"] = [(g, Usd.TimeCode(t)) for t, g in enumerate(scene.dynamic)]
         for name, samples in parts.items():
             prim = UsdVol.ParticleField3DGaussianSplat.Define(stage, f"/Scene/{name}")
-            prim.CreateRadianceSphericalHarmonicsDegreeAttr(round(most**0.5) - 1)
+            prim.CreateRadianceSphericalHarmonicsDegreeAttr(round(scene.num_harmonics**0.5) - 1)
             for gaussians, time in samples:
-                g = Gaussians.concatenate([gaussians, Gaussians.empty(most)])
+                g = Gaussians.concatenate([gaussians, highest])
                 g = g.map(lambda x: x.detach().cpu().float().contiguous())
                 harmonics = g.harmonics.view(-1, 3).numpy()
                 xyzw = g.quaternions.roll(-1, dims=-1).contiguous().numpy()

@@ -54,12 +54,11 @@ class SceneFrames:
         self.dynamic = scene.dynamic
         self.begin = len(scene.static)
         largest = max(scene.dynamic, key=len)
-        most = max(g.harmonics.shape[1] for g in [scene.static, *scene.dynamic])
         self.buffer = Gaussians.concatenate(
             [
                 scene.static,
                 largest.map(torch.empty_like),
-                Gaussians.empty(most, scene.static.means.device),
+                Gaussians.empty(scene.num_harmonics, scene.static.means.device),
             ]
         )
         self.time = None

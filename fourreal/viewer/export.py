@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..formats import atomic_path
 from ..gaussians import Gaussians, GaussianScene, harmonics_to_rgb
+from ..rendering.video import to_uint8
 
 LN_SCALE = (-12.0, 9.0)  # Spark's range of log scales in a byte
 COLOR_RANGE = (-0.5, 1.5)  # of degree 0, where harmonics above it may bring a colour back
@@ -98,8 +99,7 @@ def scene_files(
             f"the viewer's frames have shape {tuple(frames.shape)}, but this scene needs "
             f"[{grid[0]}, {grid[1]}, 3, H, W]."
         )
-    most = max(g.harmonics.shape[1] for g in [scene.static, *scene.dynamic])
-    degree = min(round(most**0.5) - 1, len(HARMONICS))
+    degree = min(round(scene.num_harmonics**0.5) - 1, len(HARMONICS))
     color_range = COLOR_RANGE if degree else (0.0, 1.0)
 
     def pack(gaussians: Gaussians) -> bytes:
@@ -133,9 +133,8 @@ def scene_files(
 
 def jpeg(frame: Tensor) -> bytes:
     """An image [3, H, W] in [0, 1] as a JPEG file."""
-    pixels = frame.detach().cpu().float().clamp(0, 1).mul(255).round().byte().movedim(0, -1)
     buffer = io.BytesIO()
-    Image.fromarray(pixels.numpy()).save(buffer, "JPEG", quality=92)
+    Image.fromarray(to_uint8(frame)).save(buffer, "JPEG", quality=92)
     return buffer.getvalue()
 
 
