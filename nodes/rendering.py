@@ -150,8 +150,8 @@ class CameraPathNode(io.ComfyNode):
                     tooltip="orbit: to the last view and back. inputs: once along the views. "
                     "freeze_time: the orbit while time stands still. fixed_view: the first view, "
                     "or the connected camera. replay: the views one after another. spiral: in "
-                    "turns around their middle. push_in: toward what they look at. dolly_zoom: the "
-                    "same while the lens widens.",
+                    "turns around their middle. push_in: toward what they look at. dolly_zoom: "
+                    "away from it while the lens narrows, so that it keeps its size.",
                 ),
                 io.Int.Input(
                     "frames", default=0, min=0, max=2000,
