@@ -1,4 +1,4 @@
-"""Which splats touch which 8 x 8 pixel tile of the image, each tile's list sorted near to far."""
+"""Which splats touch which 4 x 4 pixel tile of the image, each tile's list sorted near to far."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .projection import Splats
 
-TILE = 8  # pixels
+TILE = 4  # pixels
 
 
 @dataclass
