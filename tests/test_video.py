@@ -7,7 +7,7 @@ from einops import rearrange
 
 from fourreal.attention import view_time_mask
 from fourreal.scenes import make_scene, scene_seed
-from fourreal.training.autoencoder import decoding_loss
+from fourreal.training.autoencoder import NoisyDecoding, decoding_loss
 from fourreal.video import ViewTimePipeline, apply_view_time
 from fourreal.video.block_autoencoder import BlockAutoencoder
 from fourreal.video.files import (
@@ -230,7 +230,8 @@ def test_neighbours_decode_better_than_blocks_alone():
     assert torch.equal(vae.decode(latents).sample, before)
     optimizer = torch.optim.Adam(vae.parameters(), 3e-3)
     for step in range(30):
-        loss = decoding_loss(vae, clips, torch.Generator().manual_seed(step))["loss"]
+        decoded = NoisyDecoding(vae)(clips, torch.Generator().manual_seed(step))
+        loss = decoding_loss(decoded, clips)["loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

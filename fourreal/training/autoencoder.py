@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from fourreal.evaluation.metrics import psnr
 from fourreal.rendering.video import write_image
@@ -38,16 +38,27 @@ class AutoencoderConfig:
     """Channels between neighbouring blocks in the decoder; 0 leaves the transform alone."""
 
 
-def decoding_loss(vae: BlockAutoencoder, clips: Tensor, generator: torch.Generator) -> dict:
-    """Squared error of decoded videos, and of their changes from frame to frame.
+class NoisyDecoding(nn.Module):
+    """An autoencoder as it is trained: clips to latents, with noise, to clips."""
 
-    clips [B, 3, T, H, W] in [-1, 1]. The latents carry noise of a random strength, as generated
-    latents are not exact either.
-    """
-    latents = vae.encode(clips).latent_dist.mean
-    strength = NOISE * torch.rand(len(clips), 1, 1, 1, 1, generator=generator)
-    noise = torch.randn(latents.shape, generator=generator) * strength
-    error = vae.unclamped(latents + noise.to(latents)).float() - clips
+    def __init__(self, vae: BlockAutoencoder):
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, clips: Tensor, generator: torch.Generator) -> Tensor:
+        """Decoded clips [B, 3, T, H, W], not clamped, of clips in [-1, 1].
+
+        The latents carry noise of a random strength, as generated latents are not exact either.
+        """
+        latents = self.vae.encode(clips).latent_dist.mean
+        strength = NOISE * torch.rand(len(clips), 1, 1, 1, 1, generator=generator)
+        noise = torch.randn(latents.shape, generator=generator) * strength
+        return self.vae.unclamped(latents + noise.to(latents))
+
+
+def decoding_loss(decoded: Tensor, clips: Tensor) -> dict[str, Tensor]:
+    """Squared error of decoded clips [B, 3, T, H, W], and of their changes from frame to frame."""
+    error = decoded.float() - clips
     mse = error.square().mean()
     motion = error.diff(dim=2).square().mean() if clips.shape[2] > 1 else 0
     return {"loss": mse + MOTION_WEIGHT * motion, "psnr": 10 * torch.log10(4 / mse.detach())}
@@ -66,8 +77,8 @@ def train_autoencoder(config: AutoencoderConfig) -> None:
         vae.fit([scenes.frames(i)[::2].transpose(1, 2) * 2 - 1 for i in range(count)])
     validation = SceneCache(config.cache, "validation", 8, 29, config.size)
     held_out = torch.stack([validation.frames(i)[::4] for i in range(8)]).flatten(0, 1)
-    loop = Loop(config.loop, vae, {"decoder_width": config.decoder_width})
-    vae, device = loop.plain_model, loop.accelerator.device
+    loop = Loop(config.loop, NoisyDecoding(vae), {"decoder_width": config.decoder_width})
+    device = loop.accelerator.device
     is_main_process = loop.accelerator.is_main_process
     held_out = held_out.to(device)
 
@@ -79,8 +90,8 @@ def train_autoencoder(config: AutoencoderConfig) -> None:
             scenes.frames(below(config.num_scenes), [below(8)])[0]
             for _ in range(config.loop.batch_size)
         ]
-        clips = torch.stack(clips).transpose(1, 2) * 2 - 1
-        return decoding_loss(vae, clips.to(device), generator)
+        clips = (torch.stack(clips).transpose(1, 2) * 2 - 1).to(device)
+        return decoding_loss(loop.model(clips, generator), clips)
 
     def sample(out: Path) -> dict:
         decoded = vae.decode(vae.encode(held_out.transpose(1, 2) * 2 - 1).latent_dist.mean).sample
