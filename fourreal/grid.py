@@ -63,14 +63,14 @@ def sequence_to_grid(latents: Tensor, num_views: int) -> Tensor:
 
 
 def reference_mask(
-    num_views: int, num_frames: int, fixed_view: bool, freeze_time: bool, device=None
+    num_views: int, num_frames: int, fixed_view: bool, columns: int, device=None
 ) -> Tensor:
-    """Boolean [V, F]: the cells known from references, row 0 and (or) column 0."""
+    """Boolean [V, F]: the cells known from references, row 0 and (or) the first `columns` columns:
+    1 of a freeze-time reference, more of the window before in a longer video."""
     mask = torch.zeros(num_views, num_frames, dtype=torch.bool, device=device)
     if fixed_view:
         mask[0] = True
-    if freeze_time:
-        mask[:, 0] = True
+    mask[:, :columns] = True
     return mask
 
 

@@ -80,7 +80,7 @@ def grid_latent(vae, fixed_view, freeze_time, num_views, num_frames, width, heig
     check_size(height, width, 2 * stride)
     check_reference("fixed_view", fixed_view, num_frames, "frames", height, width)
     check_reference("freeze_time", freeze_time, num_views, "views", height, width)
-    known = reference_mask(num_views, frames, fixed_view is not None, freeze_time is not None)
+    known = reference_mask(num_views, frames, fixed_view is not None, int(freeze_time is not None))
     if vae is None and known.any():
         raise ValueError("references need a VAE to be encoded; connect the VAE of the MODEL.")
     channels = vae.latent_channels if vae is not None else WAN_CHANNELS

@@ -68,11 +68,11 @@ def test_latents_become_one_sequence_and_return():
 
 
 def test_references_are_the_first_row_and_column():
-    both = reference_mask(3, 4, fixed_view=True, freeze_time=True)
+    both = reference_mask(3, 4, fixed_view=True, columns=1)
     assert both.tolist() == [[True] * 4, [True] + [False] * 3, [True] + [False] * 3]
-    assert reference_mask(3, 4, fixed_view=True, freeze_time=False).sum() == 4
-    assert reference_mask(3, 4, fixed_view=False, freeze_time=True).sum() == 3
-    assert not reference_mask(3, 4, fixed_view=False, freeze_time=False).any()
+    assert reference_mask(3, 4, fixed_view=True, columns=0).sum() == 4
+    assert reference_mask(3, 4, fixed_view=False, columns=1).sum() == 3
+    assert not reference_mask(3, 4, fixed_view=False, columns=0).any()
 
 
 def test_views_are_tiled_left_to_right_and_top_to_bottom():

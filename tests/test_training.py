@@ -196,12 +196,15 @@ def test_two_processes_draw_different_examples_and_stay_one_model(tmp_path):
 
 
 def test_static_scenes_get_no_fixed_view_and_something_is_left_to_learn():
-    masks = draw_masks(torch.tensor([0, 1, 2, 3, 1, 3]), [False] * 4 + [True] * 2, 3, 4)
-    expected = [(False, False), (True, False), (False, True), (True, True)]
-    expected += [(False, False), (False, True)]  # static: the same without the row
+    kinds, columns = torch.tensor([0, 1, 2, 3, 1, 3, 2]), torch.tensor([1, 1, 1, 1, 2, 2, 2])
+    masks = draw_masks(kinds, columns, [False] * 4 + [True] * 2 + [False], 3, 4)
+    expected = [(False, 0), (True, 0), (False, 1), (True, 1)]
+    expected += [(False, 0), (False, 2)]  # static: the same without the row
+    expected += [(False, 2)]
     for mask, references in zip(masks, expected):
         assert torch.equal(mask.view(3, 4), reference_mask(3, 4, *references))
-    assert not draw_masks(torch.tensor([1, 3]), [False] * 2, 1, 4).any()  # all would be known
+    ones = torch.ones(2, dtype=torch.long)
+    assert not draw_masks(torch.tensor([1, 3]), ones, [False] * 2, 1, 4).any()  # all would be known
 
 
 def test_wrong_training_options_are_one_sentence(tmp_path):

@@ -86,6 +86,9 @@ class VideoConfig:
     """How often the order of the views is reversed; 0 keeps a small model to one direction."""
     reference_odds: tuple[float, float, float, float] = (0.35, 0.1, 0.1, 0.45)
     """How often: none, fixed view, freeze time, both. Static scenes get no fixed view."""
+    continuation: float = 0.1
+    """How often freeze time shows two columns of latents instead of one, as a window of a longer
+    video with an overlap of five frames has them."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""
     compile: bool = False
@@ -205,16 +208,19 @@ def choose_trained(transformer: nn.Module, tune: str, rank: int) -> None:
             parameter.data = parameter.data.float()
 
 
-def draw_masks(kinds: Tensor, static: list[bool], num_views: int, num_frames: int) -> Tensor:
-    """Known cells [B, V*F] for reference kinds 0 to 3 (none, fixed view, freeze time, both).
+def draw_masks(
+    kinds: Tensor, columns: Tensor, static: list[bool], num_views: int, num_frames: int
+) -> Tensor:
+    """Known cells [B, V*F] for reference kinds 0 to 3 (none, fixed view, freeze time, both), which
+    show so many columns [B].
 
     Static scenes get no fixed view: from it the model would learn to copy (paper, supplement).
     Where nothing would be left to learn, nothing is known.
     """
     masks = torch.stack(
         [
-            reference_mask(num_views, num_frames, k in (1, 3) and not still, k in (2, 3))
-            for k, still in zip(kinds.tolist(), static)
+            reference_mask(num_views, num_frames, k in (1, 3) and not still, n * (k in (2, 3)))
+            for k, n, still in zip(kinds.tolist(), columns.tolist(), static)
         ]
     ).flatten(1)
     return masks & ~masks.all(1, keepdim=True)
@@ -305,7 +311,8 @@ def train_video(config: VideoConfig) -> None:
         latents = rearrange(torch.stack(examples), "b v c f h w -> b c (v f) h w")
         odds = torch.tensor(config.reference_odds)
         kinds = torch.multinomial(odds, batch, True, generator=generator)
-        masks = draw_masks(kinds, static, views, num_latent_frames(frames)).to(device)
+        shown = 1 + (torch.rand(batch, generator=generator) < config.continuation).long()
+        masks = draw_masks(kinds, shown, static, views, num_latent_frames(frames)).to(device)
         normal = torch.randn(batch, generator=generator).sigmoid()
         sigma = (shift * normal / (1 + (shift - 1) * normal)).to(device)
         noise = torch.randn(latents.shape, generator=generator).to(latents)

@@ -300,7 +300,7 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
         [3, H, W].
         """
         views, channels, frames, h, w = shape
-        known = reference_mask(views, frames, fixed_view is not None, False)
+        known = reference_mask(views, frames, fixed_view is not None, 0)
         latents = torch.zeros(views, channels, frames, h, w, device=self._execution_device)
         if columns is not None:
             given = self.encode_views(columns)
