@@ -15,7 +15,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENT = HERE / ".venv"
-DEMO_PROMPT = "a red ball bouncing past a blue box"
+DEMO_PROMPT, DEMO_SEED = "a red ball bouncing past a blue box", "4"
 CPU_TORCH = "torch==2.13.0"  # where pip offers a CPU build under this version
 
 
@@ -65,7 +65,8 @@ def setup(extras: str) -> None:
 def demo(arguments: list[str]) -> None:
     setup("")
     if not arguments or arguments[0].startswith("-"):
-        arguments = [DEMO_PROMPT, *arguments]
+        seed = [] if "--seed" in arguments else ["--seed", DEMO_SEED]
+        arguments = [DEMO_PROMPT, *seed, *arguments]
     if "--out" not in arguments:
         arguments += ["--out", "out/demo"]
     run(python(), "-m", "fourreal.cli", "generate", *arguments)
