@@ -52,6 +52,14 @@ def base_two(splats: Tensor) -> Tensor:
     return splats * scale
 
 
+def from_means(geometry: Tensor, centers: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Tile centres [B, 2] from the means of geometry [6, B, K]: x, y and, with the splats' forms
+    applied, u0 = p x, v0 = q y - h x, each [B, K]."""
+    x, y = centers.T[:, :, None] - geometry[:2]
+    p, h, q = geometry[2:LOG_OPACITY]
+    return x, y, p * x, (q * y).addcmul_(h, x, value=-1.0)
+
+
 def tile_polynomials(geometry: Tensor, centers: Tensor) -> Tensor:
     """Coefficients [B, 6, K] of log alpha in `pixel_basis` around tile centres [B, 2], for geometry
     [6, B, K].
@@ -59,10 +67,8 @@ def tile_polynomials(geometry: Tensor, centers: Tensor) -> Tensor:
     log alpha = log opacity - ((u0 + p x)^2 + (v0 + q y - h x)^2) / 2.
     """
     p, h, q, log_opacity = geometry[2:]
-    x, y = centers.T[:, :, None] - geometry[:2]
-    u0 = p * x
-    v0 = (q * y).addcmul_(h, x, value=-1.0)
-    rows = geometry.new_empty(x.shape[0], 6, x.shape[1])
+    _, _, u0, v0 = from_means(geometry, centers)
+    rows = geometry.new_empty(u0.shape[0], 6, u0.shape[1])
     constant, linear_x, linear_y, square_x, product, square_y = rows.unbind(1)
     torch.addcmul(log_opacity, u0, u0, value=-0.5, out=constant).addcmul_(v0, v0, value=-0.5)
     torch.mul(h, v0, out=linear_x).addcmul_(p, u0, value=-1.0)
@@ -280,9 +286,7 @@ def chain(geometry: Tensor, centers: Tensor, grad: Tensor, out: Tensor) -> None:
     [B, 6, K]."""
     p, h, q, _ = geometry[2:]
     constant, linear_x, linear_y, square_x, product, square_y = grad.unbind(1)
-    x, y = centers.T[:, :, None] - geometry[:2]
-    u0 = p * x
-    v0 = (q * y).addcmul_(h, x, value=-1.0)
+    x, y, u0, v0 = from_means(geometry, centers)
     minus_grad_u0 = (constant * u0).addcmul_(linear_x, p)
     grad_v0 = (linear_x * h).addcmul_(constant, v0, value=-1.0).addcmul_(linear_y, q)
     mean_x, mean_y, grad_p, grad_h, grad_q, log_opacity = out

@@ -300,12 +300,11 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
         [3, H, W].
         """
         views, channels, frames, h, w = shape
-        known = reference_mask(views, frames, fixed_view is not None, 0)
+        shown = 0 if columns is None else num_latent_frames(columns.shape[1])
+        known = reference_mask(views, frames, fixed_view is not None, shown)
         latents = torch.zeros(views, channels, frames, h, w, device=self._execution_device)
         if columns is not None:
-            given = self.encode_views(columns)
-            known[:, : given.shape[2]] = True
-            latents[:, :, : given.shape[2]] = given
+            latents[:, :, :shown] = self.encode_views(columns)
         if image is not None:
             # Latent frame 0 is exactly one pixel frame, so an image is a one-frame video.
             known[0, 0] = True
