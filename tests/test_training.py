@@ -101,6 +101,22 @@ def test_a_diverging_run_says_so(tmp_path):
         loop.run(lambda *_: {"loss": model.weight.sum() * torch.nan}, lambda _: {})
 
 
+def test_a_sudden_gradient_counts_like_a_few_usual_ones(tmp_path):
+    model = nn.Linear(1, 1, bias=False)
+    config = LoopConfig(tmp_path, steps=41, weight_decay=0.0, mixed_precision="no")
+    loop, weights = Loop(config, model), []
+
+    def loss(step, _):
+        weights.append(model.weight.item())
+        return {"loss": model.weight.sum() * (-0.9 if step == 20 else 0.001)}
+
+    loop.run(loss, lambda _: {})
+    assert 0.001 < loop.usual_norm < 0.0012
+    moves = torch.tensor(weights).diff()
+    # Without the limit the weight runs the other way for 15 steps.
+    assert (moves[20:30] > 0).sum() <= 3
+
+
 def test_flow_loss_counts_unknown_cells_only():
     latents, noise = torch.randn(2, 2, 4, 3, 2, 2)
     unknown = torch.tensor([[True, False, True], [True, True, False]])[:, None, :, None, None]

@@ -20,6 +20,8 @@ from tqdm import tqdm
 
 from fourreal.formats.atomic import atomic_path
 
+MAX_NORM = 1.0  # of the gradients
+SUDDEN = 3.0  # times the usual norm
 
 @dataclass
 class LoopConfig:
@@ -123,6 +125,7 @@ class Loop:
         self.step, self.seconds, self.log = 0, 0.0, []
         self.average = {name: p.detach().float().clone() for name, p in self.trained()}
         self.recent: dict[str, float] = {}
+        self.usual_norm = 0.0  # running mean of the clipped gradients' length
         self.settings = json.loads(json.dumps(asdict(config) | (extra or {}), default=str))
         self.state_file = config.out / "state.pt"
         if config.resume and self.state_file.exists():
@@ -186,7 +189,7 @@ class Loop:
                     "--learning-rate and resume from the last checkpoint."
                 )
             self.accelerator.backward(losses["loss"])
-            self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
+            self._clip_gradients()
             for optimizer in self.optimizers:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
@@ -205,6 +208,15 @@ class Loop:
             if self.step % self.config.save_every == 0 or self.progress >= 1:
                 self._checkpoint(sample)
         bar.close()
+
+    def _clip_gradients(self) -> None:
+        """Clip to a few times the usual length: both optimisers divide by what they are used to, so
+        one step that is ten times as long, though below MAX_NORM, sets the course of the next ten.
+        """
+        limit = min(MAX_NORM, SUDDEN * self.usual_norm) if self.usual_norm else MAX_NORM
+        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), limit))
+        kept = self.usual_norm or min(norm, limit)
+        self.usual_norm = 0.95 * kept + 0.05 * min(norm, limit)
 
     def _update_average(self) -> None:
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
@@ -231,6 +243,7 @@ class Loop:
             "seconds": self.seconds,
             "log": self.log,
             "recent": self.recent,
+            "usual_norm": self.usual_norm,
         }
         state = tree_map_only(Tensor, lambda t: whole(t.detach()), state)
         if not self.accelerator.is_main_process:
@@ -264,6 +277,7 @@ class Loop:
             optimizer.load_state_dict(kept)
         self.step, self.seconds, self.log = state["step"], state["seconds"], state["log"]
         self.recent = state.get("recent", {})
+        self.usual_norm = state.get("usual_norm", 0.0)
 
 
 class _Averaged:
