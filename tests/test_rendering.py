@@ -15,6 +15,8 @@ from fourreal.gaussians import Gaussians, GaussianScene, rgb_to_harmonics
 from fourreal.generate import scene_path
 from fourreal.rendering import available_backends, render, render_path
 from fourreal.rendering.harmonics import harmonic_basis
+from fourreal.rendering.projection import project_gaussians
+from fourreal.rendering.tiles import TILE, list_tiles
 from fourreal.rendering.video import (
     read_depth,
     read_images,
@@ -212,6 +214,28 @@ def test_long_lists_stop_where_the_light_is_used_up():
     result = close(g, g, *camera())
     assert result.alpha.max() > 0.9999 - 1e-3
     assert result.alpha.max() <= 1 + 1e-6
+
+
+def test_a_tile_lists_the_splats_that_it_shows_and_hardly_more():
+    extrinsics, intrinsics = camera()
+    gaussians = cloud(400)
+    gaussians.scales[:, 0] *= 6  # long ones in every direction
+    splats = project_gaussians(gaussians, extrinsics[0], intrinsics[0], WIDTH, HEIGHT, False)
+    lists = list_tiles(splats, WIDTH, HEIGHT)
+    owners = torch.repeat_interleave(lists.tiles, lists.counts)
+    listed = torch.zeros(lists.tiles_x * lists.tiles_y, len(gaussians), dtype=torch.bool)
+    order = torch.cat([torch.arange(s, s + n) for s, n in zip(lists.starts, lists.counts)])
+    listed[owners, lists.splats[order].long()] = True
+
+    centers = [torch.arange(TILE * n) + 0.5 for n in (lists.tiles_y, lists.tiles_x)]
+    y, x = torch.meshgrid(*centers, indexing="ij")
+    mean_x, mean_y, p, h, q, log_opacity = splats.geometry.double()[..., None, None]
+    dx, dy = x - mean_x, y - mean_y
+    alpha = (log_opacity - ((p * dx) ** 2 + (q * dy - h * dx) ** 2) / 2).exp()
+    seen = (alpha >= 1 / 255).unflatten(2, (-1, TILE)).unflatten(1, (-1, TILE)).any(-1).any(2)
+    seen = seen.flatten(1).T
+    assert not (seen & ~listed).any()
+    assert listed.sum() < 1.1 * seen.sum()
 
 
 def test_what_is_hidden_gets_no_gradient():

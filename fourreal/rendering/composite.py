@@ -31,6 +31,9 @@ GEOMETRY = 6  # numbers that place a splat, and coefficients of its polynomial
 LOG_OPACITY = 5  # the last of them
 BLOCK_ELEMENTS_CPU = 2**20  # splats x pixels per step: 4 MB, so that its tensors stay in cache
 BLOCK_ELEMENTS_GPU = 2**23
+# Once a block of nearly 32 MB has been freed, glibc keeps freed memory up to twice its size instead
+# of fetching it from the system anew, page by page (mallopt(3)): a fifth of the time of an image.
+torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
 def pixel_basis(device) -> Tensor:
