@@ -23,6 +23,7 @@ from fourreal.formats.atomic import atomic_path
 MAX_NORM = 1.0  # of the gradients
 SUDDEN = 3.0  # times the usual norm
 
+
 @dataclass
 class LoopConfig:
     """How long and how fast to train, and where the run lives."""
