@@ -181,15 +181,17 @@ def _commands(arguments: list[str]) -> dict:
             ),
         }
     if arguments[:1] == ["evaluate"]:
-        from fourreal.evaluation import protocols
+        from fourreal.evaluation import reconstruction, video
 
         return {
-            "video": (protocols.VideoEvaluation, protocols.evaluate_video),
+            "video": (video.VideoEvaluation, video.evaluate_video),
+            "text": (video.TextEvaluation, video.evaluate_text),
             "reconstruction": (
-                protocols.ReconstructionEvaluation,
-                protocols.evaluate_reconstruction,
+                reconstruction.ReconstructionEvaluation,
+                reconstruction.evaluate_reconstruction,
             ),
-            "split": (protocols.SplitEvaluation, protocols.evaluate_split),
+            "pipeline": (reconstruction.PipelineEvaluation, reconstruction.evaluate_pipeline),
+            "split": (reconstruction.SplitEvaluation, reconstruction.evaluate_split),
         }
     return commands
 
@@ -197,7 +199,7 @@ def _commands(arguments: list[str]) -> dict:
 POSITIONAL = {"reconstruct": "inputs"}
 GROUPS = {
     "train": "autoencoder | video | reconstructor",
-    "evaluate": "video | reconstruction | split",
+    "evaluate": "video | text | reconstruction | pipeline | split",
     "benchmark": "attention | renderer | reconstruction",
 }
 

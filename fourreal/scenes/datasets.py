@@ -1,10 +1,12 @@
 """Training clips on disk: what a folder holds, whether it can be read, and its pixels.
 
 Three kinds. **multiview**: folders of synchronised clips of still cameras; SynCamVideo's and
-Kubric-4D's folders are known and put in the order of their arc. **static**: folders of photos of
-something that stands still. **video**: ordinary videos. A folder may hold a metadata.jsonl with a
-line {"path": ..., "caption": ..., "views": [...]} per clip (views is optional); without it every
-clip below the folder is taken, its caption from a .txt file of the same name beside it.
+Kubric-4D's folders are known and put in the order of their arc; NVIDIA Dynamic's hold a folder of
+images per time, and a view is the pattern of its files (mv_images/*/cam01.jpg). **static**: folders
+of photos of something that stands still. **video**: ordinary videos. A folder may hold a
+metadata.jsonl with a line {"path": ..., "caption": ..., "views": [...]} per clip (views is
+optional); without it every clip below the folder is taken, its caption from a .txt file of the same
+name beside it.
 """
 
 import json
@@ -69,6 +71,9 @@ def list_views(kind: str, folder: Path) -> list[Path]:
         return _files(folder, IMAGE_SUFFIXES)
     if (folder / "cameras" / "camera_extrinsics.json").is_file():
         return _syncam_views(folder)
+    if (folder / "mv_images").is_dir():
+        times = sorted((folder / "mv_images").iterdir(), key=natural_order)
+        return [folder / "mv_images" / "*" / p.name for p in _files(times[0], IMAGE_SUFFIXES)]
     kubric = sorted(folder.glob("frames_p0_v*"), key=natural_order)
     if kubric:
         return kubric[KUBRIC_HIGH_VIEWS:] if len(kubric) > 2 * KUBRIC_HIGH_VIEWS else kubric
@@ -117,8 +122,17 @@ def _caption(entry: dict, default: str | None) -> str | None:
     return default if entry.get("caption") is None else entry["caption"]
 
 
+def place(view: Path) -> Path:
+    """The file or folder on disk that a view lies in: itself, or what its pattern begins with."""
+    return view.parent.parent if view.parent.name == "*" else view
+
+
 def frame_files(folder: Path) -> list[Path]:
-    """The frames of a view that is kept as images; of Kubric's folders the colour images only."""
+    """The frames of a view that is kept as images, in a folder (of Kubric's the colour images only)
+    or, with the folder `*`, in one folder per time."""
+    if folder.parent.name == "*":
+        files = place(folder).glob(f"*/{folder.name}")
+        return sorted(files, key=lambda file: natural_order(file.parent))
     return _files(folder, IMAGE_SUFFIXES, "rgba_*") or _files(folder, IMAGE_SUFFIXES)
 
 
@@ -128,10 +142,11 @@ def measure(view: Path) -> tuple[int, int, int]:
     Of a video every packet is read and every key frame decoded, of a folder the first image.
     Raises ValueError naming the file when it cannot be decoded.
     """
-    if not view.exists():
+    if not place(view).exists():
         raise ValueError(f"{view} does not exist")
-    if view.is_dir() or view.suffix.lower() in IMAGE_SUFFIXES:
-        images = frame_files(view) if view.is_dir() else [view]
+    folder = place(view).is_dir()
+    if folder or view.suffix.lower() in IMAGE_SUFFIXES:
+        images = frame_files(view) if folder else [view]
         if not images:
             raise ValueError(f"{view} holds no images")
         return len(images), *read_image(images[0]).shape[-2:]
@@ -211,7 +226,7 @@ def read_window(view: Path, start: int, count: int) -> Tensor:
 
     Raises ValueError naming the file when it ends early.
     """
-    if view.is_dir():
+    if place(view).is_dir():
         return torch.stack([read_image(p) for p in frame_files(view)[start : start + count]])
     frames = []
     try:

@@ -13,7 +13,7 @@ from torch import Tensor
 from fourreal.generate import fit_frames
 from fourreal.grid import contact_sheet
 from fourreal.rendering.video import read_image
-from fourreal.scenes.datasets import KINDS, Clip, find_clips, read_window
+from fourreal.scenes.datasets import KINDS, Clip, find_clips, place, read_window
 from fourreal.scenes.pseudo4d import random_quads, warp_views
 from fourreal.training.scene_cache import SceneCache
 
@@ -159,7 +159,7 @@ class GridData:
         if pick.kind == "procedural":
             return f"procedural {self.scenes[pick.validation].folder.name} {pick.index}"
         clip = self.clips[pick.kind][pick.index]
-        changed = [view.stat().st_mtime_ns for view in clip.views]
+        changed = [place(view).stat().st_mtime_ns for view in clip.views]
         return f"{pick.kind} {[str(view.absolute()) for view in clip.views]} {changed}"
 
     def caption(self, pick: Pick) -> str:

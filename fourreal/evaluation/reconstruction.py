@@ -1,0 +1,222 @@
+"""`fourreal evaluate reconstruction|split|pipeline`: views that the reconstruction did not see."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fourreal.cameras import relative_to_first, scale_intrinsics
+from fourreal.evaluation.metrics import psnr, ssim
+from fourreal.evaluation.report import (
+    Evaluation,
+    Report,
+    examples,
+    reconstruction_model,
+    video_model,
+)
+from fourreal.evaluation.stability import score_stability
+from fourreal.evaluation.video import moving_region
+from fourreal.gaussians import GaussianScene
+from fourreal.reconstruction import Filters, Reconstructor, StaticSplit
+from fourreal.reconstruction.emission import Maps, emit_gaussians
+from fourreal.rendering import render
+from fourreal.scenes import Scene, SceneBatch, describe
+
+ENLARGED = 4  # Gaussians must close up when they are drawn larger than the input, too
+PIPELINE_VIEWS, HELD_OUT = 12, (1, 4, 7, 10)  # as the paper's on NVIDIA Dynamic
+
+
+@dataclass
+class ReconstructionEvaluation(Evaluation):
+    """Held-out views of exact grids, cameras predicted."""
+
+    num_views: int = 8
+    """Every other one is held out."""
+    num_frames: int = 29
+    times: int = 5
+    """Times per scene, evenly spaced."""
+    reconstructor: Path | None = None
+    """A reconstructor file instead of the package's."""
+
+
+@dataclass
+class SplitEvaluation(Evaluation):
+    """The split into static and dynamic Gaussians on grids with exact depth and cameras."""
+
+    scenes: int = 16
+    num_views: int = 4
+    num_frames: int = 9
+
+
+@dataclass
+class PipelineEvaluation(Evaluation):
+    """The whole method: from one video and one set of photos of 8 of 12 cameras, the grid of the 8
+    is generated and reconstructed; the other four show how good it is (paper, table 5).
+
+    Beside it, the same from the references alone: photos wherever there is no video.
+    """
+
+    num_frames: int = 29
+    times: int = 4
+    """Times that are reconstructed, evenly spaced from the first on, which is left out."""
+    steps: int = 4
+    """Sampling steps."""
+    video: Path | None = None
+    """A folder of models, embedded or of diffusers, instead of the package's."""
+    reconstructor: Path | None = None
+    """A reconstructor file instead of the package's."""
+
+
+def held_out_cameras(
+    reconstructor: Reconstructor, frames: Tensor, inputs: list[int]
+) -> tuple[Tensor, Tensor]:
+    """Cameras of all views [V, 3, H, W], predicted together as in the paper, so that those of the
+    held-out ones lie in the inputs' frame of reference: extrinsics [V, 3, 4] and intrinsics, in the
+    order of `frames`."""
+    order = inputs + [v for v in range(len(frames)) if v not in inputs]
+    found = reconstructor.predict_geometry(frames[order])
+    back = torch.tensor(order).argsort()
+    return found.extrinsics[back], found.intrinsics[back]
+
+
+def score_reconstruction(
+    reconstructor: Reconstructor, frames: Tensor, enlarged: Tensor | None, scene: Scene | None,
+    time: int,
+) -> dict[str, float]:  # fmt: skip
+    """Reconstruct views [V, 3, H, W] of one time from every other one and render those between.
+
+    enlarged [V // 2, 3, H', W']: those views drawn with more pixels, to compare with as well;
+    scene: exact geometry, where it is known. Depth and Gaussians come from the input views alone.
+    """
+    inputs, held_out = list(range(0, len(frames), 2)), list(range(1, len(frames), 2))
+    extrinsics, intrinsics = held_out_cameras(reconstructor, frames, inputs)
+    cameras = extrinsics[inputs], intrinsics[inputs]
+    reconstruction = reconstructor(frames[inputs][:, None], cameras=cameras)
+    height, width = frames.shape[-2:]
+
+    def shown(large: int, wide: int) -> Tensor:
+        scaled = scale_intrinsics(intrinsics[held_out], wide / width, large / height)
+        gaussians = reconstruction.scene.at(0)
+        color = render(gaussians, extrinsics[held_out], scaled, wide, large).color
+        return color.movedim(-1, 1).clamp(0, 1)
+
+    views = shown(height, width)
+    scores = {
+        "held_out_psnr": psnr(views, frames[held_out]),
+        "held_out_ssim": ssim(views, frames[held_out]),
+    }
+    if enlarged is not None:
+        scores["held_out_psnr_enlarged"] = psnr(shown(*enlarged.shape[-2:]), enlarged)
+    if scene is None:
+        return scores
+    depth_error = (reconstruction.depth[:, 0] / scene.depth[inputs, time] - 1).abs().mean()
+    exact = relative_to_first(scene.extrinsics)
+    turn = extrinsics[..., :3] @ exact[..., :3].transpose(-1, -2)
+    cosine = (turn.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
+    return scores | {
+        "depth_relative_error": float(depth_error),
+        "rotation_error_degrees": float(cosine.clamp(-1, 1).acos()[1:].mean().rad2deg()),
+    }
+
+
+def evaluate_reconstruction(config: ReconstructionEvaluation) -> dict:
+    """Score held-out views, and the stability over time, of exact grids; printed as a table."""
+    reconstructor, report = reconstruction_model(config.reconstructor), Report()
+    count = config.num_frames
+    times = torch.linspace(0, count - 1, config.times).round().long().tolist()
+    for example in examples(config, config.num_views, count):
+        enlarged = [None] * len(times)
+        if example.scene:
+            description = describe(example.scene.seed, config.num_views, count)
+            batch = SceneBatch([description]).select(list(range(1, config.num_views, 2)), times)
+            with torch.no_grad():
+                drawn = batch.draw(ENLARGED * config.height, ENLARGED * config.width)
+            enlarged = drawn[0].transpose(0, 1)
+        for time, large in zip(times, enlarged):
+            views = example.frames[:, time]
+            report.add(score_reconstruction(reconstructor, views, large, example.scene, time))
+        if len(times) > 1:
+            still = example.frames[::2, times]
+            report.add(score_stability(reconstructor, still, still))
+    return report.finish(config)
+
+
+def evaluate_pipeline(config: PipelineEvaluation) -> dict:
+    """Score held-out views of the whole pipeline and of its references; printed as a table."""
+    pipeline = video_model(config.video)
+    reconstructor, report = reconstruction_model(config.reconstructor), Report()
+    inputs = [v for v in range(PIPELINE_VIEWS) if v not in HELD_OUT]
+    times = torch.linspace(0, config.num_frames - 1, config.times + 1).round().long().tolist()[1:]
+    for index, example in enumerate(examples(config, PIPELINE_VIEWS, config.num_frames)):
+        exact = example.frames[inputs]
+        wanted = example.frames[list(HELD_OUT)][:, times]
+        region = moving_region(example.frames[list(HELD_OUT)])[:, times]
+        generated = pipeline(
+            example.caption,
+            num_views=len(inputs),
+            num_frames=config.num_frames,
+            height=config.height,
+            width=config.width,
+            fixed_view=exact[0],
+            freeze_time=exact[:, 0],
+            num_inference_steps=config.steps,
+            generator=torch.Generator().manual_seed(index),
+        ).frames
+        references = torch.cat([exact[:1], exact[1:, :1].expand_as(exact[1:])])
+        extrinsics, intrinsics = held_out_cameras(reconstructor, example.frames[:, 0], inputs)
+        cameras = extrinsics[inputs], intrinsics[inputs]
+        targets = extrinsics[list(HELD_OUT)], intrinsics[list(HELD_OUT)]
+        grids = {"generated": generated, "references": references, "exact": exact}
+        for name, grid in grids.items():
+            scene = reconstructor(grid[:, [0, *times]], cameras=cameras, split=None).scene
+            views = [
+                render(scene.at(1 + k), *targets, config.width, config.height).color
+                for k in range(len(times))
+            ]
+            views = torch.stack(views, 1).movedim(-1, 2).clamp(0, 1)
+            found = {
+                "psnr": psnr(views, wanted),
+                "psnr_moving": psnr(views, wanted, region),
+                "ssim": ssim(views, wanted),
+            }
+            report.add(found, f"{name}/")
+    return report.finish(config)
+
+
+def score_split(scene: Scene) -> dict[str, float]:
+    """What the split saves and costs: the share of Gaussians that are not stored, and the change in
+    PSNR at the input views, of whole frames and of the pixels that move, in dB."""
+    num_times, (height, width) = scene.frames.shape[1], scene.frames.shape[-2:]
+    depth = scene.depth.transpose(0, 1)
+    maps = Maps(None, depth, torch.full_like(depth, 2.0), None)
+    cameras = scene.extrinsics, scene.intrinsics
+    times = sorted({round(k * (num_times - 1) / 4) for k in range(5)})
+    exact, moving = scene.frames[:, times], scene.moving[:, times]
+
+    def score(split: StaticSplit | None) -> tuple[int, float, float]:
+        static, dynamic = emit_gaussians(
+            "none", scene.frames.transpose(0, 1), maps, torch.ones(num_times), cameras, Filters(),
+            split,
+        )  # fmt: skip
+        built = GaussianScene(static, dynamic, *cameras, width, height)
+        shown = [render(built.at(t), *cameras, width, height).color for t in times]
+        shown = torch.stack(shown, 1).movedim(-1, 2).clamp(0, 1)
+        return built.num_gaussians, psnr(shown, exact), psnr(shown, exact, moving)
+
+    (all_of_them, *before), (kept, *after) = score(None), score(StaticSplit())
+    return {
+        "fewer_gaussians": 1 - kept / all_of_them,
+        "psnr_change": after[0] - before[0],
+        "moving_psnr_change": after[1] - before[1],
+    }
+
+
+def evaluate_split(config: SplitEvaluation) -> dict:
+    """Score the split on exact grids; printed as a table."""
+    if config.data:
+        raise ValueError("the split needs exact depth, which only procedural scenes have here.")
+    report = Report()
+    for example in examples(config, config.num_views, config.num_frames):
+        report.add(score_split(example.scene))
+    return report.finish(config)

@@ -1,0 +1,128 @@
+"""What is evaluated on, and the report: means with 95% intervals as JSON and as a table."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from fourreal import weights
+from fourreal.formats.atomic import atomic_path
+from fourreal.scenes import Scene, make_scene, scene_seed
+
+
+@dataclass
+class Evaluation:
+    """Options that all evaluations share."""
+
+    scenes: int = 32
+    """Number of scenes, or of clips at most."""
+    split: str = "test"
+    """Of the procedural scenes: validation while tuning, test to report."""
+    data: Path | None = None
+    """A folder of synchronised clips of still cameras instead of procedural scenes: plain (as
+    Neural 3D Video's), or of NVIDIA Dynamic's, SynCamVideo's or Kubric-4D's layout."""
+    caption: str = ""
+    """Caption of clips that have none of their own."""
+    height: int = 64
+    width: int = 64
+    out: Path | None = None
+    """JSON file to write as well, and a table beside it (.md)."""
+
+
+@dataclass
+class Example:
+    """Exact frames [V, T, 3, H, W] in [0, 1], their caption, and geometry where it is known."""
+
+    frames: Tensor
+    caption: str
+    scene: Scene | None
+
+
+def examples(config: Evaluation, num_views: int, num_frames: int) -> Iterator[Example]:
+    """The scenes or clips of an evaluation.
+
+    Raises ValueError when the folder's clips cannot be used, when there are none, and for a wrong
+    split.
+    """
+    if config.scenes < 1:
+        raise ValueError(f"scenes is {config.scenes}, but must be at least 1.")
+    if config.data is None:
+        for index in tqdm(range(config.scenes)):
+            seed = scene_seed(config.split, index)
+            scene = make_scene(seed, num_views, num_frames, config.height, config.width)
+            yield Example(scene.frames, scene.caption, scene)
+        return
+    from fourreal.generate import fit_frames
+    from fourreal.scenes.datasets import find_clips, read_window
+
+    clips, problems = find_clips("multiview", config.data, num_views, num_frames, config.caption)
+    if problems or not clips:
+        found = "; ".join(problems[:5]) or f"{config.data} holds no clips"
+        raise ValueError(f"{found}. An evaluation needs all of its clips.")
+    for clip in tqdm(clips[: config.scenes]):
+        views = [read_window(view, 0, num_frames) for view in clip.views[:num_views]]
+        size = config.height, config.width
+        frames = torch.stack([fit_frames(view, num_frames, *size) for view in views])
+        yield Example(frames, clip.caption, None)
+
+
+def video_model(folder: Path | None):
+    """A pipeline from a folder of embedded models (by default the package's) or of diffusers."""
+    from fourreal.video import ViewTimePipeline, load_embedded_pipeline
+
+    if folder and (folder / "model_index.json").is_file():
+        pipeline = ViewTimePipeline.from_pretrained(folder, torch_dtype=torch.bfloat16)
+    else:
+        pipeline = load_embedded_pipeline(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to("cuda") if torch.cuda.is_available() else pipeline
+
+
+def reconstruction_model(file: Path | None):
+    """The reconstructor of a file, by default the embedded one."""
+    from fourreal.reconstruction import Reconstructor
+
+    device = "cuda" if torch.cuda.is_available() else None
+    file = file or weights.folder() / "reconstructor.safetensors"
+    return Reconstructor.from_file(file, device=device)
+
+
+def mean_and_interval(values: list[float]) -> dict[str, float]:
+    """Mean and 95% half-interval (1.96 standard errors) of the finite values."""
+    kept = torch.tensor([v for v in values if abs(v) < float("inf")])
+    half = 1.96 * kept.std() / len(kept) ** 0.5 if len(kept) > 1 else torch.tensor(0.0)
+    return {"mean": round(float(kept.mean()), 3), "interval": round(float(half), 3)}
+
+
+class Report:
+    """Scores by name, one value per scene."""
+
+    def __init__(self):
+        self.scores: dict[str, list[float]] = {}
+
+    def add(self, found: dict[str, float], prefix: str = "") -> None:
+        """Append what was found to the lists of the same names."""
+        for name, value in found.items():
+            self.scores.setdefault(prefix + name, []).append(value)
+
+    def finish(self, config: Evaluation) -> dict:
+        """{"settings", "scores"}; printed as a table, and written where the config says."""
+        result = {
+            "settings": json.loads(json.dumps(asdict(config), default=str)),
+            "scores": {name: mean_and_interval(values) for name, values in self.scores.items()},
+        }
+        rows = [f"| {n} | {s['mean']:g} ± {s['interval']:g} |" for n, s in result["scores"].items()]
+        table = "\n".join(["| score | mean and 95% interval |", "|---|---|", *rows])
+        print(table)
+        if config.out:
+            for path, text in (
+                (config.out, json.dumps(result, indent=1)),
+                (config.out.with_suffix(".md"), table),
+            ):
+                with atomic_path(path) as temporary:
+                    Path(temporary).write_text(text + "\n")
+        return result

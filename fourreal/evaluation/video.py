@@ -1,0 +1,179 @@
+"""`fourreal evaluate video|text`: generated grids against exact ones, and against their prompt."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fourreal.evaluation.metrics import color_shares, psnr, smoothness, ssim, view_consistency
+from fourreal.evaluation.report import (
+    Evaluation,
+    Report,
+    examples,
+    reconstruction_model,
+    video_model,
+)
+from fourreal.rendering import render
+
+MOVED = 0.06  # a pixel has moved when a channel differs by more than this from time 0
+EQUAL = 60.0  # dB of images that are equal, so that a mean exists
+REFERENCES = ("both", "fixed_view", "freeze_time")
+SHOWN_PIXELS = 0.004  # of a frame in an object's colour
+SHOWN_CELLS = 0.75  # of the grid
+
+
+@dataclass
+class VideoEvaluation(Evaluation):
+    """Given references, how close are the unseen cells? (Paper, section 5.)"""
+
+    num_views: int = 8
+    num_frames: int = 29
+    steps: int = 4
+    """Sampling steps."""
+    references: tuple[str, ...] = REFERENCES
+    """both, fixed_view, freeze_time."""
+    video: Path | None = None
+    """A folder of models, embedded or of diffusers, instead of the package's."""
+
+
+@dataclass
+class TextEvaluation(Evaluation):
+    """From text alone: does the grid show the objects of the prompt, and do its views agree?
+
+    The prompts are the captions of the scenes, or --prompts.
+    """
+
+    prompts: tuple[str, ...] = ()
+    num_views: int = 8
+    num_frames: int = 29
+    steps: int = 20
+    """Sampling steps."""
+    times: int = 3
+    """Times that are reconstructed."""
+    video: Path | None = None
+    """A folder of models, embedded or of diffusers, instead of the package's."""
+    reconstructor: Path | None = None
+    """A reconstructor file instead of the package's."""
+
+
+def moving_region(frames: Tensor) -> Tensor:
+    """Mask [V, T, H, W] of pixels that differ from their view's time 0, dilated by 2 pixels."""
+    moved = (frames - frames[:, :1]).abs().amax(2) > MOVED
+    return F.max_pool2d(moved.float().flatten(0, 1)[:, None], 5, 1, 2)[:, 0].bool().view_as(moved)
+
+
+def score_video(generated: Tensor, exact: Tensor) -> dict[str, float]:
+    """PSNR (dB) and SSIM on the cells of neither reference (not row 0, not column 0) of grids
+    [V, T, 3, H, W], for the generated grid and for the two copies a user could make without a
+    model; PSNR of the whole frame and of the moving region."""
+    unseen = (slice(1, None), slice(1, None))
+    region = moving_region(exact)[unseen]
+    grids = {
+        "generated": generated,
+        "fixed_view_copy": exact[:1].expand_as(exact),
+        "freeze_time_copy": exact[:, :1].expand_as(exact),
+    }
+    scores = {}
+    for name, grid in grids.items():
+        scores[f"{name}_full"] = min(psnr(grid[unseen], exact[unseen]), EQUAL)
+        scores[f"{name}_moving"] = min(psnr(grid[unseen], exact[unseen], region), EQUAL)
+        scores[f"{name}_ssim"] = ssim(grid[unseen], exact[unseen])
+    best = max(scores["fixed_view_copy_moving"], scores["freeze_time_copy_moving"])
+    scores["gain_on_moving"] = scores["generated_moving"] - best
+    return scores
+
+
+def evaluate_video(config: VideoEvaluation) -> dict:
+    """Generate grids from the references of exact ones and score them; printed as a table."""
+    if wrong := [name for name in config.references if name not in REFERENCES]:
+        raise ValueError(f"references are {', '.join(REFERENCES)}, but {wrong[0]!r} was given.")
+    pipeline = video_model(config.video)
+    report = Report()
+    for index, example in enumerate(examples(config, config.num_views, config.num_frames)):
+        exact, scene = example.frames, example.scene
+        for given in config.references:
+            grid = pipeline(
+                example.caption,
+                num_views=config.num_views,
+                num_frames=config.num_frames,
+                height=config.height,
+                width=config.width,
+                fixed_view=exact[0] if given != "freeze_time" else None,
+                freeze_time=exact[:, 0] if given != "fixed_view" else None,
+                num_inference_steps=config.steps,
+                generator=torch.Generator().manual_seed(index),
+            ).frames
+            report.add(score_video(grid, exact), f"{given}/")
+            for name, frames in (("generated", grid), ("exact", exact)):
+                scores = {
+                    f"{name}_smooth_times": smoothness(frames, 1),
+                    f"{name}_smooth_views": smoothness(frames, 0),
+                }
+                if scene:
+                    geometry = scene.depth, scene.extrinsics, scene.intrinsics
+                    scores[f"{name}_view_consistency"] = view_consistency(frames, *geometry)
+                report.add(scores, f"{given}/")
+    return report.finish(config)
+
+
+def score_colors(frames: Tensor, prompt: str) -> dict[str, float]:
+    """Which of the colours that a prompt names (white left out) a grid [V, T, 3, H, W] shows: the
+    share of them that enough cells show, and whether that is all of them; {} when it names none."""
+    named = {c: s for c, s in color_shares(frames).items() if c in prompt.lower().split()}
+    cells = [float((share > SHOWN_PIXELS).float().mean()) for share in named.values()]
+    if not cells:
+        return {}
+    shown = [share >= SHOWN_CELLS for share in cells]
+    return {
+        "cells": sum(cells) / len(cells),
+        "colors": sum(shown) / len(shown),
+        "prompts": float(all(shown)),
+    }
+
+
+def evaluate_text(config: TextEvaluation) -> dict:
+    """Generate grids from text alone and score what they show; printed as a table.
+
+    With captions as prompts, the exact frames of the same scenes are scored alike, as a bound.
+    """
+    pipeline = video_model(config.video)
+    reconstructor = reconstruction_model(config.reconstructor)
+    report = Report()
+    times = torch.linspace(0, config.num_frames - 1, config.times).round().long().tolist()
+
+    def score(name: str, frames: Tensor, prompt: str) -> None:
+        report.add(score_colors(frames, prompt), f"{name}/shown_")
+        scene = reconstructor(frames[:, times], split=None).scene
+        cameras = scene.extrinsics, scene.intrinsics
+        views = [
+            render(scene.at(t), *cameras, config.width, config.height).color
+            for t in range(len(times))
+        ]
+        views = torch.stack(views, 1).movedim(-1, 2).clamp(0, 1)
+        found = {"reconstructed_psnr": psnr(views, frames[:, times])}
+        report.add(found | {"smooth_times": smoothness(frames, 1)}, f"{name}/")
+
+    def prompts():
+        if config.prompts:
+            for prompt in config.prompts:
+                yield prompt, None
+        else:
+            for example in examples(config, config.num_views, config.num_frames):
+                yield example.caption, example.frames
+
+    for index, (prompt, exact) in enumerate(prompts()):
+        grid = pipeline(
+            prompt,
+            num_views=config.num_views,
+            num_frames=config.num_frames,
+            height=config.height,
+            width=config.width,
+            num_inference_steps=config.steps,
+            generator=torch.Generator().manual_seed(index),
+        ).frames
+        score("generated", grid, prompt)
+        if exact is not None:
+            score("exact", exact, prompt)
+    return report.finish(config)

@@ -1,0 +1,208 @@
+"""Metrics against what is known of exact scenes, and every protocol run on a small case."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from fourreal.cli import main
+from fourreal.evaluation import reconstruction, video
+from fourreal.evaluation.metrics import color_shares, psnr, smoothness, ssim, view_consistency
+from fourreal.evaluation.report import Evaluation, Report, examples, mean_and_interval
+from fourreal.evaluation.video import moving_region, score_colors, score_video
+from fourreal.rendering.video import write_image, write_video
+from fourreal.scenes import make_scene, scene_seed
+from fourreal.scenes.datasets import find_clips, read_window
+
+SIZE = 48
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return make_scene(scene_seed("validation", 2), 4, 5, SIZE, SIZE)
+
+
+def geometry(scene):
+    return scene.depth, scene.extrinsics, scene.intrinsics
+
+
+def test_exact_views_agree_and_shifted_ones_do_not(scene):
+    exact = view_consistency(scene.frames, *geometry(scene))
+    assert exact > 27  # pixels are interpolated
+    shifted = scene.frames.clone()
+    shifted[1] = shifted[1].roll(3, -1)
+    assert view_consistency(shifted, *geometry(scene)) < exact - 3
+    flat = torch.full_like(scene.frames, 0.5)
+    flat[::2] += 0.1
+    assert view_consistency(flat, *geometry(scene)) == pytest.approx(20, abs=1e-3)
+
+
+def test_smoothness_is_of_the_axis_asked_for():
+    frames = torch.zeros(3, 4, 3, 16, 16)
+    frames[1] = 0.2
+    assert smoothness(frames, 1) == pytest.approx(100)
+    assert smoothness(frames, 0) == pytest.approx(80)
+
+
+def test_colours_are_those_of_the_caption():
+    """On exact scenes every named colour is found, and hardly any other."""
+    named, others = [], []
+    for index in range(8):
+        scene = make_scene(scene_seed("validation", index), 2, 2, 64, 64)
+        for color, share in color_shares(scene.frames).items():
+            (named if color in scene.caption.split() else others).append(float(share.min()))
+        assert score_colors(scene.frames, scene.caption).get("prompts", 1.0) == 1.0
+    assert len(named) > 5 and min(named) > 0.004 > max(others)
+
+
+def test_a_missing_object_is_noticed(scene):
+    grey = scene.frames.mean(2, keepdim=True).expand_as(scene.frames)
+    assert score_colors(grey, "a red ball and a blue box")["colors"] == 0
+    red = grey.clone()
+    red[..., 10:20, 10:20] = torch.tensor([0.8, 0.1, 0.1])[:, None, None]
+    found = score_colors(red, "a red ball and a blue box")
+    assert (found["colors"], found["prompts"]) == (0.5, 0.0)
+    assert score_colors(red, "a ball") == {}
+
+
+def test_scores_of_a_video_compare_with_both_copies(scene):
+    exact = scene.frames
+    scores = score_video(exact, exact)
+    assert scores["generated_full"] == 60 and scores["generated_ssim"] == pytest.approx(1, abs=1e-4)
+    copy = score_video(exact[:1].expand_as(exact), exact)
+    assert copy["generated_full"] == copy["fixed_view_copy_full"] < 30
+    assert copy["gain_on_moving"] <= 0
+    region = moving_region(exact)
+    assert not region[:, 0].any() and region[:, 1:].any()
+    assert region[scene.moving & (exact - exact[:, :1]).abs().amax(2).gt(0.06)].all()
+
+
+def test_intervals_are_those_of_the_mean():
+    values = [1.0, 2.0, 3.0, 6.0, float("inf"), float("nan")]
+    found = mean_and_interval(values)
+    assert found["mean"] == 3 and found["interval"] == pytest.approx(1.96 * 4.6667**0.5 / 2, 1e-3)
+
+
+def test_a_report_is_written_as_json_and_as_a_table(tmp_path, capsys):
+    out = Report()
+    out.add({"psnr": 20.0}, "both/")
+    out.add({"psnr": 22.0}, "both/")
+    out.finish(Evaluation(out=tmp_path / "new" / "scores.json"))
+    kept = json.loads((tmp_path / "new" / "scores.json").read_text())
+    assert kept["scores"] == {"both/psnr": {"mean": 21.0, "interval": 1.96}}
+    assert kept["settings"]["split"] == "test"
+    line = "| both/psnr | 21 ± 1.96 |"
+    assert line in (tmp_path / "new" / "scores.md").read_text() and line in capsys.readouterr().out
+
+
+# --- the protocols, with models that know the answer ---------------------------------------------
+
+
+def small(**options):
+    return {"scenes": 2, "split": "validation", "height": SIZE, "width": SIZE, **options}
+
+
+def test_a_perfect_video_model_scores_perfectly(monkeypatch):
+    exact = [make_scene(scene_seed("validation", i), 3, 5, SIZE, SIZE).frames for i in range(2)]
+    asked = []
+
+    def pipeline(caption, fixed_view=None, freeze_time=None, generator=None, **_):
+        asked.append((fixed_view is not None, freeze_time is not None))
+        return SimpleNamespace(frames=exact[generator.initial_seed()])
+
+    monkeypatch.setattr(video, "video_model", lambda folder: pipeline)
+    config = video.VideoEvaluation(**small(num_views=3, num_frames=5))
+    scores = video.evaluate_video(config)["scores"]
+    assert asked == [(True, True), (True, False), (False, True)] * 2
+    for given in video.REFERENCES:
+        assert scores[f"{given}/generated_full"] == {"mean": 60, "interval": 0}
+        assert (
+            scores[f"{given}/generated_view_consistency"]
+            == scores[f"{given}/exact_view_consistency"]
+        )
+    with pytest.raises(ValueError, match="'rows' was given"):
+        video.evaluate_video(video.VideoEvaluation(references=("rows",)))
+
+
+def test_text_is_scored_beside_the_exact_scene(monkeypatch):
+    def pipeline(prompt, num_views, num_frames, **_):
+        return SimpleNamespace(frames=torch.full((num_views, num_frames, 3, SIZE, SIZE), 0.5))
+
+    monkeypatch.setattr(video, "video_model", lambda folder: pipeline)
+    config = video.TextEvaluation(**small(scenes=1, num_views=2, num_frames=5, times=2))
+    scores = video.evaluate_text(config)["scores"]
+    assert scores["exact/shown_prompts"]["mean"] == 1
+    assert scores["generated/shown_prompts"]["mean"] == 0
+    assert scores["exact/reconstructed_psnr"]["mean"] > 15
+    config.prompts = ("a red ball", "a blue box")
+    assert "exact/shown_prompts" not in video.evaluate_text(config)["scores"]
+
+
+def test_reconstruction_of_exact_frames_is_scored():
+    config = reconstruction.ReconstructionEvaluation(**small(scenes=1, num_frames=5, times=2))
+    scores = reconstruction.evaluate_reconstruction(config)["scores"]
+    assert scores["held_out_psnr"]["mean"] > 17 and scores["held_out_ssim"]["mean"] > 0.5
+    assert 0 < scores["depth_relative_error"]["mean"] < 0.3
+    assert scores["camera_jitter"]["mean"] == 0
+
+
+def test_the_whole_pipeline_is_scored_beside_its_references(monkeypatch):
+    """A model that knows the grid is as good as the exact one, and better than the references."""
+    exact = make_scene(scene_seed("validation", 0), 12, 9, SIZE, SIZE).frames
+    inputs = [0, 2, 3, 5, 6, 8, 9, 11]
+
+    def pipeline(caption, fixed_view, freeze_time, **_):
+        assert torch.equal(fixed_view, exact[0])
+        assert torch.equal(freeze_time, exact[inputs, 0])
+        return SimpleNamespace(frames=exact[inputs])
+
+    monkeypatch.setattr(reconstruction, "video_model", lambda folder: pipeline)
+    config = reconstruction.PipelineEvaluation(**small(scenes=1, num_frames=9, times=1))
+    scores = {k: v["mean"] for k, v in reconstruction.evaluate_pipeline(config)["scores"].items()}
+    assert scores["generated/psnr"] == scores["exact/psnr"]
+    assert scores["generated/psnr_moving"] > scores["references/psnr_moving"]
+
+
+# --- clips instead of procedural scenes -----------------------------------------------------------
+
+
+def test_nvidia_dynamic_lays_its_frames_out_by_time(tmp_path):
+    frames = torch.rand(3, 4, 3, 20, 24)
+    for view in range(3):
+        for time in range(4):
+            path = tmp_path / "Balloon1-2" / "mv_images" / f"{time:05d}" / f"cam{view + 1:02d}.png"
+            write_image(path, frames[view, time])
+    clips, problems = find_clips("multiview", tmp_path, 3, 4, "a balloon")
+    assert not problems and len(clips) == 1 and len(clips[0].views) == 3
+    found = torch.stack([read_window(view, 1, 3) for view in clips[0].views])
+    torch.testing.assert_close(found, frames[:, 1:], atol=1 / 254, rtol=0)
+
+
+def test_clips_take_the_place_of_scenes(tmp_path):
+    for view in range(3):
+        write_video(tmp_path / "scene" / f"cam{view}.mp4", torch.rand(5, 3, 32, 48), 8.0)
+    config = Evaluation(data=tmp_path, height=32, width=32)
+    (example,) = examples(config, 3, 5)
+    assert example.frames.shape == (3, 5, 3, 32, 32) and example.scene is None
+    with pytest.raises(ValueError, match="has 3 views, but 12 are needed"):
+        next(examples(config, 12, 5))
+    with pytest.raises(ValueError, match="scenes is 0"):
+        next(examples(Evaluation(scenes=0), 3, 5))
+
+
+def test_bad_evaluations_end_in_one_sentence(tmp_path, capsys):
+    assert main(["evaluate", "video", "--data", str(tmp_path)]) == 2
+    assert "holds no videos" in capsys.readouterr().err
+    assert main(["evaluate", "split", "--data", str(tmp_path)]) == 2
+    assert "needs exact depth" in capsys.readouterr().err
+    assert main(["evaluate", "text", "--reconstructor", str(tmp_path / "x.safetensors")]) == 2
+    assert "x.safetensors" in capsys.readouterr().err
+    assert main(["evaluate"]) == 0
+    assert "video | text | reconstruction | pipeline | split" in capsys.readouterr().out
+
+
+def test_ssim_and_psnr_of_equal_images():
+    images = torch.rand(2, 2, 3, 16, 16)
+    assert ssim(images, images) == pytest.approx(1, abs=1e-4)
+    assert psnr(images, images + 0.1) == pytest.approx(20, abs=1e-3)
