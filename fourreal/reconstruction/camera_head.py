@@ -46,6 +46,7 @@ class CameraHead(nn.Module):
         """
         init_transformer(self)
         nn.init.zeros_(self.empty_pose_tokens)
+        self.pose_branch.fc2.weight.mul_(0.1)
         bias = self.pose_branch.fc2.bias
         bias[6] = bias[7] = bias[8] = 1.0 / NUM_ITERATIONS
 

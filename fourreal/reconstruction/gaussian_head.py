@@ -15,8 +15,11 @@ from ..gaussians import Gaussians, rgb_to_harmonics
 from .config import VGGTConfig
 from .dense_heads import DenseHead
 
-OFFSET_SHIFT = 6.0  # Splatt3R's; here also the limit: a mean moves by its depth at most
-MAX_LOG_SCALE = 5.0  # 150 pixels; keeps a diverging step from overflowing
+OFFSET_SHIFT = 6.0  # Splatt3R's
+# Splatt3R has no limits. Without them, a head that is trained fast throws Gaussians before the
+# cameras or blows them up, and, where they were merely cut off, finds no gradient that leads back.
+OFFSET_LIMIT = 4.5  # a mean moves by a fifth of its depth at most
+LOG_SCALE_LIMIT = 3.0  # 20 pixels
 
 # Splatt3R's gains and biases of the last convolution, per group of channels. Ours differ where the
 # meaning does: log scale in pixels starts at half a pixel instead of e^-7 scene units, the rotation
@@ -78,12 +81,13 @@ def decode_gaussians(
     offset, opacity, scale, quaternion, color = raw.movedim(1, -1).split([3, 1, 3, 4, 3], dim=-1)
     # Splatt3R: the direction times e^(n - 6) - e^(-6), written so that n = 0 has a gradient.
     norm = offset.square().sum(-1, keepdim=True).add(1e-12).sqrt()
-    offset = offset * (norm.clamp_max(OFFSET_SHIFT).expm1() / norm) * torch.e**-OFFSET_SHIFT
+    held = OFFSET_LIMIT * torch.tanh(norm / OFFSET_LIMIT)
+    offset = offset * (held.expm1() / norm) * torch.e**-OFFSET_SHIFT
     offset = offset * depth[..., None]
     rotation = extrinsics[:, None, :, :3]  # camera to world is its transpose, rows times it
     means = unproject(depth, extrinsics, intrinsics) + offset @ rotation
     footprint = depth / intrinsics[:, 0, 0, None, None]
-    scales = scale.clamp_max(MAX_LOG_SCALE).exp() * footprint[..., None]
+    scales = (LOG_SCALE_LIMIT - F.softplus(LOG_SCALE_LIMIT - scale)).exp() * footprint[..., None]
     quaternions = _camera_to_world(extrinsics, F.normalize(quaternion, dim=-1))
     harmonics = rgb_to_harmonics(images.movedim(1, -1)) + color[..., None, :]
     return Gaussians(

@@ -30,6 +30,7 @@ from fourreal.training.posed_data import Sample, draw_sample, find_posed_scenes,
 STAGES = ("geometry", "static", "dynamic")
 NUM_TIMES = 29  # of a procedural scene
 NUM_TARGETS = 6  # views that are rendered per scene, from four of them
+CAMERA_DELTA = 0.005  # of pose encodings: half a degree
 LPIPS_WEIGHT, SSIM_WEIGHT = 0.5, 0.02  # as large as the squared error that is left by then
 
 
@@ -71,7 +72,8 @@ def geometry_loss(prediction, sample: Sample) -> dict[str, Tensor]:
     """VGGT's depth and camera losses (arXiv 2503.11651, section 3.4) on exact geometry.
 
     Depth: relative error weighted by confidence, and the error of its gradients; cameras: Huber on
-    the pose encodings of all iterations, later ones counting more.
+    the pose encodings of all iterations, later ones counting more. Errors count as they are, not
+    squared, down to CAMERA_DELTA: the squares of a few degrees hardly pull.
     """
     height, width = sample.depth.shape[-2:]
     exact = sample.depth.flatten(0, 1)
@@ -83,7 +85,7 @@ def geometry_loss(prediction, sample: Sample) -> dict[str, Tensor]:
     poses = poses.repeat_interleave(sample.depth.shape[1], 0)
     iterations = len(prediction.pose_encodings)
     camera = sum(
-        0.6 ** (iterations - 1 - i) * F.huber_loss(p, poses, delta=0.1) * 10
+        0.6 ** (iterations - 1 - i) * F.huber_loss(p, poses, delta=CAMERA_DELTA) / CAMERA_DELTA
         for i, p in enumerate(prediction.pose_encodings)
     )
     return {
