@@ -184,6 +184,7 @@ def _commands(arguments: list[str]) -> dict:
         from fourreal.evaluation import reconstruction, video
 
         return {
+            "autoencoder": (video.AutoencoderEvaluation, video.evaluate_autoencoder),
             "video": (video.VideoEvaluation, video.evaluate_video),
             "text": (video.TextEvaluation, video.evaluate_text),
             "reconstruction": (
@@ -199,7 +200,7 @@ def _commands(arguments: list[str]) -> dict:
 POSITIONAL = {"reconstruct": "inputs"}
 GROUPS = {
     "train": "autoencoder | video | reconstructor",
-    "evaluate": "video | text | reconstruction | pipeline | split",
+    "evaluate": "autoencoder | video | text | reconstruction | pipeline | split",
     "benchmark": "attention | renderer | reconstruction",
 }
 

@@ -125,6 +125,12 @@ def test_a_perfect_video_model_scores_perfectly(monkeypatch):
         video.evaluate_video(video.VideoEvaluation(references=("rows",)))
 
 
+def test_the_autoencoder_is_scored():
+    config = video.AutoencoderEvaluation(**small(scenes=1, num_views=2, num_frames=5))
+    scores = video.evaluate_autoencoder(config)["scores"]
+    assert 24 < scores["psnr"]["mean"] < 50 and 0.8 < scores["ssim"]["mean"] < 1
+
+
 def test_text_is_scored_beside_the_exact_scene(monkeypatch):
     def pipeline(prompt, num_views, num_frames, **_):
         return SimpleNamespace(frames=torch.full((num_views, num_frames, 3, SIZE, SIZE), 0.5))
@@ -199,7 +205,7 @@ def test_bad_evaluations_end_in_one_sentence(tmp_path, capsys):
     assert main(["evaluate", "text", "--reconstructor", str(tmp_path / "x.safetensors")]) == 2
     assert "x.safetensors" in capsys.readouterr().err
     assert main(["evaluate"]) == 0
-    assert "video | text | reconstruction | pipeline | split" in capsys.readouterr().out
+    assert "text | reconstruction | pipeline | split" in capsys.readouterr().out
 
 
 def test_ssim_and_psnr_of_equal_images():

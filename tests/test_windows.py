@@ -67,13 +67,13 @@ def test_a_window_begins_with_the_end_of_the_one_before(embedded, monkeypatch, o
 
 
 def test_joints_jump_no_more_than_the_frames_around_them(embedded):
-    """A joint is where a latent frame begins; with the embedded autoencoder those differ most."""
+    """From text alone, which is harder: with references both windows see the same row."""
     frames = embedded(
         PROMPT, num_views=2, num_frames=57, height=64, width=64, num_inference_steps=4,
         generator=torch.Generator().manual_seed(0),
     ).frames  # fmt: skip
     change = frames.diff(dim=1).abs().mean((0, 2, 3, 4))  # of each frame to the next, [56]
-    assert change[28] <= 2 * change[::4].mean()
+    assert change[28] <= 2 * change.mean()
     assert frames[:, 29:].std() > 0.02  # something is shown there
 
 

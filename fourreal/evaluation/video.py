@@ -1,4 +1,5 @@
-"""`fourreal evaluate video|text`: generated grids against exact ones, and against their prompt."""
+"""`fourreal evaluate autoencoder|video|text`: grids that were encoded and decoded, or generated,
+against exact ones, and against their prompt."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,16 @@ SHOWN_CELLS = 0.75  # of the grid
 
 
 @dataclass
+class AutoencoderEvaluation(Evaluation):
+    """Exact grids, encoded and decoded."""
+
+    num_views: int = 8
+    num_frames: int = 29
+    video: Path | None = None
+    """A folder of models, embedded or of diffusers, instead of the package's."""
+
+
+@dataclass
 class VideoEvaluation(Evaluation):
     """Given references, how close are the unseen cells? (Paper, section 5.)"""
 
@@ -32,6 +43,8 @@ class VideoEvaluation(Evaluation):
     num_frames: int = 29
     steps: int = 4
     """Sampling steps."""
+    guidance: float | None = None
+    """Guidance scale; by default the model's, and 1 with both references."""
     references: tuple[str, ...] = REFERENCES
     """both, fixed_view, freeze_time."""
     video: Path | None = None
@@ -50,12 +63,32 @@ class TextEvaluation(Evaluation):
     num_frames: int = 29
     steps: int = 20
     """Sampling steps."""
+    guidance: float | None = None
+    """Guidance scale; by default the model's, and 1 with both references."""
     times: int = 3
     """Times that are reconstructed."""
     video: Path | None = None
     """A folder of models, embedded or of diffusers, instead of the package's."""
     reconstructor: Path | None = None
     """A reconstructor file instead of the package's."""
+
+
+def evaluate_autoencoder(config: AutoencoderEvaluation) -> dict:
+    """Score exact grids after encoding and decoding; printed as a table."""
+    pipeline, report = video_model(config.video), Report()
+    for example in examples(config, config.num_views, config.num_frames):
+        exact = example.frames
+        with torch.no_grad():
+            decoded = pipeline.decode_views(pipeline.encode_views(exact))
+        report.add(
+            {
+                "psnr": psnr(decoded, exact),
+                "ssim": ssim(decoded, exact),
+                "decoded_smooth_times": smoothness(decoded, 1),
+                "exact_smooth_times": smoothness(exact, 1),
+            }
+        )
+    return report.finish(config)
 
 
 def moving_region(frames: Tensor) -> Tensor:
@@ -103,6 +136,7 @@ def evaluate_video(config: VideoEvaluation) -> dict:
                 fixed_view=exact[0] if given != "freeze_time" else None,
                 freeze_time=exact[:, 0] if given != "fixed_view" else None,
                 num_inference_steps=config.steps,
+                guidance_scale=config.guidance,
                 generator=torch.Generator().manual_seed(index),
             ).frames
             report.add(score_video(grid, exact), f"{given}/")
@@ -171,6 +205,7 @@ def evaluate_text(config: TextEvaluation) -> dict:
             height=config.height,
             width=config.width,
             num_inference_steps=config.steps,
+            guidance_scale=config.guidance,
             generator=torch.Generator().manual_seed(index),
         ).frames
         score("generated", grid, prompt)

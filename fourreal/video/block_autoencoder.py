@@ -5,7 +5,8 @@ components (the Karhunen-Loeve transform of procedural scenes), compressed so th
 stay stronger. It has the interface of diffusers' AutoencoderKLWan and the causal layout of its
 latents (first frame alone, then four at a time). The transform alone costs two matrix products;
 `NeighbourDecoder` adds what the blocks around tell, which takes away the edges between blocks and
-the jumps between groups of frames.
+the jumps between groups of frames; what is left of those `smooth_edges` spreads over the pixels and
+frames beside them, as video codecs do.
 """
 
 from types import SimpleNamespace
@@ -16,6 +17,8 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
+
+from fourreal.video.edges import smooth_edges
 
 BLOCK, STRIDE = 8, 4
 SCALED_TO = 48  # gives 16 components a deviation of about 1.3, and more of them less
@@ -134,7 +137,11 @@ class BlockAutoencoder(ModelMixin, ConfigMixin):
             more = self.neighbours(latents)
             first, rest = first + more[0], rest + more[1]
         parts = [self._to_video("first", FIRST, first), self._to_video("rest", REST, rest)]
-        return torch.cat(parts, 2)
+        videos = torch.cat(parts, 2)
+        if self.neighbours is not None:
+            for dim, start, step in ((2, 1, STRIDE), (3, BLOCK, BLOCK), (4, BLOCK, BLOCK)):
+                videos = smooth_edges(videos, dim, range(start, videos.shape[dim], step))
+        return videos
 
     def decode(self, latents: Tensor, return_dict: bool = True):
         """`.sample`: videos [B, 3, 4 (F - 1) + 1, 8h, 8w], clamped to [-1, 1]."""

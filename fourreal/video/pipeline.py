@@ -40,6 +40,7 @@ from fourreal.video.checkpoints import (
     load_vae,
     name_of,
 )
+from fourreal.video.edges import fade_joint
 from fourreal.video.text import WAN_TOKENS, encode_text, load_text_encoder
 from fourreal.video.transformer import apply_view_time
 from fourreal.video.windows import time_windows
@@ -381,7 +382,7 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
         if latents is None:
             latents = randn_tensor(shape, generator, device, torch.float32)
 
-        # 3. Windows: references, denoising, decoding, and the references as they were given
+        # 3. Windows: references, denoising, decoding, joining, the references as they were given
         grid = torch.empty(num_views, num_frames, 3, height, width)
         done, seconds = 0, 0.0
         columns = None if freeze_time is None else freeze_time[:, None]
@@ -407,12 +408,14 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
                 break
             for view, view_latents in enumerate(window):
                 grid[view, done:last] = self._decode_view(view_latents)[done - first :]
+            if index:
+                grid[:, done : done + TEMPORAL_STRIDE] = fade_joint(grid, done)
             if index == 0 and freeze_time is not None:
                 grid[:, 0] = freeze_time.to(grid)
             if image is not None:
                 grid[0, 0] = image.to(grid)
-            if row is not None:
-                grid[0, first:last] = row.to(grid)
+            if fixed_view is not None:
+                grid[0, :last] = fixed_view[:last].to(grid)
             done, image = last, None
             columns = grid[:, last - window_overlap : last]
         self.maybe_free_model_hooks()
