@@ -64,14 +64,15 @@ def progress_reporter(total: int, preview=None):
 
     preview(done) gives an image [3, H, W] in [0, 1] to show beside the bar.
     """
+    from fourreal.rendering.video import to_uint8
+
     bar = comfy.utils.ProgressBar(total)
 
     def progress(done: int, of: int) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
         shown = None
         if preview is not None:
-            pixels = (preview(done) * 255).clamp(0, 255).byte().movedim(0, -1).cpu().numpy()
-            shown = ("JPEG", Image.fromarray(pixels), PREVIEW_SIZE)
+            shown = ("JPEG", Image.fromarray(to_uint8(preview(done))), PREVIEW_SIZE)
         bar.update_absolute(done, of, shown)
 
     return progress
