@@ -13,7 +13,11 @@ from fourreal.reconstruction import (
     cameras_to_pose_encoding,
     pose_encoding_to_cameras,
 )
-from fourreal.reconstruction.alignment import combine_pose_encodings, scale_between
+from fourreal.reconstruction.alignment import (
+    combine_pose_encodings,
+    photometric_scale,
+    scale_between,
+)
 from fourreal.reconstruction.emission import Maps
 from fourreal.reconstruction.filters import consistent, depth_jump, merge_voxels
 from fourreal.reconstruction.images import ImageFit
@@ -365,6 +369,20 @@ def test_cameras_of_several_times_are_combined_whatever_their_quaternions_signs(
     mean, median = (combine_pose_encodings(encodings, how)[0] for how in ("mean", "median"))
     assert torch.allclose(mean, torch.tensor([1.0, 0, 0, 0, 0, 0, 1, 1, 1]))
     assert torch.allclose(median, torch.tensor([0.0, 0, 0, 0, 0, 0, 1, 1, 1]))
+
+
+@pytest.mark.parametrize("size", [64, 160])
+def test_the_unit_of_depth_is_the_one_in_which_views_agree(size):
+    scene = make_scene(scene_seed("validation", 1), 4, 1, size, size)
+    images, depth = scene.frames[:, 0], scene.depth[:, 0]
+    cameras = scene.extrinsics, scene.intrinsics
+    assert photometric_scale(images, depth, *cameras) == 1
+    for wrong in (0.8, 1.1, 1.25):
+        found = photometric_scale(images, wrong * depth, *cameras)
+        assert found == pytest.approx(1 / wrong, rel=0.02)
+    one = [v[:1] for v in (images, depth, *cameras)]
+    assert photometric_scale(*one) == 1
+    assert photometric_scale(torch.full_like(images, 0.5), depth, *cameras) == 1
 
 
 def test_the_split_saves_most_and_costs_little(capsys):

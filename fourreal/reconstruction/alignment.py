@@ -4,10 +4,13 @@ Every run of VGGT chooses its own unit of length. Where no trained temporal laye
 depth of each time is multiplied by one robust factor that matches it to the first time.
 """
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ..cameras import camera_centers
+from ..cameras import camera_centers, project, scale_intrinsics, unproject
 
 CONFIDENT = 0.3  # pixels below this quantile of confidence do not vote
 STILL = 0.2  # of the voters, this share whose colour changes least
@@ -58,3 +61,50 @@ def baseline_scale(given: Tensor, predicted: Tensor) -> float:
     ratios = distance[own > 1e-6] / own[own > 1e-6]
     ratios = ratios[ratios > 0]
     return ratios.median().item() if len(ratios) else 1.0
+
+
+SEARCHED = 0.3  # of log scale, to both sides
+SEARCH_SIZE = 128  # pixels across, at most
+DIFFERENT = 0.2  # of colour: what differs more is another thing, and counts like this
+CLEARLY, ROUNDING = 0.98, 1e-4  # of the error without a factor; of colour
+
+
+def photometric_scale(
+    images: Tensor, depth: Tensor, extrinsics: Tensor, intrinsics: Tensor
+) -> float:
+    """The factor for depth [V, h, w] with which neighbouring views show the same colours when one
+    is warped into the other.
+
+    images [V, 3, h, w] in [0, 1]; extrinsics [V, 3, 4]; intrinsics [V, 3, 3] in their pixels. 1
+    where no factor makes the views agree clearly better. The baselines of predicted cameras alone
+    are too short by several percent, for what a network is unsure of it predicts small.
+    """
+    height, width = images.shape[-2:]
+    if max(height, width) > SEARCH_SIZE:
+        factor = SEARCH_SIZE / max(height, width)
+        size = [max(round(n * factor), 1) for n in (height, width)]
+        images = F.interpolate(images, size, mode="area")
+        depth = F.interpolate(depth[None], size, mode="nearest")[0]
+        intrinsics = scale_intrinsics(intrinsics, size[1] / width, size[0] / height)
+        height, width = size
+    order = torch.arange(len(images))
+    here, there = torch.cat([order[:-1], order[1:]]), torch.cat([order[1:], order[:-1]])
+    size = images.new_tensor([width, height])
+
+    def error(log_scale: float) -> float:
+        scaled = depth[here] * math.exp(log_scale)
+        points = unproject(scaled, extrinsics[here], intrinsics[here]).flatten(1, 2)
+        pixels, distance = project(points, extrinsics[there], intrinsics[there])
+        where = (2 * pixels / size - 1).unflatten(1, (height, width))
+        inside = (where.abs() < 1).all(-1) & (distance > 0).unflatten(1, (height, width))
+        warped = F.grid_sample(images[there], where, padding_mode="border", align_corners=False)
+        change = (warped - images[here]).abs().mean(1).clamp_max(DIFFERENT)
+        return float((change * inside).sum() / inside.sum().clamp_min(1))
+
+    if len(images) < 2:
+        return 1.0
+    before = error(0.0)
+    step = SEARCHED / 10
+    best = min((step * k for k in range(-10, 11)), key=error)
+    best = min((best + step * k / 5 for k in range(-5, 6)), key=error)
+    return math.exp(best) if error(best) + ROUNDING < CLEARLY * before else 1.0

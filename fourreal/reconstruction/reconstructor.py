@@ -15,7 +15,12 @@ from torch import Tensor, nn
 
 from ..cameras import relative_to_first, unproject
 from ..gaussians import GaussianScene
-from .alignment import baseline_scale, combine_pose_encodings, scale_between
+from .alignment import (
+    baseline_scale,
+    combine_pose_encodings,
+    photometric_scale,
+    scale_between,
+)
 from .camera_head import ANYSPLAT_TANGENT, pose_encoding_to_cameras
 from .checkpoint import LICENSES, load_model, save_model
 from .emission import Maps, emit_gaussians
@@ -230,6 +235,8 @@ class Reconstructor:
             intrinsics = fit.intrinsics(cameras[1].float().cpu())
             own, _ = self.cameras(maps.pose_encodings[0], fit)
             scales = scales * baseline_scale(extrinsics, own)
+            first = maps.depth[0] * scales[0]
+            scales = scales * photometric_scale(images[0].cpu(), first, extrinsics, intrinsics)
         depth = maps.depth * scales[:, None, None, None]
 
         static, dynamic = emit_gaussians(
