@@ -87,13 +87,18 @@ def tile_views(frames: Tensor, columns: int | None = None) -> Tensor:
     return rearrange(tiles, "(r k) t c h w -> t c (r h) (k w)", r=rows)
 
 
+def spaced_times(count: int, num_times: int) -> list[int]:
+    """At most `count` evenly spaced times of num_times, the first and the last among them."""
+    return torch.linspace(0, num_times - 1, min(count, num_times)).round().long().tolist()
+
+
 def contact_sheet(frames: Tensor, max_times: int = 8, gap: int = 2) -> Tensor:
     """Views down, times across: [V, T, 3, H, W] in [0, 1] to one image [3, h, w].
 
     At most max_times evenly spaced times are shown, the first and the last among them.
     """
     num_views, num_times, _, height, width = frames.shape
-    shown = torch.linspace(0, num_times - 1, min(max_times, num_times)).round().long()
+    shown = spaced_times(max_times, num_times)
     cells = frames[:, shown]
     sheet = frames.new_ones(3, num_views * (height + gap) - gap, len(shown) * (width + gap) - gap)
     for v in range(num_views):

@@ -20,6 +20,7 @@ from fourreal.cameras import (
     scale_intrinsics,
     to_homogeneous,
     unproject,
+    warp,
 )
 
 UP = torch.tensor([0.0, -1.0, 0.0])  # y points down
@@ -88,6 +89,19 @@ def test_unproject_broadcasts_cameras_over_time():
     depth = torch.rand(2, 3, 4, 4) + 1
     both = unproject(depth, ring(2)[:, None], intrinsics(2)[:, None])
     torch.testing.assert_close(both[:, 1], unproject(depth[:, 1], ring(2), intrinsics(2)))
+
+
+def test_a_wall_warps_by_its_disparity():
+    images = torch.rand(1, 3, 22, 34)
+    aside = torch.eye(3, 4)[None].clone()
+    aside[0, 0, 3] = -0.5  # 0.5 to the right: 40 * 0.5 / 4 = 5 pixels
+    here, there = (torch.eye(3, 4)[None], intrinsics(1)), (aside, intrinsics(1))
+    warped, inside, distance = warp(images, torch.full((1, 22, 34), 4.0), here, there)
+    torch.testing.assert_close(warped[..., 5:], images[..., :-5], atol=1e-5, rtol=0)
+    assert inside[..., 5:].all() and not inside[..., :5].any()
+    torch.testing.assert_close(distance, torch.full((1, 22, 34), 4.0))
+    aside[0, 2, 3] = -9.0  # the wall is behind that camera
+    assert not warp(images, torch.full((1, 22, 34), 4.0), here, there)[1].any()
 
 
 def test_invert_undoes_itself_and_the_camera():

@@ -1,6 +1,7 @@
 """Metrics against what is known of exact scenes, and every protocol run on a small case."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -188,13 +189,13 @@ def test_nvidia_dynamic_lays_its_frames_out_by_time(tmp_path):
 def test_clips_take_the_place_of_scenes(tmp_path):
     for view in range(3):
         write_video(tmp_path / "scene" / f"cam{view}.mp4", torch.rand(5, 3, 32, 48), 8.0)
-    config = Evaluation(data=tmp_path, height=32, width=32)
-    (example,) = examples(config, 3, 5)
+    config = Evaluation(num_views=3, num_frames=5, data=tmp_path, height=32, width=32)
+    (example,) = examples(config)
     assert example.frames.shape == (3, 5, 3, 32, 32) and example.scene is None
     with pytest.raises(ValueError, match="has 3 views, but 12 are needed"):
-        next(examples(config, 12, 5))
+        next(examples(replace(config, num_views=12)))
     with pytest.raises(ValueError, match="scenes is 0"):
-        next(examples(Evaluation(scenes=0), 3, 5))
+        next(examples(Evaluation(scenes=0)))
 
 
 def test_bad_evaluations_end_in_one_sentence(tmp_path, capsys):

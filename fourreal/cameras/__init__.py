@@ -23,6 +23,7 @@ from .pinhole import (
     scale_intrinsics,
     to_homogeneous,
     unproject,
+    warp,
 )
 
 __all__ = [
@@ -47,4 +48,5 @@ __all__ = [
     "schedule",
     "to_homogeneous",
     "unproject",
+    "warp",
 ]

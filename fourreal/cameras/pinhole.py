@@ -91,6 +91,27 @@ def project(points: Tensor, extrinsics: Tensor, intrinsics: Tensor) -> tuple[Ten
     return projected[..., :2] / depth.clamp_min(1e-8)[..., None], depth
 
 
+def warp(
+    images: Tensor, depth: Tensor, target: tuple[Tensor, Tensor], source: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Images of source cameras as target cameras see them, by the targets' depth.
+
+    images [N, C, H, W] of the sources, depth [N, H, W] of the targets; each camera is extrinsics
+    [N or nothing, 3, 4] and intrinsics, in pixels of H x W. Returns the warped images
+    [N, C, H, W], interpolated linearly; where they come from inside the sources' images [N, H, W];
+    and the z-depth of the targets' surfaces in the sources [N, H, W].
+    """
+    height, width = images.shape[-2:]
+    points = unproject(depth, *target).flatten(1, 2)
+    pixels, distance = project(points, *source)
+    distance = distance.unflatten(1, (height, width))
+    where = (2 * pixels / pixels.new_tensor([width, height]) - 1).unflatten(1, (height, width))
+    warped = torch.nn.functional.grid_sample(
+        images, where, padding_mode="border", align_corners=False
+    )
+    return warped, (where.abs() < 1).all(-1) & (distance > 0), distance
+
+
 def quaternion_to_matrix(quaternions: Tensor) -> Tensor:
     """Rotation matrices [..., 3, 3] of quaternions [..., 4] (w, x, y, z), normalised here."""
     squared = quaternions.square().sum(-1, keepdim=True)

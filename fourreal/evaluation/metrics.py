@@ -1,10 +1,9 @@
 """Metrics of images and grids of frames, on values in [0, 1]."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from fourreal.cameras import project, unproject
+from fourreal.cameras import warp
 from fourreal.scenes.describe import COLORS
 
 SEEN_WITHIN = 0.03  # a point is seen where its depth is that of the surface up to this share
@@ -48,17 +47,12 @@ def view_consistency(
     still cameras. Pixels count whose surface the next view sees too. Exact frames score less than
     infinity, because pixels are interpolated; compare with theirs.
     """
-    height, width = frames.shape[-2:]
-    size = torch.tensor([width, height])
     error, count = 0.0, 0
     for view in range(len(frames) - 1):
-        points = unproject(depth[view], extrinsics[view], intrinsics[view]).flatten(1, 2)
-        pixels, distance = project(points, extrinsics[view + 1], intrinsics[view + 1])
-        where = (2 * pixels / size - 1).unflatten(1, (height, width))
+        cameras = [(extrinsics[v], intrinsics[v]) for v in (view, view + 1)]
         other = torch.cat([frames[view + 1], depth[view + 1][:, None]], 1)
-        warped = F.grid_sample(other, where, padding_mode="border", align_corners=False)
-        surface, distance = warped[:, 3], distance.unflatten(1, (height, width))
-        seen = (where.abs() < 1).all(-1) & ((surface / distance - 1).abs() < SEEN_WITHIN)
+        warped, inside, distance = warp(other, depth[view], *cameras)
+        seen = inside & ((warped[:, 3] / distance - 1).abs() < SEEN_WITHIN)
         error += float(((warped[:, :3] - frames[view]).square().mean(1) * seen).sum())
         count += int(seen.sum())
     return float(-10 * torch.log10(torch.tensor(error / max(count, 1))))

@@ -1,7 +1,6 @@
 """`fourreal evaluate reconstruction|split|pipeline`: views that the reconstruction did not see."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -10,34 +9,34 @@ from fourreal.cameras import relative_to_first, scale_intrinsics
 from fourreal.evaluation.metrics import psnr, ssim
 from fourreal.evaluation.report import (
     Evaluation,
+    ReconstructorModel,
     Report,
+    Sampling,
+    draw,
     examples,
+    generate,
     reconstruction_model,
     video_model,
 )
 from fourreal.evaluation.stability import score_stability
 from fourreal.evaluation.video import moving_region
 from fourreal.gaussians import GaussianScene
+from fourreal.grid import spaced_times
 from fourreal.reconstruction import Filters, Reconstructor, StaticSplit
 from fourreal.reconstruction.emission import Maps, emit_gaussians
 from fourreal.rendering import render
 from fourreal.scenes import Scene, SceneBatch, describe
 
 ENLARGED = 4  # Gaussians must close up when they are drawn larger than the input, too
-PIPELINE_VIEWS, HELD_OUT = 12, (1, 4, 7, 10)  # as the paper's on NVIDIA Dynamic
+HELD_OUT = slice(1, None, 3)  # 1, 4, 7 and 10 of twelve views, as the paper's
 
 
 @dataclass
-class ReconstructionEvaluation(Evaluation):
-    """Held-out views of exact grids, cameras predicted."""
+class ReconstructionEvaluation(ReconstructorModel, Evaluation):
+    """Every other view of exact grids is held out; cameras are predicted."""
 
-    num_views: int = 8
-    """Every other one is held out."""
-    num_frames: int = 29
     times: int = 5
     """Times per scene, evenly spaced."""
-    reconstructor: Path | None = None
-    """A reconstructor file instead of the package's."""
 
 
 @dataclass
@@ -50,22 +49,16 @@ class SplitEvaluation(Evaluation):
 
 
 @dataclass
-class PipelineEvaluation(Evaluation):
+class PipelineEvaluation(ReconstructorModel, Sampling, Evaluation):
     """The whole method: from one video and one set of photos of 8 of 12 cameras, the grid of the 8
-    is generated and reconstructed; the other four show how good it is (paper, table 5).
+    is generated and reconstructed; cameras 1, 4, 7 and 10 show how good it is (paper, table 5).
 
     Beside it, the same from the references alone: photos wherever there is no video.
     """
 
-    num_frames: int = 29
+    num_views: int = 12
     times: int = 4
     """Times that are reconstructed, evenly spaced from the first on, which is left out."""
-    steps: int = 4
-    """Sampling steps."""
-    video: Path | None = None
-    """A folder of models, embedded or of diffusers, instead of the package's."""
-    reconstructor: Path | None = None
-    """A reconstructor file instead of the package's."""
 
 
 def held_out_cameras(
@@ -124,8 +117,8 @@ def evaluate_reconstruction(config: ReconstructionEvaluation) -> dict:
     """Score held-out views, and the stability over time, of exact grids; printed as a table."""
     reconstructor, report = reconstruction_model(config.reconstructor), Report()
     count = config.num_frames
-    times = torch.linspace(0, count - 1, config.times).round().long().tolist()
-    for example in examples(config, config.num_views, count):
+    times = spaced_times(config.times, count)
+    for example in examples(config):
         enlarged = [None] * len(times)
         if example.scene:
             description = describe(example.scene.seed, config.num_views, count)
@@ -146,35 +139,23 @@ def evaluate_pipeline(config: PipelineEvaluation) -> dict:
     """Score held-out views of the whole pipeline and of its references; printed as a table."""
     pipeline = video_model(config.video)
     reconstructor, report = reconstruction_model(config.reconstructor), Report()
-    inputs = [v for v in range(PIPELINE_VIEWS) if v not in HELD_OUT]
-    times = torch.linspace(0, config.num_frames - 1, config.times + 1).round().long().tolist()[1:]
-    for index, example in enumerate(examples(config, PIPELINE_VIEWS, config.num_frames)):
+    held_out = list(range(config.num_views))[HELD_OUT]
+    inputs = [v for v in range(config.num_views) if v not in held_out]
+    times = spaced_times(config.times + 1, config.num_frames)
+    for index, example in enumerate(examples(config)):
         exact = example.frames[inputs]
-        wanted = example.frames[list(HELD_OUT)][:, times]
-        region = moving_region(example.frames[list(HELD_OUT)])[:, times]
-        generated = pipeline(
-            example.caption,
-            num_views=len(inputs),
-            num_frames=config.num_frames,
-            height=config.height,
-            width=config.width,
-            fixed_view=exact[0],
-            freeze_time=exact[:, 0],
-            num_inference_steps=config.steps,
-            generator=torch.Generator().manual_seed(index),
-        ).frames
-        references = torch.cat([exact[:1], exact[1:, :1].expand_as(exact[1:])])
+        wanted = example.frames[held_out][:, times[1:]]
+        region = moving_region(example.frames[held_out])[:, times[1:]]
+        references = {"fixed_view": exact[0], "freeze_time": exact[:, 0]}
+        grid = generate(pipeline, config, index, example.caption, len(inputs), **references)
+        copied = torch.cat([exact[:1], exact[1:, :1].expand_as(exact[1:])])
         extrinsics, intrinsics = held_out_cameras(reconstructor, example.frames[:, 0], inputs)
         cameras = extrinsics[inputs], intrinsics[inputs]
-        targets = extrinsics[list(HELD_OUT)], intrinsics[list(HELD_OUT)]
-        grids = {"generated": generated, "references": references, "exact": exact}
-        for name, grid in grids.items():
-            scene = reconstructor(grid[:, [0, *times]], cameras=cameras, split=None).scene
-            views = [
-                render(scene.at(1 + k), *targets, config.width, config.height).color
-                for k in range(len(times))
-            ]
-            views = torch.stack(views, 1).movedim(-1, 2).clamp(0, 1)
+        targets = extrinsics[held_out], intrinsics[held_out]
+        grids = {"generated": grid, "references": copied, "exact": exact}
+        for name, frames in grids.items():
+            scene = reconstructor(frames[:, times], cameras=cameras, split=None).scene
+            views = draw(scene, list(range(1, len(times))), targets)
             found = {
                 "psnr": psnr(views, wanted),
                 "psnr_moving": psnr(views, wanted, region),
@@ -191,7 +172,7 @@ def score_split(scene: Scene) -> dict[str, float]:
     depth = scene.depth.transpose(0, 1)
     maps = Maps(None, depth, torch.full_like(depth, 2.0), None)
     cameras = scene.extrinsics, scene.intrinsics
-    times = sorted({round(k * (num_times - 1) / 4) for k in range(5)})
+    times = spaced_times(5, num_times)
     exact, moving = scene.frames[:, times], scene.moving[:, times]
 
     def score(split: StaticSplit | None) -> tuple[int, float, float]:
@@ -200,8 +181,7 @@ def score_split(scene: Scene) -> dict[str, float]:
             split,
         )  # fmt: skip
         built = GaussianScene(static, dynamic, *cameras, width, height)
-        shown = [render(built.at(t), *cameras, width, height).color for t in times]
-        shown = torch.stack(shown, 1).movedim(-1, 2).clamp(0, 1)
+        shown = draw(built, times, cameras)
         return built.num_gaussians, psnr(shown, exact), psnr(shown, exact, moving)
 
     (all_of_them, *before), (kept, *after) = score(None), score(StaticSplit())
@@ -217,6 +197,6 @@ def evaluate_split(config: SplitEvaluation) -> dict:
     if config.data:
         raise ValueError("the split needs exact depth, which only procedural scenes have here.")
     report = Report()
-    for example in examples(config, config.num_views, config.num_frames):
+    for example in examples(config):
         report.add(score_split(example.scene))
     return report.finish(config)

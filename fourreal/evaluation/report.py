@@ -11,6 +11,8 @@ from tqdm import tqdm
 
 from fourreal import weights
 from fourreal.formats.atomic import atomic_path
+from fourreal.gaussians import GaussianScene
+from fourreal.rendering import render
 from fourreal.scenes import Scene, make_scene, scene_seed
 
 
@@ -20,6 +22,8 @@ class Evaluation:
 
     scenes: int = 32
     """Number of scenes, or of clips at most."""
+    num_views: int = 8
+    num_frames: int = 29
     split: str = "test"
     """Of the procedural scenes: validation while tuning, test to report."""
     data: Path | None = None
@@ -34,6 +38,32 @@ class Evaluation:
 
 
 @dataclass
+class VideoModel:
+    """Options of evaluations that generate, or encode."""
+
+    video: Path | None = None
+    """A folder of models, embedded or of diffusers, instead of the package's."""
+
+
+@dataclass
+class Sampling(VideoModel):
+    """Options of evaluations that generate."""
+
+    steps: int = 4
+    """Sampling steps."""
+    guidance: float | None = None
+    """Guidance scale; by default the model's, and 1 with both references."""
+
+
+@dataclass
+class ReconstructorModel:
+    """Options of evaluations that reconstruct."""
+
+    reconstructor: Path | None = None
+    """A reconstructor file instead of the package's."""
+
+
+@dataclass
 class Example:
     """Exact frames [V, T, 3, H, W] in [0, 1], their caption, and geometry where it is known."""
 
@@ -42,7 +72,7 @@ class Example:
     scene: Scene | None
 
 
-def examples(config: Evaluation, num_views: int, num_frames: int) -> Iterator[Example]:
+def examples(config: Evaluation) -> Iterator[Example]:
     """The scenes or clips of an evaluation.
 
     Raises ValueError when the folder's clips cannot be used, when there are none, and for a wrong
@@ -53,20 +83,24 @@ def examples(config: Evaluation, num_views: int, num_frames: int) -> Iterator[Ex
     if config.data is None:
         for index in tqdm(range(config.scenes)):
             seed = scene_seed(config.split, index)
-            scene = make_scene(seed, num_views, num_frames, config.height, config.width)
+            scene = make_scene(
+                seed, config.num_views, config.num_frames, config.height, config.width
+            )
             yield Example(scene.frames, scene.caption, scene)
         return
     from fourreal.generate import fit_frames
     from fourreal.scenes.datasets import find_clips, read_window
 
-    clips, problems = find_clips("multiview", config.data, num_views, num_frames, config.caption)
+    clips, problems = find_clips(
+        "multiview", config.data, config.num_views, config.num_frames, config.caption
+    )
     if problems or not clips:
         found = "; ".join(problems[:5]) or f"{config.data} holds no clips"
         raise ValueError(f"{found}. An evaluation needs all of its clips.")
     for clip in tqdm(clips[: config.scenes]):
-        views = [read_window(view, 0, num_frames) for view in clip.views[:num_views]]
-        size = config.height, config.width
-        frames = torch.stack([fit_frames(view, num_frames, *size) for view in views])
+        size = config.num_frames, config.height, config.width
+        views = [read_window(view, 0, config.num_frames) for view in clip.views[: config.num_views]]
+        frames = torch.stack([fit_frames(view, *size) for view in views])
         yield Example(frames, clip.caption, None)
 
 
@@ -89,6 +123,33 @@ def reconstruction_model(file: Path | None):
     device = "cuda" if torch.cuda.is_available() else None
     file = file or weights.folder() / "reconstructor.safetensors"
     return Reconstructor.from_file(file, device=device)
+
+
+def generate(
+    pipeline, config, index: int, caption: str, num_views: int, **references: Tensor | None
+) -> Tensor:
+    """The grid [V, T, 3, H, W] of example `index`; references: fixed_view, freeze_time.
+
+    config: an Evaluation with Sampling.
+    """
+    return pipeline(
+        caption,
+        num_views=num_views,
+        num_frames=config.num_frames,
+        height=config.height,
+        width=config.width,
+        num_inference_steps=config.steps,
+        guidance_scale=config.guidance,
+        generator=torch.Generator().manual_seed(index),
+        **references,
+    ).frames
+
+
+def draw(scene: GaussianScene, times: list[int], cameras: tuple[Tensor, Tensor]) -> Tensor:
+    """A scene at some times from cameras (extrinsics [V, 3, 4], intrinsics [V, 3, 3]) of its size:
+    [V, T, 3, H, W] in [0, 1]."""
+    shown = render([scene.at(t) for t in times], *cameras, scene.width, scene.height).color
+    return shown.transpose(0, 1).movedim(-1, 2).clamp(0, 1)
 
 
 def mean_and_interval(values: list[float]) -> dict[str, float]:

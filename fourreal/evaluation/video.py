@@ -2,7 +2,6 @@
 against exact ones, and against their prompt."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -11,12 +10,18 @@ from torch import Tensor
 from fourreal.evaluation.metrics import color_shares, psnr, smoothness, ssim, view_consistency
 from fourreal.evaluation.report import (
     Evaluation,
+    ReconstructorModel,
     Report,
+    Sampling,
+    VideoModel,
+    draw,
     examples,
+    generate,
     reconstruction_model,
     video_model,
 )
-from fourreal.rendering import render
+from fourreal.grid import spaced_times
+from fourreal.scenes import Scene
 
 MOVED = 0.06  # a pixel has moved when a channel differs by more than this from time 0
 EQUAL = 60.0  # dB of images that are equal, so that a mean exists
@@ -26,57 +31,36 @@ SHOWN_CELLS = 0.75  # of the grid
 
 
 @dataclass
-class AutoencoderEvaluation(Evaluation):
+class AutoencoderEvaluation(VideoModel, Evaluation):
     """Exact grids, encoded and decoded."""
 
-    num_views: int = 8
-    num_frames: int = 29
-    video: Path | None = None
-    """A folder of models, embedded or of diffusers, instead of the package's."""
-
 
 @dataclass
-class VideoEvaluation(Evaluation):
+class VideoEvaluation(Sampling, Evaluation):
     """Given references, how close are the unseen cells? (Paper, section 5.)"""
 
-    num_views: int = 8
-    num_frames: int = 29
-    steps: int = 4
-    """Sampling steps."""
-    guidance: float | None = None
-    """Guidance scale; by default the model's, and 1 with both references."""
     references: tuple[str, ...] = REFERENCES
     """both, fixed_view, freeze_time."""
-    video: Path | None = None
-    """A folder of models, embedded or of diffusers, instead of the package's."""
 
 
 @dataclass
-class TextEvaluation(Evaluation):
+class TextEvaluation(ReconstructorModel, Sampling, Evaluation):
     """From text alone: does the grid show the objects of the prompt, and do its views agree?
 
     The prompts are the captions of the scenes, or --prompts.
     """
 
     prompts: tuple[str, ...] = ()
-    num_views: int = 8
-    num_frames: int = 29
     steps: int = 20
     """Sampling steps."""
-    guidance: float | None = None
-    """Guidance scale; by default the model's, and 1 with both references."""
     times: int = 3
     """Times that are reconstructed."""
-    video: Path | None = None
-    """A folder of models, embedded or of diffusers, instead of the package's."""
-    reconstructor: Path | None = None
-    """A reconstructor file instead of the package's."""
 
 
 def evaluate_autoencoder(config: AutoencoderEvaluation) -> dict:
     """Score exact grids after encoding and decoding; printed as a table."""
     pipeline, report = video_model(config.video), Report()
-    for example in examples(config, config.num_views, config.num_frames):
+    for example in examples(config):
         exact = example.frames
         with torch.no_grad():
             decoded = pipeline.decode_views(pipeline.encode_views(exact))
@@ -118,37 +102,40 @@ def score_video(generated: Tensor, exact: Tensor) -> dict[str, float]:
     return scores
 
 
+def score_agreement(name: str, frames: Tensor, scene: Scene | None) -> dict[str, float]:
+    """Smoothness over times and views of a grid [V, T, 3, H, W] and, where the scene is known, the
+    agreement of its views."""
+    scores = {
+        f"{name}_smooth_times": smoothness(frames, 1),
+        f"{name}_smooth_views": smoothness(frames, 0),
+    }
+    if scene:
+        geometry = scene.depth, scene.extrinsics, scene.intrinsics
+        scores[f"{name}_view_consistency"] = view_consistency(frames, *geometry)
+    return scores
+
+
 def evaluate_video(config: VideoEvaluation) -> dict:
     """Generate grids from the references of exact ones and score them; printed as a table."""
     if wrong := [name for name in config.references if name not in REFERENCES]:
         raise ValueError(f"references are {', '.join(REFERENCES)}, but {wrong[0]!r} was given.")
     pipeline = video_model(config.video)
     report = Report()
-    for index, example in enumerate(examples(config, config.num_views, config.num_frames)):
-        exact, scene = example.frames, example.scene
+    for index, example in enumerate(examples(config)):
+        exact = example.frames
+        bound = score_agreement("exact", exact, example.scene)
         for given in config.references:
-            grid = pipeline(
+            grid = generate(
+                pipeline,
+                config,
+                index,
                 example.caption,
-                num_views=config.num_views,
-                num_frames=config.num_frames,
-                height=config.height,
-                width=config.width,
+                config.num_views,
                 fixed_view=exact[0] if given != "freeze_time" else None,
                 freeze_time=exact[:, 0] if given != "fixed_view" else None,
-                num_inference_steps=config.steps,
-                guidance_scale=config.guidance,
-                generator=torch.Generator().manual_seed(index),
-            ).frames
-            report.add(score_video(grid, exact), f"{given}/")
-            for name, frames in (("generated", grid), ("exact", exact)):
-                scores = {
-                    f"{name}_smooth_times": smoothness(frames, 1),
-                    f"{name}_smooth_views": smoothness(frames, 0),
-                }
-                if scene:
-                    geometry = scene.depth, scene.extrinsics, scene.intrinsics
-                    scores[f"{name}_view_consistency"] = view_consistency(frames, *geometry)
-                report.add(scores, f"{given}/")
+            )
+            found = score_agreement("generated", grid, example.scene)
+            report.add(score_video(grid, exact) | found | bound, f"{given}/")
     return report.finish(config)
 
 
@@ -175,17 +162,12 @@ def evaluate_text(config: TextEvaluation) -> dict:
     pipeline = video_model(config.video)
     reconstructor = reconstruction_model(config.reconstructor)
     report = Report()
-    times = torch.linspace(0, config.num_frames - 1, config.times).round().long().tolist()
+    times = spaced_times(config.times, config.num_frames)
 
     def score(name: str, frames: Tensor, prompt: str) -> None:
         report.add(score_colors(frames, prompt), f"{name}/shown_")
         scene = reconstructor(frames[:, times], split=None).scene
-        cameras = scene.extrinsics, scene.intrinsics
-        views = [
-            render(scene.at(t), *cameras, config.width, config.height).color
-            for t in range(len(times))
-        ]
-        views = torch.stack(views, 1).movedim(-1, 2).clamp(0, 1)
+        views = draw(scene, list(range(len(times))), (scene.extrinsics, scene.intrinsics))
         found = {"reconstructed_psnr": psnr(views, frames[:, times])}
         report.add(found | {"smooth_times": smoothness(frames, 1)}, f"{name}/")
 
@@ -194,20 +176,11 @@ def evaluate_text(config: TextEvaluation) -> dict:
             for prompt in config.prompts:
                 yield prompt, None
         else:
-            for example in examples(config, config.num_views, config.num_frames):
+            for example in examples(config):
                 yield example.caption, example.frames
 
     for index, (prompt, exact) in enumerate(prompts()):
-        grid = pipeline(
-            prompt,
-            num_views=config.num_views,
-            num_frames=config.num_frames,
-            height=config.height,
-            width=config.width,
-            num_inference_steps=config.steps,
-            guidance_scale=config.guidance,
-            generator=torch.Generator().manual_seed(index),
-        ).frames
+        grid = generate(pipeline, config, index, prompt, config.num_views)
         score("generated", grid, prompt)
         if exact is not None:
             score("exact", exact, prompt)

@@ -1,7 +1,8 @@
 """One scale for all times, and one camera per view.
 
 Every run of VGGT chooses its own unit of length. Where no trained temporal layers agree on one, the
-depth of each time is multiplied by one robust factor that matches it to the first time.
+depth of each time is multiplied by one robust factor that matches it to the first time. Given
+cameras have a unit of their own: it is found by their baselines, then by the views' colours.
 """
 
 import math
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..cameras import camera_centers, project, scale_intrinsics, unproject
+from ..cameras import camera_centers, scale_intrinsics, warp
 
 CONFIDENT = 0.3  # pixels below this quantile of confidence do not vote
 STILL = 0.2  # of the voters, this share whose colour changes least
@@ -79,6 +80,8 @@ def photometric_scale(
     where no factor makes the views agree clearly better. The baselines of predicted cameras alone
     are too short by several percent, for what a network is unsure of it predicts small.
     """
+    if len(images) < 2:
+        return 1.0
     height, width = images.shape[-2:]
     if max(height, width) > SEARCH_SIZE:
         factor = SEARCH_SIZE / max(height, width)
@@ -86,23 +89,16 @@ def photometric_scale(
         images = F.interpolate(images, size, mode="area")
         depth = F.interpolate(depth[None], size, mode="nearest")[0]
         intrinsics = scale_intrinsics(intrinsics, size[1] / width, size[0] / height)
-        height, width = size
     order = torch.arange(len(images))
     here, there = torch.cat([order[:-1], order[1:]]), torch.cat([order[1:], order[:-1]])
-    size = images.new_tensor([width, height])
+    cameras = [(extrinsics[side], intrinsics[side]) for side in (here, there)]
 
     def error(log_scale: float) -> float:
         scaled = depth[here] * math.exp(log_scale)
-        points = unproject(scaled, extrinsics[here], intrinsics[here]).flatten(1, 2)
-        pixels, distance = project(points, extrinsics[there], intrinsics[there])
-        where = (2 * pixels / size - 1).unflatten(1, (height, width))
-        inside = (where.abs() < 1).all(-1) & (distance > 0).unflatten(1, (height, width))
-        warped = F.grid_sample(images[there], where, padding_mode="border", align_corners=False)
+        warped, inside, _ = warp(images[there], scaled, *cameras)
         change = (warped - images[here]).abs().mean(1).clamp_max(DIFFERENT)
         return float((change * inside).sum() / inside.sum().clamp_min(1))
 
-    if len(images) < 2:
-        return 1.0
     before = error(0.0)
     step = SEARCHED / 10
     best = min((step * k for k in range(-10, 11)), key=error)
