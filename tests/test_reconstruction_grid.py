@@ -19,7 +19,7 @@ from fourreal.reconstruction.alignment import (
     scale_between,
 )
 from fourreal.reconstruction.emission import Maps
-from fourreal.reconstruction.filters import consistent, depth_jump, merge_voxels
+from fourreal.reconstruction.filters import consistent, depth_jump, merge_voxels, sharpen_depth
 from fourreal.reconstruction.images import ImageFit
 from fourreal.reconstruction.split import split_view
 from fourreal.rendering import render
@@ -61,7 +61,7 @@ def test_alignment_recovers_the_unit_of_every_time(scene):
     torch.manual_seed(0)
     factors = 1 + 0.4 * (torch.rand(9) - 0.5)
     factors[0] = 1
-    found = ExactGeometry(scene, factors, noise=0.02)(scene.frames)
+    found = ExactGeometry(scene, factors, noise=0.02)(scene.frames, filters=Filters.none())
     assert (found.depth_scales * factors - 1).abs().max() < 0.01
     # Per pixel, but for edges that the object's median over time leaves and enters.
     ratio = found.depth.median(-1).values / scene.depth.median(-1).values
@@ -198,7 +198,8 @@ def test_cameras_stand_still_and_the_first_is_the_world():
 def test_given_cameras_are_used_and_set_the_unit(scene):
     moved = torch.tensor([[0.0, 0, 1, 5], [0, 1, 0, 2], [-1, 0, 0, 1], [0, 0, 0, 1]])
     extrinsics = torch.cat([scene.extrinsics[..., :3], 10 * scene.extrinsics[..., 3:]], -1) @ moved
-    found = ExactGeometry(scene)(scene.frames, cameras=(extrinsics, scene.intrinsics))
+    cameras = extrinsics, scene.intrinsics
+    found = ExactGeometry(scene)(scene.frames, cameras=cameras, filters=Filters.none())
     assert torch.allclose(found.extrinsics[:, :, :3], scene.extrinsics[:, :, :3], atol=1e-5)
     assert torch.allclose(found.extrinsics[:, :, 3], 10 * scene.extrinsics[:, :, 3], atol=1e-4)
     assert torch.allclose(found.depth, 10 * scene.depth, rtol=1e-3)
@@ -305,6 +306,33 @@ def test_depth_edges_are_flying_pixels_not_slopes_nor_steps():
     assert (depth_jump(flying)[0, :, 8] > 0.2).all()
     flying[..., 8] = 3
     assert depth_jump(flying).max() == 0
+
+
+def test_depth_gets_its_edges_from_the_image():
+    """A box before a wall whose depth is blurred, and shrunk by two pixels on one side."""
+    inside = torch.zeros(1, 24, 24, dtype=torch.bool)
+    inside[:, 8:18, 6:20] = True
+    images = torch.where(inside[:, None], torch.tensor([0.1, 0.6, 0.1]).view(1, 3, 1, 1), 0.5)
+    exact = torch.where(inside, 2.0, 4.0)
+    blurred = torch.where(inside & (torch.arange(24)[:, None] >= 10), 2.0, 4.0)
+    blurred = torch.nn.functional.avg_pool2d(blurred[:, None], 3, 1, 1, count_include_pad=False)
+    blurred = blurred[:, 0]
+    wrong = (blurred - exact).abs() > 0.2
+    assert wrong.sum() > 60
+    sharp = sharpen_depth(images, blurred, 0.3)
+    assert ((sharp - exact).abs() > 0.2).sum() < wrong.sum() / 2
+    assert torch.equal(sharp[:, :4], blurred[:, :4])  # far from any edge
+    slope = 2 + torch.arange(24.0).expand(1, 24, 24) / 24
+    assert torch.equal(sharpen_depth(images, slope, 0.3), slope)
+    # A dense twin of a pixel at the edge, in float64.
+    y, x = 9, 12
+    rows, columns = slice(y - 3, y + 4), slice(x - 3, x + 4)
+    color = images[0, :, y, x, None, None]
+    unlike = (images[0, :, rows, columns] - color).double().square().sum(0).flatten()
+    weight = torch.exp(-unlike / (2 * 0.1**2))
+    depths, order = blurred[0, rows, columns].flatten().sort()
+    middle = torch.searchsorted(weight[order].cumsum(0), weight.sum() / 2)
+    assert sharp[0, y, x] == depths[middle]
 
 
 def test_points_that_other_views_look_through_are_inconsistent():

@@ -24,7 +24,7 @@ from .alignment import (
 from .camera_head import ANYSPLAT_TANGENT, pose_encoding_to_cameras
 from .checkpoint import LICENSES, load_model, save_model
 from .emission import Maps, emit_gaussians
-from .filters import Filters
+from .filters import Filters, sharpen_depth
 from .images import ImageFit, check_frames
 from .model import VGGT
 from .refinement import refine_scene
@@ -220,6 +220,9 @@ class Reconstructor:
         num_times = len(images)
         told = progress and (lambda done, _: progress(done, num_times + refine))
         maps, scales = self._run(images, window, align, sh_degree, told)
+        if filters.sharpen:
+            sharp = (sharpen_depth(i, d.to(i), filters.sharpen) for i, d in zip(images, maps.depth))
+            maps.depth = torch.stack([d.cpu() for d in sharp])
 
         # Cameras of all times in one unit of length, then one per view.
         if isinstance(cameras, str):
