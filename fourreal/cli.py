@@ -1,4 +1,5 @@
-"""The command line: fourreal generate, reconstruct, render, train, evaluate, benchmark, info."""
+"""The command line: fourreal generate, reconstruct, render, train, evaluate, ablate,
+benchmark, info."""
 
 import logging
 import sys
@@ -194,6 +195,13 @@ def _commands(arguments: list[str]) -> dict:
             "pipeline": (reconstruction.PipelineEvaluation, reconstruction.evaluate_pipeline),
             "split": (reconstruction.SplitEvaluation, reconstruction.evaluate_split),
         }
+    if arguments[:1] == ["ablate"]:
+        from fourreal.evaluation import ablations
+
+        return {
+            "video": (ablations.VideoAblation, ablations.ablate_video),
+            "sampling": (ablations.SamplingAblation, ablations.ablate_sampling),
+        }
     return commands
 
 
@@ -201,6 +209,7 @@ POSITIONAL = {"reconstruct": "inputs"}
 GROUPS = {
     "train": "autoencoder | video | reconstructor",
     "evaluate": "autoencoder | video | text | reconstruction | pipeline | split",
+    "ablate": "video | sampling",
     "benchmark": "attention | renderer | reconstruction",
 }
 

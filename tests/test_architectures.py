@@ -11,6 +11,7 @@ from fourreal.video import apply_view_time
 from fourreal.video.architectures import ARCHITECTURES
 
 VIEWS, FRAMES, TOKENS, WIDTH = 3, 2, 4, 48
+ALONG_AXES = ("sequential", "parallel-hard", "parallel-soft")
 
 
 def tiny_transformer():
@@ -125,7 +126,7 @@ def expected_output(model, args, architecture):
             handle.remove()
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES[1:])
+@pytest.mark.parametrize("architecture", ALONG_AXES)
 @pytest.mark.parametrize("per_token", [False, True])
 def test_architectures_equal_stock_layers_run_along_each_axis(architecture, per_token):
     model, args = tiny_transformer(), model_args(per_token)
@@ -138,6 +139,19 @@ def test_architectures_equal_stock_layers_run_along_each_axis(architecture, per_
         assert (own - expected_output(model, args, architecture)).abs().max() < 2e-5
 
 
+def test_fused_sum_is_fused_with_positions_v_plus_f():
+    model, args = tiny_transformer(), model_args()
+    with torch.no_grad():
+        fused = run(model, args, "fused")
+        assert (run(model, args, "fused-sum") - fused).abs().max() > 1e-3
+        assert model.rope.positions.tolist() == [0, 1, 1, 2, 2, 3]
+        # With one frame per view and a T_max of 1 both count the views.
+        apply_view_time(model, VIEWS * FRAMES, 1, max_frames=1)
+        counted = model(*args).sample
+        apply_view_time(model, VIEWS * FRAMES, 1, max_frames=5, architecture="fused-sum")
+        assert torch.equal(model(*args).sample, counted)
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_parameters_added_are_those_of_the_synchronisation_only(architecture):
     model = tiny_transformer()
@@ -145,7 +159,7 @@ def test_parameters_added_are_those_of_the_synchronisation_only(architecture):
     before = sum(p.numel() for p in model.parameters())
     apply_view_time(model, VIEWS, FRAMES, architecture=architecture)
     added = sum(p.numel() for p in model.parameters()) - before
-    matrices = {"fused": 0, "sequential": 0, "parallel-hard": 2, "parallel-soft": 4}[architecture]
+    matrices = {"parallel-hard": 2, "parallel-soft": 4}.get(architecture, 0)
     gains = 2 if matrices else 0
     assert added == 2 * (matrices * WIDTH**2 + gains * WIDTH)
     assert keys <= set(model.state_dict())
@@ -210,7 +224,7 @@ def test_checkpointing_gives_the_same_gradients():
 
 def test_wrong_architectures_are_refused():
     model = tiny_transformer()
-    with pytest.raises(ValueError, match="'parallel', but must be one of fused, sequential"):
+    with pytest.raises(ValueError, match="'parallel', but must be one of fused, fused-sum"):
         apply_view_time(model, 2, 2, architecture="parallel")
     with pytest.raises(ValueError, match=r"view_strength is 0\.5, but the architecture sequential"):
         apply_view_time(model, 2, 2, view_strength=0.5, architecture="sequential")

@@ -8,9 +8,15 @@ import pytest
 import torch
 
 from fourreal.cli import main
-from fourreal.evaluation import reconstruction, video
+from fourreal.evaluation import ablations, reconstruction, video
 from fourreal.evaluation.metrics import color_shares, psnr, smoothness, ssim, view_consistency
-from fourreal.evaluation.report import Evaluation, Report, examples, mean_and_interval
+from fourreal.evaluation.report import (
+    Evaluation,
+    Report,
+    compare,
+    examples,
+    mean_and_interval,
+)
 from fourreal.evaluation.video import moving_region, score_colors, score_video
 from fourreal.rendering.video import write_image, write_video
 from fourreal.scenes import make_scene, scene_seed
@@ -97,6 +103,22 @@ def test_a_report_is_written_as_json_and_as_a_table(tmp_path, capsys):
     assert line in (tmp_path / "new" / "scores.md").read_text() and line in capsys.readouterr().out
 
 
+def test_variants_are_compared_scene_by_scene(tmp_path, capsys):
+    results = {}
+    for name, values in (("fused", [20.0, 24.0]), ("other", [19.0, 22.0])):
+        report = Report()
+        for value in values:
+            report.add({"psnr": value, "ssim": 0.5})
+        results[name] = report.finish(Evaluation())
+    capsys.readouterr()
+    compare(Evaluation(out=tmp_path / "ablation.json"), results, ("psnr",), "_steps")
+    kept = json.loads((tmp_path / "ablation_steps.json").read_text())["variants"]
+    assert kept["fused"] == {"scores": {"psnr": {"mean": 22.0, "interval": 3.92}}}
+    assert kept["other"]["difference"] == {"psnr": {"mean": -1.5, "interval": 0.98}}
+    table = (tmp_path / "ablation_steps.md").read_text()
+    assert "| other | 20.5 ± 2.94 (-1.5 ± 0.98) |" in table and table == capsys.readouterr().out
+
+
 # --- the protocols, with models that know the answer ---------------------------------------------
 
 
@@ -169,6 +191,59 @@ def test_the_whole_pipeline_is_scored_beside_its_references(monkeypatch):
     scores = {k: v["mean"] for k, v in reconstruction.evaluate_pipeline(config)["scores"].items()}
     assert scores["generated/psnr"] == scores["exact/psnr"]
     assert scores["generated/psnr_moving"] > scores["references/psnr_moving"]
+
+
+def test_variants_are_trained_alike_from_one_base_and_only_once(monkeypatch, tmp_path):
+    trained, scored = [], []
+
+    def train(config):
+        trained.append(config)
+        (config.loop.out / "transformer.safetensors").touch()
+
+    def score(config):
+        scored.append(config)
+        report = Report()
+        report.add(dict.fromkeys(ablations.VIDEO_SCORES, 20.0))
+        return report.finish(config)
+
+    monkeypatch.setattr(ablations, "train_video", train)
+    monkeypatch.setattr(ablations, "evaluate_video", score)
+    monkeypatch.setattr(ablations, "PSEUDO_4D_VIDEOS", 1)
+    config = ablations.VideoAblation(
+        **small(height=16, width=16), folder=tmp_path, cache=tmp_path, training_scenes=3,
+        out=tmp_path / "video.json",
+    )  # fmt: skip
+    ablations.ablate_video(config)
+    base, *variants = trained
+    assert base.start_from is None and base.grids == ("1x13",)
+    assert [v.architecture for v in variants] == [*ablations.VARIANTS[:-1], "fused"]
+    alike = [replace(v, architecture=None, data=None, loop=replace(v.loop, out=None))
+             for v in variants]  # fmt: skip
+    assert all(v == alike[0] and v.start_from == tmp_path / "base" for v in alike)
+    data = [v.data for v in variants]
+    assert all(d == base.data for d in data[:-1]) and data[-1].video == (tmp_path / "videos",)
+    assert not find_clips("video", tmp_path / "videos", 1, 13, None)[1]
+    assert [c.video.name for c in scored] == list(ablations.VARIANTS)
+    assert all(replace(c, video=None) == replace(scored[0], video=None) for c in scored)
+    ablations.ablate_video(config)
+    assert len(trained) == 1 + len(ablations.VARIANTS)
+    with pytest.raises(ValueError, match="'spare' was given"):
+        ablations.ablate_video(replace(config, variants=("spare",)))
+
+
+def test_sampling_is_compared_on_one_model(monkeypatch, tmp_path):
+    def score(config):
+        report = Report()
+        names = (*ablations.SAMPLING_SCORES, *ablations.TEXT_SCORES)
+        report.add(dict.fromkeys(names, float(config.steps)))
+        return report.finish(config)
+
+    monkeypatch.setattr(ablations, "evaluate_video", score)
+    monkeypatch.setattr(ablations, "evaluate_text", score)
+    config = ablations.SamplingAblation(step_counts=(1, 4), guidances=(2.5,), video=tmp_path)
+    found = ablations.ablate_sampling(config)
+    assert list(found) == ["1 steps", "4 steps", "guidance 2.5"]
+    assert found["4 steps"]["difference"]["both/generated_full"]["mean"] == 3
 
 
 # --- clips instead of procedural scenes -----------------------------------------------------------

@@ -23,6 +23,7 @@ from fourreal.training.loop import Loop, LoopConfig, step_generator
 from fourreal.training.reconstructor import ReconstructorConfig, train_reconstructor
 from fourreal.training.scene_cache import SceneCache
 from fourreal.training.video import VideoConfig, draw_masks, flow_loss, grids_of, train_video
+from fourreal.video.architectures import ARCHITECTURES
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -336,7 +337,7 @@ def test_tuning_attention_changes_nothing_else(tmp_path, scenes):
     assert {key.split(".")[3] for key in changed} == {"q", "k", "v", "o", "norm_q", "norm_k"}
 
 
-@pytest.mark.parametrize("architecture", ["sequential", "parallel-hard", "parallel-soft"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES[1:])
 def test_other_architectures_train_by_one_flag_and_load_as_such(tmp_path, scenes, architecture):
     from fourreal.video.pipeline import ViewTimePipeline
 

@@ -27,7 +27,7 @@ from fourreal.reconstruction.emission import Maps, emit_gaussians
 from fourreal.rendering import render
 from fourreal.scenes import Scene, SceneBatch, describe
 
-ENLARGED = 4  # Gaussians must close up when they are drawn larger than the input, too
+ENLARGED = 2  # Gaussians must close up when they are drawn larger than the input, too
 HELD_OUT = slice(1, None, 3)  # 1, 4, 7 and 10 of twelve views, as the paper's
 
 

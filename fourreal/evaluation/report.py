@@ -171,19 +171,59 @@ class Report:
             self.scores.setdefault(prefix + name, []).append(value)
 
     def finish(self, config: Evaluation) -> dict:
-        """{"settings", "scores"}; printed as a table, and written where the config says."""
-        result = {
-            "settings": json.loads(json.dumps(asdict(config), default=str)),
-            "scores": {name: mean_and_interval(values) for name, values in self.scores.items()},
-        }
-        rows = [f"| {n} | {s['mean']:g} ± {s['interval']:g} |" for n, s in result["scores"].items()]
-        table = "\n".join(["| score | mean and 95% interval |", "|---|---|", *rows])
-        print(table)
-        if config.out:
-            for path, text in (
-                (config.out, json.dumps(result, indent=1)),
-                (config.out.with_suffix(".md"), table),
-            ):
-                with atomic_path(path) as temporary:
-                    Path(temporary).write_text(text + "\n")
-        return result
+        """{"settings", "scores", "values"}, the last being those of each scene; the scores are
+        printed as a table, and written where the config says."""
+        scores = {name: mean_and_interval(values) for name, values in self.scores.items()}
+        result = {"settings": settings_of(config), "scores": scores}
+        rows = [f"| {name} | {shown(score)} |" for name, score in scores.items()]
+        write_report(config.out, result, ["| score | mean and 95% interval |", "|---|---|", *rows])
+        return result | {"values": self.scores}
+
+
+def shown(score: dict[str, float]) -> str:
+    """mean ± interval"""
+    return f"{score['mean']:g} ± {score['interval']:g}"
+
+
+def settings_of(config: Evaluation) -> dict:
+    """The config as JSON has it."""
+    return json.loads(json.dumps(asdict(config), default=str))
+
+
+def write_report(out: Path | None, result: dict, table: list[str]) -> None:
+    """Print the lines of a table; write the result as JSON, and the table beside it (.md)."""
+    text = "\n".join(table)
+    print(text)
+    if out is None:
+        return
+    for path, content in ((out, json.dumps(result, indent=1)), (out.with_suffix(".md"), text)):
+        with atomic_path(path) as temporary:
+            Path(temporary).write_text(content + "\n")
+
+
+def compare(
+    config: Evaluation, results: dict[str, dict], columns: tuple[str, ...], suffix: str = ""
+) -> dict:
+    """A table with one row for each of the variants' results (of Report.finish, by name), and one
+    column for each of the scores `columns`; printed, and written where the config says, `suffix`
+    added to the file's name.
+
+    The rows after the first also tell by how much they differ from it, scene by scene.
+    """
+    first, *_ = results.values()
+    rows, variants = [], {}
+    for name, result in results.items():
+        variants[name] = {"scores": {c: result["scores"][c] for c in columns}}
+        cells = [shown(result["scores"][c]) for c in columns]
+        if result is not first:
+            pairs = {c: zip(result["values"][c], first["values"][c]) for c in columns}
+            change = {c: mean_and_interval([a - b for a, b in both]) for c, both in pairs.items()}
+            variants[name]["difference"] = change
+            signed = (f"{d['mean']:+g} ± {d['interval']:g}" for d in change.values())
+            cells = [f"{cell} ({change})" for cell, change in zip(cells, signed)]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    header = [f"| variant | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
+    out = config.out and config.out.with_stem(config.out.stem + suffix)
+    result = {"settings": settings_of(config), "variants": variants}
+    write_report(out, result, header + rows)
+    return variants

@@ -63,8 +63,8 @@ class VideoConfig:
     """all (of an embedded model also the text encoder), attention (self-attention) or lora."""
     lora_rank: int = 32
     architecture: str | None = None
-    """fused (the paper's), or sequential, parallel-hard, parallel-soft to compare; by default as
-    start_from, and fused from nothing."""
+    """fused (the paper's), or fused-sum, sequential, parallel-hard, parallel-soft to compare; by
+    default as start_from, and fused from nothing."""
     conditioning: str | None = None
     """replace or add; by default as start_from, and replace from nothing."""
     width: int = 256

@@ -1,5 +1,7 @@
 """The architectures that the fused view-time attention is compared with, on the same transformer.
 
+fused-sum: the fused attention itself, but the frame (v, t) has the temporal position v + t, which
+(v + 1, t - 1) has as well, instead of v * T_max + t (paper, section 3.2).
 sequential: each layer's self-attention runs over time, then once more over the views, each with
 its residual; nothing is added (4Real-Video-V2, section 3.1).
 parallel: two streams of tokens go through every layer, one attends over time, the other over the
@@ -7,15 +9,15 @@ views, and a synchronisation after the layer joins them (4Real-Video, arXiv 2412
 both streams one weighted average, x = Wt xt + Wv xv, starting at the mean; soft adds to each stream
 a linear map of both, starting at zero. Both are modulated by the noise level.
 
-Within a view only differences of time count and within a time only those of views, so the frame
-(v, t) has the temporal position v + t for both attentions.
+In the latter two, within a view only differences of time count and within a time only those of
+views, so v + t loses nothing.
 """
 
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor, nn
 
-ARCHITECTURES = ("fused", "sequential", "parallel-hard", "parallel-soft")
+ARCHITECTURES = ("fused", "fused-sum", "sequential", "parallel-hard", "parallel-soft")
 
 
 class Synchronisation(nn.Module):

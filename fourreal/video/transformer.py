@@ -117,10 +117,10 @@ def apply_view_time(
     Its input then is one sequence [B, C, V*F, h, w], view-major. max_frames (T_max of the base
     model, default num_frames) spaces the views' positions. num_views=None gives the stock model
     back. With one view the result is the stock model's, whatever the architecture. architecture is
-    fused, sequential, parallel-hard or parallel-soft; the parallel ones have parameters of their
-    own, `view_time_sync` of each block, which are made here when they are not there, and are kept
-    by num_views=None. view_strength and backend are for fused. Returns the transformer. Raises
-    ValueError for what does not fit the model.
+    one of ARCHITECTURES; the parallel ones have parameters of their own, `view_time_sync` of each
+    block, which are made here when they are not there, and are kept by num_views=None.
+    view_strength and backend are for fused. Returns the transformer. Raises ValueError for what
+    does not fit the model.
     """
     for hook in transformer.__dict__.pop("_view_time_hooks", ()):
         hook.remove()
@@ -155,7 +155,7 @@ def apply_view_time(
         attend = over_views
         hook = attend_over_time_first(ViewTimeAttnProcessor(over_time))
         hooks = [block.register_forward_pre_hook(hook) for block in transformer.blocks]
-    elif architecture != "fused" and num_views > 1:
+    elif architecture.startswith("parallel") and num_views > 1:
 
         def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             streams = zip(query.chunk(2), key.chunk(2), value.chunk(2))

@@ -1,0 +1,168 @@
+"""`fourreal ablate video|sampling`: what each idea of the video model earns (paper, section 5.3).
+
+Variants are trained alike, from one base and with the same seed, so the same examples and noise,
+and scored on the same scenes; what differs is also given scene by scene, whose intervals are
+narrower than those of the means.
+"""
+
+import shutil
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from fourreal import weights
+from fourreal.evaluation.report import Evaluation, Sampling, compare
+from fourreal.evaluation.video import (
+    TextEvaluation,
+    VideoEvaluation,
+    evaluate_text,
+    evaluate_video,
+)
+from fourreal.rendering.video import write_video
+from fourreal.training.data import DataConfig
+from fourreal.training.loop import LoopConfig
+from fourreal.training.scene_cache import SceneCache
+from fourreal.training.video import VideoConfig, train_video
+
+VARIANTS = ("fused", "fused-sum", "sequential", "parallel-hard", "parallel-soft", "pseudo-4d")
+VIDEO_SCORES = (
+    *("both/generated_full", "both/generated_moving", "both/generated_view_consistency"),
+    *("fixed_view/generated_full", "fixed_view/generated_moving"),
+    "fixed_view/generated_view_consistency",
+)
+SAMPLING_SCORES = VIDEO_SCORES[:3]
+TEXT_SCORES = ("generated/shown_prompts", "generated/reconstructed_psnr")
+PSEUDO_4D_SHARE = 30.0  # percent of the examples
+PSEUDO_4D_VIDEOS = 200
+SHIFT = 8.0  # of timesteps
+
+
+@dataclass
+class VideoAblation(Evaluation):
+    """View-time attention in the ways it can be done, and pseudo-4D data, trained alike.
+
+    First a model of single videos is trained, from nothing; each variant goes on from it with all
+    views. Finished runs in the folder are not repeated, an interrupted one goes on.
+    """
+
+    num_views: int = 4
+    num_frames: int = 13
+    variants: tuple[str, ...] = VARIANTS
+    """Architectures, the first being what the others are compared with; pseudo-4d is fused,
+    trained on warped videos as well."""
+    steps: int = 4
+    """Sampling steps."""
+    folder: Path = Path("out/ablations")
+    """Where the runs live."""
+    base_steps: int = 1600
+    """Training steps of the model of single videos, of 16 videos each."""
+    train_steps: int = 800
+    """Training steps of each variant, of 2 grids each."""
+    learning_rate: float = 1e-3
+    training_scenes: int = 1000
+    cache: Path = Path("out/train/scenes")
+    autoencoder: Path | None = None
+    """The autoencoder, by default the package's."""
+    seed: int = 0
+
+
+@dataclass
+class SamplingAblation(Sampling, Evaluation):
+    """Sampling steps with both references, and guidance from text alone, of one model."""
+
+    step_counts: tuple[int, ...] = (1, 4, 8, 16, 40)
+    guidances: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0, 6.0)
+    text_steps: int = 20
+    """Sampling steps from text."""
+
+
+def ordinary_videos(config: VideoAblation) -> Path:
+    """A folder of videos of one camera each, of procedural scenes that the variants do not see."""
+    folder = config.folder / "videos"
+    scenes = SceneCache(config.cache, "train", 8, 29, config.height, config.width)
+    for index in range(config.training_scenes, config.training_scenes + PSEUDO_4D_VIDEOS):
+        path = folder / f"{index}.mp4"
+        if not path.exists():
+            write_video(path, scenes.frames(index, [index % 8])[0], 8.0)
+            path.with_suffix(".txt").write_text(scenes.caption(index) + "\n")
+    return folder
+
+
+def train_variants(config: VideoAblation) -> dict[str, Path]:
+    """The folders of the trained models, by variant."""
+    data = DataConfig(
+        scenes=config.training_scenes, cache=config.cache, height=config.height, width=config.width
+    )
+    autoencoder = config.autoencoder or weights.folder() / "autoencoder.safetensors"
+    views, frames = config.num_views, config.num_frames
+
+    def run(name: str, steps: int, batch_size: int, **options) -> Path:
+        out = config.folder / name
+        out.mkdir(parents=True, exist_ok=True)
+        shutil.copy(autoencoder, out / "autoencoder.safetensors")
+        loop = LoopConfig(
+            out, steps=steps, batch_size=batch_size, learning_rate=config.learning_rate,
+            warmup_steps=min(50, steps // 4), ema_decay=0.99, seed=config.seed,
+        )  # fmt: skip
+        if not (out / "transformer.safetensors").is_file():
+            train_video(
+                VideoConfig(
+                    loop, autoencoder=autoencoder, reverse_views=0.0, shift=SHIFT, **options
+                )
+            )
+        return out
+
+    # A first frame is the only reference of a single video. Positions need the grid's frames.
+    base = run(
+        "base", config.base_steps, 16, data=data, grids=(f"1x{frames}",), grid_starts=(0.0,),
+        reference_odds=(0.6, 0.0, 0.4, 0.0),
+    )  # fmt: skip
+    grid = {"grids": (f"{views}x{frames}",), "grid_starts": (0.0,), "start_from": base}
+    folders = {}
+    for name in config.variants:
+        used, architecture = data, name
+        if name == "pseudo-4d":
+            shares = (0.0, 0.0, PSEUDO_4D_SHARE, 100 - PSEUDO_4D_SHARE)
+            used = replace(data, video=(ordinary_videos(config),), weights=shares)
+            architecture = "fused"
+        folders[name] = run(
+            name, config.train_steps, 2, data=used, architecture=architecture,
+            reference_odds=(0.1, 0.3, 0.1, 0.5), **grid,
+        )  # fmt: skip
+    return folders
+
+
+def ablate_video(config: VideoAblation) -> dict:
+    """Train and score all variants; printed as a table. Raises ValueError for unknown ones."""
+    if wrong := [name for name in config.variants if name not in VARIANTS]:
+        raise ValueError(f"variants are {', '.join(VARIANTS)}, but {wrong[0]!r} was given.")
+    results = {}
+    for name, folder in train_variants(config).items():
+        evaluation = VideoEvaluation(
+            **shared(config), steps=config.steps, references=("both", "fixed_view"), video=folder
+        )
+        results[name] = evaluate_video(evaluation)
+    return compare(config, results, VIDEO_SCORES)
+
+
+def ablate_sampling(config: SamplingAblation) -> dict:
+    """Score one model at each number of steps and guidance; printed as two tables."""
+    common = {**shared(config), "video": config.video}
+    results = {
+        f"{steps} steps": evaluate_video(
+            VideoEvaluation(**common, steps=steps, references=("both",))
+        )
+        for steps in config.step_counts
+    }
+    texts = {
+        f"guidance {scale:g}": evaluate_text(
+            TextEvaluation(**common, steps=config.text_steps, guidance=scale, times=2)
+        )
+        for scale in config.guidances
+    }
+    return compare(config, results, SAMPLING_SCORES) | compare(config, texts, TEXT_SCORES, "_text")
+
+
+def shared(config: Evaluation) -> dict:
+    """The options of Evaluation itself, without the file to write."""
+    names = {field.name for field in fields(Evaluation)} - {"out"}
+    return {name: getattr(config, name) for name in names}
