@@ -1,12 +1,15 @@
 """Metrics against what is known of exact scenes, and every protocol run on a small case."""
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from fourreal import weights
 from fourreal.cli import main
 from fourreal.evaluation import ablations, reconstruction, video
 from fourreal.evaluation.metrics import color_shares, psnr, smoothness, ssim, view_consistency
@@ -288,3 +291,31 @@ def test_ssim_and_psnr_of_equal_images():
     images = torch.rand(2, 2, 3, 16, 16)
     assert ssim(images, images) == pytest.approx(1, abs=1e-4)
     assert psnr(images, images + 0.1) == pytest.approx(20, abs=1e-3)
+
+
+def test_the_numbers_in_the_readme_and_the_card_are_those_of_the_scores():
+    """Every "mean ± interval" is in a file that an evaluation wrote, as rounded there."""
+    scores = []
+
+    def collect(value):
+        if isinstance(value, dict) and set(value) == {"mean", "interval"}:
+            scores.append((value["mean"], value["interval"]))
+        elif isinstance(value, dict):
+            for part in value.values():
+                collect(part)
+
+    for path in (weights.folder() / "scores").glob("*.json"):
+        collect(json.loads(path.read_text()))
+    root = Path(__file__).parents[1]
+    found = []
+    for page in (root / "README.md", weights.folder() / "README.md"):
+        found += re.findall(r"(-?\+?\d+(?:\.\d+)?) ± (\d+(?:\.\d+)?)(%?)", page.read_text())
+    assert len(found) > 30
+    for mean, half, percent in found:
+        unit, places = 100 if percent else 1, len(mean.partition(".")[2])
+        # A rounded score rounds again: 2.5045 is 2.504 in the file, 2.50 in the text.
+        within = 0.5 * 10**-places + 0.001 * unit
+        assert any(
+            abs(unit * m - float(mean)) <= within and abs(unit * i - float(half)) <= within
+            for m, i in scores
+        ), f"{mean} ± {half}{percent} is in no scores"
