@@ -21,7 +21,7 @@ from fourreal.evaluation.report import (
     mean_and_interval,
 )
 from fourreal.evaluation.video import moving_region, score_colors, score_video
-from fourreal.rendering.video import write_image, write_video
+from fourreal.rendering.video import read_image, write_image, write_video
 from fourreal.scenes import make_scene, scene_seed
 from fourreal.scenes.datasets import find_clips, read_window
 
@@ -157,7 +157,7 @@ def test_the_autoencoder_is_scored():
     assert 24 < scores["psnr"]["mean"] < 50 and 0.8 < scores["ssim"]["mean"] < 1
 
 
-def test_text_is_scored_beside_the_exact_scene(monkeypatch):
+def test_text_is_scored_beside_the_exact_scene(monkeypatch, tmp_path):
     def pipeline(prompt, num_views, num_frames, **_):
         return SimpleNamespace(frames=torch.full((num_views, num_frames, 3, SIZE, SIZE), 0.5))
 
@@ -167,8 +167,15 @@ def test_text_is_scored_beside_the_exact_scene(monkeypatch):
     assert scores["exact/shown_prompts"]["mean"] == 1
     assert scores["generated/shown_prompts"]["mean"] == 0
     assert scores["exact/reconstructed_psnr"]["mean"] > 15
-    config.prompts = ("a red ball", "a blue box")
+    config.prompts, config.montage = ("a red ball", "a blue box"), tmp_path / "montage.png"
     assert "exact/shown_prompts" not in video.evaluate_text(config)["scores"]
+    montage = read_image(config.montage)
+    cell = montage[:, : 2 * (SIZE + 2) + 6, : 4 * (SIZE + 2) + 6]
+    assert montage.shape == (3, cell.shape[1], 4 * cell.shape[2])
+    # Grey cells with white between them; two prompts are given, and two places are left white.
+    assert (cell == 1).all(0).any() and cell[:, 5, 5].mean().sub(0.5).abs() < 0.01
+    assert torch.equal(montage[..., cell.shape[2] : 2 * cell.shape[2]], cell)
+    assert (montage[..., 2 * cell.shape[2] :] == 1).all()
 
 
 def test_reconstruction_of_exact_frames_is_scored():

@@ -2,6 +2,7 @@
 against exact ones, and against their prompt."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,8 @@ from fourreal.evaluation.report import (
     reconstruction_model,
     video_model,
 )
-from fourreal.grid import spaced_times
+from fourreal.grid import contact_sheet, spaced_times
+from fourreal.rendering.video import write_image
 from fourreal.scenes import Scene
 
 MOVED = 0.06  # a pixel has moved when a channel differs by more than this from time 0
@@ -28,6 +30,7 @@ EQUAL = 60.0  # dB of images that are equal, so that a mean exists
 REFERENCES = ("both", "fixed_view", "freeze_time")
 SHOWN_PIXELS = 0.004  # of a frame in an object's colour
 SHOWN_CELLS = 0.75  # of the grid
+MONTAGE = 16  # grids in one picture
 
 
 @dataclass
@@ -55,6 +58,8 @@ class TextEvaluation(ReconstructorModel, Sampling, Evaluation):
     """Sampling steps."""
     times: int = 3
     """Times that are reconstructed."""
+    montage: Path | None = None
+    """Picture to write of the first 16 grids: two views of each, four times across."""
 
 
 def evaluate_autoencoder(config: AutoencoderEvaluation) -> dict:
@@ -179,9 +184,17 @@ def evaluate_text(config: TextEvaluation) -> dict:
             for example in examples(config):
                 yield example.caption, example.frames
 
+    sheets = []
     for index, (prompt, exact) in enumerate(prompts()):
         grid = generate(pipeline, config, index, prompt, config.num_views)
+        if config.montage and index < MONTAGE:
+            views = spaced_times(2, config.num_views)
+            sheets.append(F.pad(contact_sheet(grid[views], 4), (0, 8, 0, 8), value=1.0))
         score("generated", grid, prompt)
         if exact is not None:
             score("exact", exact, prompt)
+    if config.montage:
+        sheets += [torch.ones_like(sheets[0])] * (-len(sheets) % 4)
+        rows = [torch.cat(sheets[i : i + 4], -1) for i in range(0, len(sheets), 4)]
+        write_image(config.montage, torch.cat(rows, -2))
     return report.finish(config)
