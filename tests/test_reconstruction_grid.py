@@ -19,7 +19,13 @@ from fourreal.reconstruction.alignment import (
     scale_between,
 )
 from fourreal.reconstruction.emission import Maps
-from fourreal.reconstruction.filters import consistent, depth_jump, merge_voxels, sharpen_depth
+from fourreal.reconstruction.filters import (
+    consistent,
+    depth_jump,
+    keep_pixels,
+    merge_voxels,
+    sharpen_depth,
+)
 from fourreal.reconstruction.images import ImageFit
 from fourreal.reconstruction.split import split_view
 from fourreal.rendering import render
@@ -346,6 +352,21 @@ def test_points_that_other_views_look_through_are_inconsistent():
     assert kept.sum() == kept.numel() - 16  # the wall behind it is hidden, not contradicted
     points = unproject(depth, extrinsics, intrinsics)[0, 12, 12].view(1, 1, 3).expand(3, 1, 3)
     assert (project(points, extrinsics, intrinsics)[1] < 3).all()
+
+
+def test_doubtful_points_stay_where_nothing_else_would_be_drawn():
+    encoding = torch.tensor([[0.2 * v, 0, 0, 0, 0, 0, 1, 1, 1] for v in (-1, 0, 1)])
+    extrinsics, intrinsics = pose_encoding_to_cameras(encoding, 24, 24)
+    depth, sure = torch.full((3, 24, 24), 4.0), torch.ones(3, 24, 24)
+    depth[0, :, 10], depth[0, :, 11:14] = 2.5, 2.0  # a post, and points that fly beside it
+    assert (depth_jump(depth)[0, :, 10] > 0.1).all()
+    kept = keep_pixels(depth, sure, extrinsics, intrinsics, Filters(consistency=0))
+    assert not kept[0, :, 10].any() and kept.sum() == kept.numel() - 24
+    # The other views showed the wall there. Alone, the view would be left with a gap.
+    alone = depth[:1], sure[:1], extrinsics[:1], intrinsics[:1]
+    assert keep_pixels(*alone, Filters(consistency=0)).all()
+    # What is left out on purpose stays out.
+    assert not keep_pixels(*alone, Filters(border=0.1))[:, 0].any()
 
 
 def test_voxels_merge_by_weight():
