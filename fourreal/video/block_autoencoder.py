@@ -82,7 +82,8 @@ class BlockAutoencoder(ModelMixin, ConfigMixin):
         """Set the transform to the principal components of videos [B, 3, T, H, W] in [-1, 1].
 
         Component k, of deviation d_k, is divided by the root of d_k times a common factor, the
-        root of the mean deviation of the SCALED_TO strongest components.
+        root of the mean deviation of the SCALED_TO strongest components. Those of the first frame
+        are turned and scaled to agree with the others'.
         """
         for name, pattern, clip in (("first", FIRST, slice(0, 1)), ("rest", REST, slice(1, None))):
             blocks = torch.cat(
@@ -101,6 +102,17 @@ class BlockAutoencoder(ModelMixin, ConfigMixin):
             getattr(self, f"{name}_mean").copy_(mean)
             getattr(self, f"{name}_basis").copy_(basis)
             getattr(self, f"{name}_scale").copy_(scale)
+        self._align_first()
+
+    @torch.no_grad()
+    def _align_first(self) -> None:
+        """Turn the first frame's basis, within its span, so that a channel says there what it says
+        of a picture that stands still in the others (Procrustes)."""
+        parts = self.rest_basis.unflatten(0, (3, STRIDE, BLOCK**2))
+        still = parts.sum(1).flatten(0, 1) / STRIDE**0.5  # unit columns, where nothing moves
+        left, _, right = torch.linalg.svd((self.first_basis.T @ still).double())
+        self.first_basis.copy_(self.first_basis.double() @ (left @ right))
+        self.first_scale.copy_(self.rest_scale / STRIDE**0.5)
 
     @staticmethod
     def _sizes(name: str) -> dict[str, int]:
