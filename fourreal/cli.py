@@ -201,6 +201,7 @@ def _commands(arguments: list[str]) -> dict:
         return {
             "video": (ablations.VideoAblation, ablations.ablate_video),
             "sampling": (ablations.SamplingAblation, ablations.ablate_sampling),
+            "reconstruction": (ablations.ReconstructionAblation, ablations.ablate_reconstruction),
         }
     return commands
 
@@ -209,7 +210,7 @@ POSITIONAL = {"reconstruct": "inputs"}
 GROUPS = {
     "train": "autoencoder | video | reconstructor",
     "evaluate": "autoencoder | video | text | reconstruction | pipeline | split",
-    "ablate": "video | sampling",
+    "ablate": "video | sampling | reconstruction",
     "benchmark": "attention | renderer | reconstruction",
 }
 

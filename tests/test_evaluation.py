@@ -21,9 +21,12 @@ from fourreal.evaluation.report import (
     mean_and_interval,
 )
 from fourreal.evaluation.video import moving_region, score_colors, score_video
+from fourreal.reconstruction import Reconstructor
 from fourreal.rendering.video import read_image, write_image, write_video
 from fourreal.scenes import make_scene, scene_seed
 from fourreal.scenes.datasets import find_clips, read_window
+
+from .test_reconstruction import open_temporal_gates, tiny_model
 
 SIZE = 48
 
@@ -326,3 +329,48 @@ def test_the_numbers_in_the_readme_and_the_card_are_those_of_the_scores():
             abs(unit * m - float(mean)) <= within and abs(unit * i - float(half)) <= within
             for m, i in scores
         ), f"{mean} ± {half}{percent} is in no scores"
+
+
+def test_reconstructions_are_trained_alike_and_scored_with_and_without_replacement(
+    monkeypatch, tmp_path
+):
+    trained, scored = [], []
+
+    def train(config):
+        trained.append(config)
+        config.loop.out.mkdir(parents=True)
+        (config.loop.out / "reconstructor.safetensors").touch()
+
+    def score(reconstructor, frames, replaced):
+        assert frames.shape[:2] == (8, 3)
+        scored.append((reconstructor.parent.name, replaced))
+        return dict.fromkeys(ablations.RECONSTRUCTION_SCORES, 20.0)
+
+    monkeypatch.setattr(ablations, "train_reconstructor", train)
+    monkeypatch.setattr(ablations, "reconstruction_model", lambda file: file)
+    monkeypatch.setattr(ablations, "score_times", score)
+    config = ablations.ReconstructionAblation(
+        **small(height=16, width=16, scenes=1), folder=tmp_path, times=3, out=tmp_path / "a.json"
+    )
+    ablations.ablate_reconstruction(config)
+    with_layers, without = trained
+    assert (with_layers.temporal, without.temporal) == ("token", "none")
+    assert replace(with_layers, temporal=None, loop=None) == replace(
+        without, temporal=None, loop=None
+    )
+    token, none = "reconstructor-token", "reconstructor-none"
+    assert scored == [(token, True), (token, False), (none, True)]
+    table = (tmp_path / "a.md").read_text()
+    assert all(f"| {name} |" in table for name in ablations.RECONSTRUCTIONS)
+
+
+def test_cameras_of_their_own_make_still_views_flicker():
+    """Held-out views of several times: what stands still gives the same cameras at every time, and
+    noise in the frames moves only those that each time has on its own."""
+    reconstructor = Reconstructor(open_temporal_gates(tiny_model(gaussian_head="none")))
+    frames = make_scene(scene_seed("test", 1), 4, 1, 32, 32).frames.expand(-1, 3, -1, -1, -1)
+    same = [reconstruction.score_times(reconstructor, frames, r) for r in (True, False)]
+    assert same[0]["held_out_psnr"] == pytest.approx(same[1]["held_out_psnr"], abs=0.01)
+    noise = torch.randn(frames.shape, generator=torch.Generator().manual_seed(0)) * 0.001
+    noised = [reconstruction.score_times(reconstructor, frames + noise, r) for r in (True, False)]
+    assert noised[0]["flicker"] < noised[1]["flicker"]

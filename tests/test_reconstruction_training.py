@@ -9,7 +9,7 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 from fourreal.cameras import invert, pixel_grid, relative_to_first, unproject
-from fourreal.reconstruction import save_model
+from fourreal.reconstruction import load_model, save_model
 from fourreal.reconstruction.model import Prediction
 from fourreal.rendering.video import write_image
 from fourreal.scenes import make_scene, scene_seed
@@ -27,13 +27,15 @@ from fourreal.training.reconstructor import (
     Source,
     drawn_size,
     fitted_unit,
+    geometry_loss,
     image_loss,
+    novel_view_loss,
     render_targets,
     start_model,
     train_reconstructor,
 )
 
-from .test_reconstruction import tiny_model
+from .test_reconstruction import open_temporal_gates, tiny_model
 
 SIZE = 32
 
@@ -285,8 +287,6 @@ def test_the_dynamic_stage_learns_from_posed_folders(scene, tmp_path):
     source, copy = blocks.global_blocks[1].attn.qkv.weight, blocks.temporal_blocks[1].attn.qkv
     assert torch.equal(source, copy.weight)
     train_reconstructor(config)
-    from fourreal.reconstruction import load_model
-
     after, _ = load_model(tmp_path / "run" / "reconstructor.safetensors")
     assert after.config.temporal == "view" and after.aggregator.temporal_is_trained()
     frozen = after.aggregator.frame_blocks[0].attn.qkv.weight
@@ -294,6 +294,37 @@ def test_the_dynamic_stage_learns_from_posed_folders(scene, tmp_path):
     log = json.loads((tmp_path / "run" / "log.json").read_text())["log"]
     assert np.isfinite(log[-1]["validation_psnr"])
     assert (tmp_path / "run" / "views.png").is_file()
+
+
+def test_geometry_counts_where_depth_is_known_and_temporal_layers_can_be_left_out(tmp_path):
+    start = tmp_path / "start.safetensors"
+    save_model(open_temporal_gates(tiny_model(gaussian_head="paper")), start)
+    logs, weights = {}, {}
+    for temporal in ("token", "none"):
+        config = config_of(tmp_path, stage="dynamic", start_from=start, temporal=temporal)
+        config.loop.out, config.loop.warmup_steps = tmp_path / temporal, 0
+        config.loop.learning_rate, config.loop.ema_decay = 0.05, 0.0
+        before = start_model(config).state_dict()
+        train_reconstructor(config)
+        after, _ = load_model(tmp_path / temporal / "reconstructor.safetensors")
+        weights[temporal] = {
+            name
+            for name, value in after.state_dict().items()
+            if not torch.allclose(value, before[name], atol=2e-3, rtol=2e-3)
+        }
+        logs[temporal] = json.loads((tmp_path / temporal / "log.json").read_text())["log"][-1]
+    assert all(name.startswith("gaussian_head.") for name in weights["none"])
+    assert any(name.startswith("aggregator.temporal_blocks.") for name in weights["token"])
+    assert logs["token"]["depth_error"] != logs["none"]["depth_error"]
+    # The loss holds a tenth of geometry's, and without known depth none of it.
+    generator = torch.Generator().manual_seed(0)
+    sample = Source(config).draw("train", generator, 6, 1)
+    model, inputs = start_model(config).eval(), [0, 2, 4, 5]
+    with torch.no_grad():
+        image, both = (novel_view_loss(model, sample, inputs, geometry=g) for g in (0.0, 0.1))
+        images = sample.frames[:, :, inputs].flatten(0, 1)
+        found = geometry_loss(model(images, 2, points=False), sample.of_views(inputs))
+        assert float(both["loss"]) == pytest.approx(float(image["loss"] + 0.1 * found["loss"]))
 
 
 def test_stages_refuse_what_they_cannot_start_from(scene, tmp_path):

@@ -112,6 +112,22 @@ def test_syncamvideo_cameras_are_put_in_the_order_of_their_arc(tmp_path):
     assert order in (["cam02", "cam03", "cam01", "cam04"], ["cam04", "cam01", "cam03", "cam02"])
 
 
+@pytest.mark.parametrize("root", ["", "videos"])
+def test_mv_video_has_its_captions_in_one_file(tmp_path, root):
+    for animation in ("00", "01"):
+        for view in (0, 1, 10, 2):
+            grey_video(tmp_path / "videos" / "a1b2" / animation / f"view_{view}.mp4")
+    listed = {"a1b2": {"url": "", "anim": {"00": {"text_prompt": "a dog runs"}, "01": {}}}}
+    (tmp_path / "uid_info_dict.json").write_text(json.dumps(listed))
+    clips, problems = find_clips("multiview", tmp_path / root, 4, 5, "something")
+    assert problems == []
+    assert [c.caption for c in clips] == ["a dog runs", "something"]
+    assert [v.stem for v in clips[0].views] == ["view_0", "view_1", "view_2", "view_10"]
+    (tmp_path / "uid_info_dict.json").write_text("{")
+    with pytest.raises(ValueError, match="is not JSON"):
+        find_clips("multiview", tmp_path / root, 4, 5, "something")
+
+
 def test_kubric_4d_gives_the_ring_of_low_cameras_and_colour_frames_only(tmp_path):
     scene = tmp_path / "scn00000"
     for v in range(16):

@@ -1,4 +1,4 @@
-"""`fourreal ablate video|sampling`: what each idea of the video model earns (paper, section 5.3).
+"""`fourreal ablate video|sampling|reconstruction`: what each idea earns (paper, section 5.3).
 
 Variants are trained alike, from one base and with the same seed, so the same examples and noise,
 and scored on the same scenes; what differs is also given scene by scene, whose intervals are
@@ -10,16 +10,27 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from fourreal import weights
-from fourreal.evaluation.report import Evaluation, Sampling, compare
+from fourreal.evaluation.reconstruction import score_times
+from fourreal.evaluation.report import (
+    Evaluation,
+    ReconstructorModel,
+    Report,
+    Sampling,
+    compare,
+    examples,
+    reconstruction_model,
+)
 from fourreal.evaluation.video import (
     TextEvaluation,
     VideoEvaluation,
     evaluate_text,
     evaluate_video,
 )
+from fourreal.grid import spaced_times
 from fourreal.rendering.video import write_video
 from fourreal.training.data import DataConfig
 from fourreal.training.loop import LoopConfig
+from fourreal.training.reconstructor import ReconstructorConfig, train_reconstructor
 from fourreal.training.scene_cache import SceneCache
 from fourreal.training.video import VideoConfig, train_video
 
@@ -31,6 +42,13 @@ VIDEO_SCORES = (
 )
 SAMPLING_SCORES = VIDEO_SCORES[:3]
 TEXT_SCORES = ("generated/shown_prompts", "generated/reconstructed_psnr")
+# The temporal layers of the dynamic stage, and whether camera tokens are replaced.
+RECONSTRUCTIONS = {
+    "full": ("token", True),
+    "without camera token replacement": ("token", False),
+    "without temporal attention": ("none", True),
+}
+RECONSTRUCTION_SCORES = ("held_out_psnr", "held_out_psnr_moving", "held_out_ssim", "flicker")
 PSEUDO_4D_SHARE = 30.0  # percent of the examples
 PSEUDO_4D_VIDEOS = 200
 SHIFT = 8.0  # of timesteps
@@ -73,6 +91,21 @@ class SamplingAblation(Sampling, Evaluation):
     guidances: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0, 6.0)
     text_steps: int = 20
     """Sampling steps from text."""
+
+
+@dataclass
+class ReconstructionAblation(ReconstructorModel, Evaluation):
+    """The dynamic stage of the reconstructor with temporal layers and without, trained alike, and
+    the first without camera token replacement: held-out views at several times together."""
+
+    times: int = 4
+    """Times per scene, evenly spaced, in training and evaluation."""
+    folder: Path = Path("out/ablations")
+    """Where the runs live. Finished ones are not repeated."""
+    train_steps: int = 300
+    """Training steps of each variant, of 2 scenes each."""
+    learning_rate: float = 1e-3
+    seed: int = 0
 
 
 def ordinary_videos(config: VideoAblation) -> Path:
@@ -160,6 +193,30 @@ def ablate_sampling(config: SamplingAblation) -> dict:
         for scale in config.guidances
     }
     return compare(config, results, SAMPLING_SCORES) | compare(config, texts, TEXT_SCORES, "_text")
+
+
+def ablate_reconstruction(config: ReconstructionAblation) -> dict:
+    """Train and score all variants; printed as a table."""
+    results = {}
+    start = config.reconstructor or weights.folder() / "reconstructor.safetensors"
+    for name, (temporal, replaced) in RECONSTRUCTIONS.items():
+        out = config.folder / f"reconstructor-{temporal}"
+        if not (file := out / "reconstructor.safetensors").is_file():
+            loop = LoopConfig(
+                out, steps=config.train_steps, batch_size=2, learning_rate=config.learning_rate,
+                warmup_steps=min(20, config.train_steps // 4), ema_decay=0.98, seed=config.seed,
+            )  # fmt: skip
+            stage = ReconstructorConfig(
+                loop, "dynamic", start, num_times=config.times, temporal=temporal,
+                temporal_from_global=True,
+            )  # fmt: skip
+            train_reconstructor(stage)
+        reconstructor, report = reconstruction_model(file), Report()
+        times = spaced_times(config.times, config.num_frames)
+        for example in examples(config):
+            report.add(score_times(reconstructor, example.frames[:, times], replaced))
+        results[name] = report.finish(replace(config, out=None))
+    return compare(config, results, RECONSTRUCTION_SCORES)
 
 
 def shared(config: Evaluation) -> dict:

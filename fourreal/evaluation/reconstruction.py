@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fourreal.cameras import relative_to_first, scale_intrinsics
+from fourreal.evaluation.learned import Learned, LearnedMetrics
 from fourreal.evaluation.metrics import psnr, ssim
 from fourreal.evaluation.report import (
     Evaluation,
@@ -18,11 +19,12 @@ from fourreal.evaluation.report import (
     reconstruction_model,
     video_model,
 )
-from fourreal.evaluation.stability import score_stability
+from fourreal.evaluation.stability import STILL, flicker, score_stability
 from fourreal.evaluation.video import moving_region
 from fourreal.gaussians import GaussianScene
 from fourreal.grid import spaced_times
 from fourreal.reconstruction import Filters, Reconstructor, StaticSplit
+from fourreal.reconstruction.alignment import baseline_scale
 from fourreal.reconstruction.emission import Maps, emit_gaussians
 from fourreal.rendering import render
 from fourreal.scenes import Scene, SceneBatch, describe
@@ -32,7 +34,7 @@ HELD_OUT = slice(1, None, 3)  # 1, 4, 7 and 10 of twelve views, as the paper's
 
 
 @dataclass
-class ReconstructionEvaluation(ReconstructorModel, Evaluation):
+class ReconstructionEvaluation(LearnedMetrics, ReconstructorModel, Evaluation):
     """Every other view of exact grids is held out; cameras are predicted."""
 
     times: int = 5
@@ -49,7 +51,7 @@ class SplitEvaluation(Evaluation):
 
 
 @dataclass
-class PipelineEvaluation(ReconstructorModel, Sampling, Evaluation):
+class PipelineEvaluation(LearnedMetrics, ReconstructorModel, Sampling, Evaluation):
     """The whole method: from one video and one set of photos of 8 of 12 cameras, the grid of the 8
     is generated and reconstructed; cameras 1, 4, 7 and 10 show how good it is (paper, table 5).
 
@@ -68,14 +70,14 @@ def held_out_cameras(
     held-out ones lie in the inputs' frame of reference: extrinsics [V, 3, 4] and intrinsics, in the
     order of `frames`."""
     order = inputs + [v for v in range(len(frames)) if v not in inputs]
-    found = reconstructor.predict_geometry(frames[order])
+    extrinsics, intrinsics = reconstructor.predict_cameras(frames[order][:, None])
     back = torch.tensor(order).argsort()
-    return found.extrinsics[back], found.intrinsics[back]
+    return extrinsics[0][back], intrinsics[0][back]
 
 
 def score_reconstruction(
     reconstructor: Reconstructor, frames: Tensor, enlarged: Tensor | None, scene: Scene | None,
-    time: int,
+    time: int, learned: Learned,
 ) -> dict[str, float]:  # fmt: skip
     """Reconstruct views [V, 3, H, W] of one time from every other one and render those between.
 
@@ -99,6 +101,8 @@ def score_reconstruction(
         "held_out_psnr": psnr(views, frames[held_out]),
         "held_out_ssim": ssim(views, frames[held_out]),
     }
+    judged = learned.likeness(views, frames[held_out])
+    scores |= {f"held_out_{name}": score for name, score in judged.items()}
     if enlarged is not None:
         scores["held_out_psnr_enlarged"] = psnr(shown(*enlarged.shape[-2:]), enlarged)
     if scene is None:
@@ -113,9 +117,41 @@ def score_reconstruction(
     }
 
 
+def score_times(reconstructor: Reconstructor, frames: Tensor, replaced: bool) -> dict[str, float]:
+    """Reconstruct every other view of frames [V, T, 3, H, W] at all times together, and render the
+    views between with the cameras of the first time.
+
+    replaced: with camera token replacement, or else with the cameras that each time has on its own.
+    """
+    inputs, held_out = list(range(0, len(frames), 2)), list(range(1, len(frames), 2))
+    extrinsics, intrinsics = reconstructor.predict_cameras(frames[inputs + held_out])
+    cameras, targets = slice(len(inputs)), slice(len(inputs), None)
+    target = extrinsics[0, targets], intrinsics[0, targets]
+    num_times = frames.shape[1]
+
+    def shown(camera_time: int, times: list[int]) -> Tensor:
+        own = extrinsics[camera_time, cameras].clone()
+        own[..., 3] *= baseline_scale(extrinsics[0], extrinsics[camera_time])
+        given = own, intrinsics[camera_time, cameras]
+        options = {"cameras": given, "window": num_times, "split": None}
+        return draw(reconstructor(frames[inputs], **options).scene, times, target)
+
+    times = range(num_times)
+    parts = [shown(0, list(times))] if replaced else [shown(t, [t]) for t in times]
+    views, wanted = torch.cat(parts, 1), frames[held_out]
+    change = (wanted[:, 1:] - wanted[:, :-1]).abs().amax(2)
+    return {
+        "held_out_psnr": psnr(views, wanted),
+        "held_out_psnr_moving": psnr(views, wanted, moving_region(wanted)),
+        "held_out_ssim": ssim(views, wanted),
+        "flicker": flicker(views, change < STILL),
+    }
+
+
 def evaluate_reconstruction(config: ReconstructionEvaluation) -> dict:
     """Score held-out views, and the stability over time, of exact grids; printed as a table."""
     reconstructor, report = reconstruction_model(config.reconstructor), Report()
+    learned = Learned(config)
     count = config.num_frames
     times = spaced_times(config.times, count)
     for example in examples(config):
@@ -128,7 +164,9 @@ def evaluate_reconstruction(config: ReconstructionEvaluation) -> dict:
             enlarged = drawn[0].transpose(0, 1)
         for time, large in zip(times, enlarged):
             views = example.frames[:, time]
-            report.add(score_reconstruction(reconstructor, views, large, example.scene, time))
+            report.add(
+                score_reconstruction(reconstructor, views, large, example.scene, time, learned)
+            )
         if len(times) > 1:
             still = example.frames[::2, times]
             report.add(score_stability(reconstructor, still, still))
@@ -137,7 +175,7 @@ def evaluate_reconstruction(config: ReconstructionEvaluation) -> dict:
 
 def evaluate_pipeline(config: PipelineEvaluation) -> dict:
     """Score held-out views of the whole pipeline and of its references; printed as a table."""
-    pipeline = video_model(config.video)
+    pipeline, learned = video_model(config.video), Learned(config)
     reconstructor, report = reconstruction_model(config.reconstructor), Report()
     held_out = list(range(config.num_views))[HELD_OUT]
     inputs = [v for v in range(config.num_views) if v not in held_out]
@@ -161,7 +199,7 @@ def evaluate_pipeline(config: PipelineEvaluation) -> dict:
                 "psnr_moving": psnr(views, wanted, region),
                 "ssim": ssim(views, wanted),
             }
-            report.add(found, f"{name}/")
+            report.add(found | learned.likeness(views, wanted), f"{name}/")
     return report.finish(config)
 
 

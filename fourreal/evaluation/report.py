@@ -160,10 +160,11 @@ def mean_and_interval(values: list[float]) -> dict[str, float]:
 
 
 class Report:
-    """Scores by name, one value per scene."""
+    """Scores by name, one value per scene; `of_all`: those that are one number for all scenes."""
 
     def __init__(self):
         self.scores: dict[str, list[float]] = {}
+        self.of_all: dict[str, float] = {}
 
     def add(self, found: dict[str, float], prefix: str = "") -> None:
         """Append what was found to the lists of the same names."""
@@ -174,6 +175,7 @@ class Report:
         """{"settings", "scores", "values"}, the last being those of each scene; the scores are
         printed as a table, and written where the config says."""
         scores = {name: mean_and_interval(values) for name, values in self.scores.items()}
+        scores |= {n: {"mean": round(v, 3), "interval": None} for n, v in self.of_all.items()}
         result = {"settings": settings_of(config), "scores": scores}
         rows = [f"| {name} | {shown(score)} |" for name, score in scores.items()]
         write_report(config.out, result, ["| score | mean and 95% interval |", "|---|---|", *rows])
@@ -181,7 +183,9 @@ class Report:
 
 
 def shown(score: dict[str, float]) -> str:
-    """mean ± interval"""
+    """mean ± interval, where there is one"""
+    if score["interval"] is None:
+        return f"{score['mean']:g}"
     return f"{score['mean']:g} ± {score['interval']:g}"
 
 

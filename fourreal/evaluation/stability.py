@@ -10,6 +10,8 @@ from fourreal.reconstruction.emission import decode
 from fourreal.reconstruction.images import ImageFit
 from fourreal.rendering import render
 
+STILL = 1.5 / 255  # pixels that change less from one time to the next stand still
+
 
 def camera_jitter(extrinsics: Tensor) -> float:
     """Standard deviation over time of camera centres, in percent of the rig's size.
@@ -44,19 +46,21 @@ def score_stability(reconstructor: Reconstructor, frames: Tensor, exact: Tensor)
     model = reconstructor.model
     height, width = frames.shape[-2:]
     fit = ImageFit.to(height, width, model.config.img_size, model.config.patch_size)
-    images = fit.images(frames).transpose(0, 1).to(reconstructor.device)  # [T, V, 3, h, w]
+    images = fit.images(frames).transpose(0, 1)  # [T, V, 3, h, w]
     num_times = len(images)
     exact = fit.images(exact)
-    still = (exact[:, 1:] - exact[:, :-1]).abs().amax(2) < 1.5 / 255
+    still = (exact[:, 1:] - exact[:, :-1]).abs().amax(2) < STILL
+    found = reconstructor.predict(images.to(reconstructor.device))
+    depth, confidence = found.depth.cpu(), found.confidence.cpu()
+    own = found.pose_encodings.cpu().float()
     scores = {}
     for name, replaced in (("", True), ("_without", False)):
-        found = model(images, num_times, camera_replacement=replaced, points=False)
-        depth, confidence = found.depth.cpu(), found.depth_confidence.cpu()
-        extrinsics, intrinsics = reconstructor.cameras(found.pose_encodings[-1].cpu().float(), fit)
+        encodings = own[:1].expand_as(own) if replaced else own
+        extrinsics, intrinsics = reconstructor.cameras(encodings, fit)
         scales = torch.ones(num_times)
         if not model.aggregator.temporal_is_trained():
             for time in range(1, num_times):
-                change = (images[time] - images[0]).abs().amax(1).cpu()
+                change = (images[time] - images[0]).abs().amax(1)
                 sure = confidence[0], confidence[time]
                 scales[time] = scale_between(depth[0], depth[time], sure, change)
         # With replacement the cameras are the first time's; its unit is that of all.
@@ -65,12 +69,12 @@ def score_stability(reconstructor: Reconstructor, frames: Tensor, exact: Tensor)
         extrinsics = torch.cat([extrinsics[..., :3], moved], -1)
         shown = []
         for time in range(num_times):
-            raw = None if found.raw_gaussians is None else found.raw_gaussians[time].cpu()
+            raw = None if found.raw is None else found.raw[time].cpu()
             scale = scales[time].expand_as(depth[time])
             gaussians = decode(
                 model.config.gaussian_head,
                 raw,
-                images[time].cpu(),
+                images[time],
                 depth[time] * scales[time],
                 confidence[time],
                 scale,

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fourreal.evaluation.learned import Learned, LearnedMetrics
 from fourreal.evaluation.metrics import color_shares, psnr, smoothness, ssim, view_consistency
 from fourreal.evaluation.report import (
     Evaluation,
@@ -39,7 +40,7 @@ class AutoencoderEvaluation(VideoModel, Evaluation):
 
 
 @dataclass
-class VideoEvaluation(Sampling, Evaluation):
+class VideoEvaluation(LearnedMetrics, Sampling, Evaluation):
     """Given references, how close are the unseen cells? (Paper, section 5.)"""
 
     references: tuple[str, ...] = REFERENCES
@@ -47,7 +48,7 @@ class VideoEvaluation(Sampling, Evaluation):
 
 
 @dataclass
-class TextEvaluation(ReconstructorModel, Sampling, Evaluation):
+class TextEvaluation(LearnedMetrics, ReconstructorModel, Sampling, Evaluation):
     """From text alone: does the grid show the objects of the prompt, and do its views agree?
 
     The prompts are the captions of the scenes, or --prompts.
@@ -124,7 +125,7 @@ def evaluate_video(config: VideoEvaluation) -> dict:
     """Generate grids from the references of exact ones and score them; printed as a table."""
     if wrong := [name for name in config.references if name not in REFERENCES]:
         raise ValueError(f"references are {', '.join(REFERENCES)}, but {wrong[0]!r} was given.")
-    pipeline = video_model(config.video)
+    pipeline, learned = video_model(config.video), Learned(config)
     report = Report()
     for index, example in enumerate(examples(config)):
         exact = example.frames
@@ -140,7 +141,10 @@ def evaluate_video(config: VideoEvaluation) -> dict:
                 freeze_time=exact[:, 0] if given != "fixed_view" else None,
             )
             found = score_agreement("generated", grid, example.scene)
-            report.add(score_video(grid, exact) | found | bound, f"{given}/")
+            judged = learned.likeness(grid[1:, 1:], exact[1:, 1:]) | learned.views(grid)
+            report.add(score_video(grid, exact) | found | bound | judged, f"{given}/")
+            learned.watch(given, grid[1:], exact[1:])
+    report.of_all = learned.of_all()
     return report.finish(config)
 
 
@@ -165,7 +169,7 @@ def evaluate_text(config: TextEvaluation) -> dict:
     With captions as prompts, the exact frames of the same scenes are scored alike, as a bound.
     """
     pipeline = video_model(config.video)
-    reconstructor = reconstruction_model(config.reconstructor)
+    reconstructor, learned = reconstruction_model(config.reconstructor), Learned(config)
     report = Report()
     times = spaced_times(config.times, config.num_frames)
 
@@ -174,7 +178,8 @@ def evaluate_text(config: TextEvaluation) -> dict:
         scene = reconstructor(frames[:, times], split=None).scene
         views = draw(scene, list(range(len(times))), (scene.extrinsics, scene.intrinsics))
         found = {"reconstructed_psnr": psnr(views, frames[:, times])}
-        report.add(found | {"smooth_times": smoothness(frames, 1)}, f"{name}/")
+        judged = learned.prompt(frames[:, times], prompt) | learned.views(frames)
+        report.add(found | judged | {"smooth_times": smoothness(frames, 1)}, f"{name}/")
 
     def prompts():
         if config.prompts:
@@ -193,6 +198,8 @@ def evaluate_text(config: TextEvaluation) -> dict:
         score("generated", grid, prompt)
         if exact is not None:
             score("exact", exact, prompt)
+            learned.watch("generated", grid, exact)
+    report.of_all = learned.of_all()
     if config.montage:
         sheets += [torch.ones_like(sheets[0])] * (-len(sheets) % 4)
         rows = [torch.cat(sheets[i : i + 4], -1) for i in range(0, len(sheets), 4)]

@@ -124,8 +124,10 @@ class Reconstructor:
             trained = self.model.aggregator.temporal_is_trained()
             return self.model.aggregator(images, len(images), temporal=trained)
 
-    def _predict(self, images: Tensor) -> Maps:
-        """Everything the network says about images [N, V, 3, h, w] of N times; maps on the CPU."""
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> Maps:
+        """Everything the network says about images [N, V, 3, h, w] of N times, fitted to it; every
+        time has cameras of its own, and the maps are on the CPU."""
         tokens = self._tokens(images)
         encodings = self.model.camera_head(tokens)[-1]
         passes = (FRAMES_PER_HEAD_PASS, "cpu")
@@ -134,6 +136,21 @@ class Reconstructor:
         if self.model.config.gaussian_head != "none":
             raw = self.model.gaussian_head(tokens, images, *passes)
         return Maps(encodings, depth, confidence, raw)
+
+    @torch.no_grad()
+    def predict_cameras(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """The cameras of each time of frames [V, T, 3, H, W], without camera token replacement.
+
+        Extrinsics [T, V, 3, 4], each time's world being its first camera and its unit of length its
+        own, and intrinsics [T, V, 3, 3] in pixels of the frames.
+        """
+        check_frames(frames)
+        fit = self._fit(*frames.shape[-2:], None)
+        tokens = self._tokens(fit.images(frames).transpose(0, 1).to(self.device))
+        encodings = self.model.camera_head(tokens)[-1].float().cpu()
+        extrinsics, intrinsics = self.cameras(encodings, fit)
+        extrinsics = torch.stack([relative_to_first(own) for own in extrinsics])
+        return extrinsics, fit.intrinsics_back(intrinsics)
 
     @torch.no_grad()
     def predict_geometry(self, images: Tensor, *, resolution: int | None = None) -> Geometry:
@@ -301,7 +318,7 @@ class Reconstructor:
         start, done = 0, 0
         while done < num_times:
             end = min(start + window, num_times)
-            maps = self._predict(images[start:end].to(self.device))
+            maps = self.predict(images[start:end].to(self.device))
             maps = Maps(*(None if m is None else m.float().cpu() for m in vars(maps).values()))
             joint = 1.0  # what brings this window to the scale of the one before
             if start < done:

@@ -2,16 +2,17 @@
 
 Three kinds. **multiview**: folders of synchronised clips of still cameras; SynCamVideo's and
 Kubric-4D's folders are known and put in the order of their arc; NVIDIA Dynamic's hold a folder of
-images per time, and a view is the pattern of its files (mv_images/*/cam01.jpg). **static**: folders
-of photos of something that stands still. **video**: ordinary videos. A folder may hold a
-metadata.jsonl with a line {"path": ..., "caption": ..., "views": [...]} per clip (views is
-optional); without it every clip below the folder is taken, its caption from a .txt file of the same
-name beside it.
+images per time, and a view is the pattern of its files (mv_images/*/cam01.jpg); MV-Video's
+(animated Objaverse) have their captions in one file. **static**: folders of photos of something
+that stands still. **video**: ordinary videos. A folder may hold a metadata.jsonl with a line
+{"path": ..., "caption": ..., "views": [...]} per clip (views is optional); without it every clip
+below the folder is taken, its caption from a .txt file of the same name beside it.
 """
 
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import av
@@ -116,10 +117,30 @@ def _discovered(kind: str, root: Path, problems: list[str]) -> list[dict]:
 
 def _caption(entry: dict, default: str | None) -> str | None:
     path = entry["path"]
+    if entry.get("caption") is not None:
+        return entry["caption"]
     beside = path.parent / f"{path.stem if path.is_file() else path.name}.txt"
-    if entry.get("caption") is None and beside.is_file():
+    if beside.is_file():
         return beside.read_text().strip()
-    return default if entry.get("caption") is None else entry["caption"]
+    return _mv_video_caption(path) or default
+
+
+def _mv_video_caption(clip: Path) -> str | None:
+    """MV-Video (animated Objaverse): clips videos/UID/00, captions in uid_info_dict.json above."""
+    for folder in clip.absolute().parents[1:3]:
+        if (listed := folder / "uid_info_dict.json").is_file():
+            objects = _read_json(listed, listed.stat().st_mtime_ns)
+            animation = objects.get(clip.parent.name, {}).get("anim", {}).get(clip.name, {})
+            return animation.get("text_prompt")
+    return None
+
+
+@lru_cache(maxsize=4)
+def _read_json(path: Path, changed: int) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
 
 
 def place(view: Path) -> Path:

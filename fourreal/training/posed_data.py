@@ -50,6 +50,12 @@ class Sample:
     def to(self, device) -> "Sample":
         return Sample(*(None if v is None else v.to(device) for v in vars(self).values()))
 
+    def of_views(self, views: list[int]) -> "Sample":
+        """Some of the views, of which the first must be view 0: the world stays its own."""
+        depth = None if self.depth is None else self.depth[:, :, views]
+        cameras = self.extrinsics[:, views], self.intrinsics[:, views]
+        return Sample(self.frames[:, :, views], depth, *cameras)
+
     def resized(self, size: int) -> "Sample":
         """The same scenes at size x size pixels, at most as large as they are; pixels averaged."""
         old = self.frames.shape[-1]

@@ -3,7 +3,8 @@
 Stages, as the paper's (section 4 and supplement) with one before them because this backbone starts
 from nothing: `geometry` trains backbone, cameras and depth on exact geometry; `static` freezes the
 backbone and trains the Gaussian head on held-out target views of one time; `dynamic` trains the
-temporal layers and the head on several times, half of the scenes standing still.
+temporal layers and the head on several times, half of the scenes standing still, and holds them to
+exact geometry where it is known, which the paper's does not.
 """
 
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ STAGES = ("geometry", "static", "dynamic")
 NUM_TIMES = 29  # of a procedural scene
 NUM_TARGETS = 6  # views that are rendered per scene, from four of them
 CAMERA_DELTA = 0.005  # of pose encodings: half a degree
+GEOMETRY_WEIGHT = 0.1  # in the dynamic stage: what its temporal layers may not lose
 LPIPS_WEIGHT, SSIM_WEIGHT = 0.5, 0.02  # as large as the squared error that is left by then
 
 
@@ -63,7 +65,8 @@ class ReconstructorConfig:
     perceptual_from: float = 0.3
     """Share of the run after which LPIPS (or SSIM) is added to the squared error."""
     temporal: str | None = None
-    """token or view: temporal layers for a file that has none, or another mode of its own."""
+    """token or view: temporal layers for a file that has none, or another mode of its own; none
+    leaves them out."""
     temporal_from_global: bool = False
     """Untrained temporal layers start from the global layers of the same index."""
 
@@ -165,16 +168,23 @@ def novel_view_loss(
     size: int | None = None,
     perceptual: float = 1.0,
     lpips: Lpips | None = None,
+    geometry: float = 0.0,
     **flags,
 ) -> dict[str, Tensor]:
     """`image_loss` of every view of the sample from Gaussians of the input views only, over the
-    pixels that some input view saw. The model sees the frames at `size` pixels (their own)."""
+    pixels that some input view saw, plus `geometry` times `geometry_loss` of the input views where
+    depth is known. The model sees the frames at `size` pixels (their own)."""
     seen = sample.resized(size or sample.frames.shape[-1])
     images = seen.frames[:, :, inputs].flatten(0, 1)
     prediction = model(images, sample.frames.shape[1], points=False, **flags)
     rendered, wanted = render_targets(prediction, sample, seen, inputs)
     visible = visible_from(sample, inputs).flatten(0, 2)
-    return image_loss(rendered, wanted, visible, perceptual, lpips)
+    losses = image_loss(rendered, wanted, visible, perceptual, lpips)
+    if geometry and seen.depth is not None:
+        found = geometry_loss(prediction, seen.of_views(inputs))
+        losses["loss"] = losses["loss"] + geometry * found.pop("loss")
+        losses |= found
+    return losses
 
 
 def start_model(config: ReconstructorConfig) -> VGGT:
@@ -188,13 +198,14 @@ def start_model(config: ReconstructorConfig) -> VGGT:
             )
         return VGGT(VGGTConfig.small(temporal=config.temporal or "token"))
     head = None if config.stage == "geometry" else "paper"
-    model, _ = load_model(config.start_from, temporal=config.temporal, gaussian_head=head)
+    temporal = None if config.temporal == "none" else config.temporal
+    model, _ = load_model(config.start_from, temporal=temporal, gaussian_head=head)
     if head and model.config.gaussian_head != head:
         raise ValueError(
             f"{config.start_from} has AnySplat's Gaussian head, but the {config.stage} stage "
             "trains the paper's; start from VGGT-1B or one of this project's files."
         )
-    if config.stage == "dynamic" and model.config.temporal == "none":
+    if config.stage == "dynamic" and "none" == model.config.temporal != config.temporal:
         raise ValueError(
             f"{config.start_from} has no temporal layers; add --temporal token or --temporal view."
         )
@@ -269,11 +280,13 @@ def train_reconstructor(config: ReconstructorConfig) -> None:
     torch.manual_seed(config.loop.seed)
     model, source = start_model(config), Source(config)
     temporal, head = "aggregator.temporal_blocks.", "gaussian_head."
+    joined = config.temporal != "none"
+    trained_parts = (temporal, head) if config.stage == "dynamic" and joined else (head,)
     for name, parameter in model.named_parameters():
         if config.stage == "geometry":
             trained = not name.startswith((temporal, head, "point_head."))
         else:
-            trained = name.startswith((temporal, head) if config.stage == "dynamic" else head)
+            trained = name.startswith(trained_parts)
         parameter.requires_grad_(trained)
     lpips = Lpips(config.lpips_backbone) if config.lpips_backbone else None
     loop = Loop(config.loop, model, {"stage": config.stage})
@@ -291,8 +304,9 @@ def train_reconstructor(config: ReconstructorConfig) -> None:
         sample = source.draw("train", generator, NUM_TARGETS, config.loop.batch_size).to(device)
         perceptual = float(loop.progress >= config.perceptual_from)
         return novel_view_loss(
-            loop.model, sample, inputs, size=config.size, perceptual=perceptual, lpips=lpips
-        )
+            loop.model, sample, inputs, size=config.size, perceptual=perceptual, lpips=lpips,
+            geometry=GEOMETRY_WEIGHT if config.stage == "dynamic" else 0.0, temporal=joined,
+        )  # fmt: skip
 
     def sample(out: Path) -> dict:
         generator = torch.Generator().manual_seed(1)
@@ -303,14 +317,15 @@ def train_reconstructor(config: ReconstructorConfig) -> None:
         drawn = draw_sample(seeds, [0, 2, 4, 6, 1, 3], times, config.num_views, source.size)
         drawn = drawn.to(device)
         seen = drawn.resized(config.size)
-        prediction = model(seen.frames.flatten(0, 1), steps, points=False)
+        prediction = model(seen.frames.flatten(0, 1), steps, points=False, temporal=joined)
         scores = {k: round(float(v), 5) for k, v in geometry_loss(prediction, seen).items()}
         depth = torch.cat([seen.depth.flatten(0, 1), prediction.depth.float()], -2)[::steps, :4]
         picture = rearrange(depth, "b v h w -> (b h) (v w)")[None].expand(3, -1, -1).cpu()
         pictures = {"depth": (1.5 / picture.clamp_min(0.3)).clamp(0, 1)}
         if config.stage != "geometry":
             inputs = [0, 1, 2, 3]
-            prediction = model(seen.frames[:, :, inputs].flatten(0, 1), steps, points=False)
+            images = seen.frames[:, :, inputs].flatten(0, 1)
+            prediction = model(images, steps, points=False, temporal=joined)
             rendered, wanted = render_targets(prediction, drawn, seen, inputs)
             visible = visible_from(drawn, inputs).flatten(0, 2)
             scores["psnr"] = round(float(image_loss(rendered, wanted, visible, 0, None)["psnr"]), 3)
