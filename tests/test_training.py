@@ -24,6 +24,7 @@ from fourreal.training.reconstructor import ReconstructorConfig, train_reconstru
 from fourreal.training.scene_cache import SceneCache
 from fourreal.training.video import VideoConfig, draw_masks, flow_loss, grids_of, train_video
 from fourreal.video.architectures import ARCHITECTURES
+from fourreal.video.pipeline import model_inputs
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -238,6 +239,35 @@ def test_wrong_training_options_are_one_sentence(tmp_path):
     options = {"data": DataConfig(scenes=1, cache=tmp_path), "start_from": tmp_path / "none"}
     with pytest.raises(ValueError, match=r"none does not exist"):
         train_video(VideoConfig(**options))
+
+
+def test_grids_with_both_references_have_a_timestep_shift_of_their_own(
+    tmp_path, scenes, monkeypatch
+):
+    seen = []
+
+    def recorded(noised, references, known, timestep, *rest):
+        seen.extend(zip(known.sum(1).tolist(), timestep.tolist()))
+        return model_inputs(noised, references, known, timestep, *rest)
+
+    monkeypatch.setattr("fourreal.training.video.model_inputs", recorded)
+    train_video(
+        VideoConfig(
+            LoopConfig(tmp_path, steps=1, batch_size=12),
+            DataConfig(scenes=1, height=32, width=32, cache=scenes),
+            start_from=weights.folder(),
+            grids=("2x5",),
+            grid_starts=(0.0,),
+            reference_odds=(0.5, 0.0, 0.0, 0.5),
+            continuation=0.0,
+            shift=1.0,
+            both_shift=1e6,
+        )
+    )
+    both = [timestep for known, timestep in seen if known == 3]  # of 2 x 2 cells of latents
+    none = [timestep for known, timestep in seen if known == 0]
+    assert len(both) + len(none) == 12 and both and none
+    assert min(both) > 999 and max(none) < 999
 
 
 def tune_embedded(out, scenes, tune="lora", steps=4, architecture=None):

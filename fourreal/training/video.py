@@ -39,6 +39,7 @@ from fourreal.video.transformer import apply_view_time
 TUNES = ("all", "attention", "lora")
 TUNED_WITH_ATTENTION = SELF_ATTENTION + r"|blocks\.\d+\.(attn1\.norm_[qk]|view_time_sync)"
 VALIDATION_GRIDS = 4
+BOTH = 3  # of the kinds of references: none, fixed view, freeze time, both
 SCRATCH_AUTOENCODER = Path("out/train/autoencoder/autoencoder.safetensors")
 
 
@@ -78,6 +79,9 @@ class VideoConfig:
     """The part of the run after which each grid is used."""
     shift: float | None = None
     """Timestep shift of training and sampling; by default as start_from, and 3 from nothing."""
+    both_shift: float | None = None
+    """Timestep shift of training with both references, which leave little to decide below the
+    highest noise; by default the same."""
     guidance_scale: float | None = None
     """Default guidance of the trained model without both references; by default as start_from, and
     2.5 from nothing."""
@@ -313,8 +317,9 @@ def train_video(config: VideoConfig) -> None:
         kinds = torch.multinomial(odds, batch, True, generator=generator)
         shown = 1 + (torch.rand(batch, generator=generator) < config.continuation).long()
         masks = draw_masks(kinds, shown, static, views, num_latent_frames(frames)).to(device)
+        shifts = torch.where(kinds == BOTH, config.both_shift or shift, shift)
         normal = torch.randn(batch, generator=generator).sigmoid()
-        sigma = (shift * normal / (1 + (shift - 1) * normal)).to(device)
+        sigma = (shifts * normal / (1 + (shifts - 1) * normal)).to(device)
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         amount = sigma.view(-1, 1, 1, 1, 1)
         noised = (1 - amount) * latents + amount * noise
