@@ -120,6 +120,38 @@ def test_neighbouring_views_are_compared(others):
     assert pairs.shape == (8, 2, 3, 16, 16) and pairs.min() < -0.9 and pairs.max() > 0.9
 
 
+def test_videoscore_is_asked_with_its_own_words(monkeypatch, tmp_path):
+    asked = []
+
+    class Model(torch.nn.Module):
+        @classmethod
+        def from_pretrained(cls, folder, torch_dtype, local_files_only):
+            assert folder == tmp_path and local_files_only
+            return cls()
+
+        def forward(self, images):
+            return SimpleNamespace(logits=images[None, :5])
+
+    def reader(text, images, return_tensors):
+        asked.append((text, images))
+        return {"images": torch.tensor([float(np.asarray(i).mean()) for i in images])}
+
+    monkeypatch.setitem(sys.modules, "mantis", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "mantis.models", SimpleNamespace())
+    idefics = SimpleNamespace(Idefics2ForSequenceClassification=Model)
+    monkeypatch.setitem(sys.modules, "mantis.models.idefics2", idefics)
+    monkeypatch.setattr("transformers.AutoProcessor.from_pretrained", lambda *a, **k: reader)
+    learned = Learned(LearnedMetrics(videoscore=tmp_path))
+    frames = torch.linspace(0, 1, 60)[:, None, None, None].expand(-1, 3, 16, 24)
+    found = learned.video(frames, "a red ball")
+    (text, images), *_ = asked
+    assert len(images) == 48 == text.count("<image>") and 'prompt is "a red ball"' in text
+    assert images[0].size == (24, 16)
+    assert list(found) == [f"videoscore_{a}" for a in ("visual", "temporal", "dynamic",
+                                                       "alignment", "factual")]  # fmt: skip
+    assert list(found.values()) == sorted(found.values()) and found["videoscore_visual"] == 0
+
+
 def test_the_evaluations_ask_the_judges(others, monkeypatch, tmp_path, capsys):
     exact = make_scene(scene_seed("validation", 0), 3, 5, 32, 32).frames
     monkeypatch.setattr(

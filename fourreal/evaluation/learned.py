@@ -1,14 +1,45 @@
 """Networks of other projects that judge frames, where a user has them and their weights.
 
 None of them is needed, and nothing is downloaded by this project: LPIPS (arXiv 1801.03924), CLIP
-score (2104.08718), FVD (1812.01717, by the package cd-fvd) and MEt3R (2501.06336, by its package).
+score (2104.08718), FVD (1812.01717, by the package cd-fvd), MEt3R (2501.06336) and VideoScore
+(2406.15252, by the package mantis-vl).
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
+
+from fourreal.grid import spaced_times
+
+# What VideoScore was trained to be asked (TIGER-AI-Lab/VideoScore, MIT), and what it answers.
+VIDEOSCORE_QUERY = """
+Suppose you are an expert in judging and evaluating the quality of AI-generated videos,
+please watch the following frames of a given video and see the text prompt for generating the video,
+then give scores from 5 different dimensions:
+(1) visual quality: the quality of the video in terms of clearness, resolution, brightness, and color
+(2) temporal consistency, both the consistency of objects or humans and the smoothness of motion or movements
+(3) dynamic degree, the degree of dynamic changes
+(4) text-to-video alignment, the alignment between the text prompt and the video content
+(5) factual consistency, the consistency of the video content with the common-sense and factual knowledge
+
+for each dimension, output a float number from 1.0 to 4.0,
+the higher the number is, the better the video performs in that sub-score, 
+the lowest 1.0 means Bad, the highest 4.0 means Perfect/Real (the video is like a real video)
+Here is an output example:
+visual quality: 3.2
+temporal consistency: 2.7
+dynamic degree: 4.0
+text-to-video alignment: 2.3
+factual consistency: 1.8
+
+For this video, the text prompt is "{prompt}",
+all the frames of video are as follows:
+"""  # noqa: E501, W291
+VIDEOSCORE_ASPECTS = ("visual", "temporal", "dynamic", "alignment", "factual")
+VIDEOSCORE_FRAMES = 48  # at most
 
 
 @dataclass
@@ -24,6 +55,9 @@ class LearnedMetrics:
     """i3d_pretrained_400.pt of the package cd-fvd, for FVD; needs that package."""
     met3r: bool = False
     """MEt3R of neighbouring views; needs the package met3r, which finds its own weights."""
+    videoscore: Path | None = None
+    """A folder with VideoScore-v1.1, for grids from text (of a grid, the middle view); needs the
+    package mantis-vl."""
 
 
 def _needed(package: str, install: str, option: str):
@@ -48,7 +82,7 @@ class Learned:
     def __init__(self, config: LearnedMetrics):
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.config, self.fvds = config, {}
-        for option in ("lpips", "clip", "fvd"):
+        for option in ("lpips", "clip", "fvd", "videoscore"):
             path = getattr(config, option)
             if path is not None and not path.exists():
                 raise ValueError(f"--{option}: {path} does not exist.")
@@ -67,6 +101,15 @@ class Learned:
         if config.met3r:
             found = _needed("met3r", "met3r", "met3r")
             self.met3r = found.MEt3R(img_size=None).to(self.device)
+        if config.videoscore:
+            from transformers import AutoProcessor
+
+            mantis = _needed("mantis.models.idefics2", "mantis-vl", "videoscore")
+            options = {"torch_dtype": torch.bfloat16, "local_files_only": True}
+            found = mantis.Idefics2ForSequenceClassification
+            self.videoscore = found.from_pretrained(config.videoscore, **options)
+            self.videoscore = self.videoscore.eval().to(self.device)
+            self.reader = AutoProcessor.from_pretrained(config.videoscore, **options)
 
     @torch.no_grad()
     def likeness(self, frames: Tensor, exact: Tensor) -> dict[str, float]:
@@ -90,6 +133,20 @@ class Learned:
         found = self.clip(**inputs)
         cosines = found.image_embeds @ found.text_embeds[0]  # both of unit length
         return {"clip_score": float(100 * cosines.clamp_min(0).mean())}
+
+    @torch.no_grad()
+    def video(self, frames: Tensor, prompt: str) -> dict[str, float]:
+        """VideoScore's five answers, from 1 to 4, on a video [T, 3, H, W]."""
+        if not self.config.videoscore:
+            return {}
+        kept = frames[spaced_times(min(len(frames), VIDEOSCORE_FRAMES), len(frames))]
+        pixels = (kept.movedim(1, -1) * 255).round().byte().cpu().numpy()
+        query = VIDEOSCORE_QUERY.format(prompt=prompt) + "<image> " * len(kept)
+        inputs = self.reader(
+            text=query, images=[Image.fromarray(p) for p in pixels], return_tensors="pt"
+        )
+        logits = self.videoscore(**{k: v.to(self.device) for k, v in inputs.items()}).logits[0]
+        return {f"videoscore_{a}": float(x) for a, x in zip(VIDEOSCORE_ASPECTS, logits)}
 
     @torch.no_grad()
     def views(self, frames: Tensor) -> dict[str, float]:

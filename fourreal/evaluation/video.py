@@ -179,6 +179,7 @@ def evaluate_text(config: TextEvaluation) -> dict:
         views = draw(scene, list(range(len(times))), (scene.extrinsics, scene.intrinsics))
         found = {"reconstructed_psnr": psnr(views, frames[:, times])}
         judged = learned.prompt(frames[:, times], prompt) | learned.views(frames)
+        judged |= learned.video(frames[len(frames) // 2], prompt)
         report.add(found | judged | {"smooth_times": smoothness(frames, 1)}, f"{name}/")
 
     def prompts():
