@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 VIEWING_SIZE = 192  # tiles of the contact sheet and grid video are enlarged to about this
 # What is not given on the command line. Wan: the paper's size and steps, Wan's frame rate.
 EMBEDDED_DEFAULTS = {"height": 64, "width": 64, "steps": 20, "fps": 8.0}
+EMBEDDED_STEPS_BOTH = 4  # more score less: both references leave little to decide
 WAN_DEFAULTS = {"height": 288, "width": 512, "steps": 40, "fps": 16.0}
 PARTS = ("transformer", "vae", "text_encoder")
 REPORT = "report.json"
@@ -99,7 +100,8 @@ class GenerateConfig:
     width: int | None = None
     """Default: 64 with the embedded models, 512 with Wan."""
     steps: int | None = None
-    """Sampling steps (default: 20 with the embedded models, 40 with Wan)."""
+    """Sampling steps (default: 20 with the embedded models, 4 where both references are given, and
+    40 with Wan)."""
     guidance: float | None = None
     """Text guidance; by default 1 with both references and the model's own otherwise."""
     view_strength: float = 1.0
@@ -375,6 +377,8 @@ def list_jobs(config: GenerateConfig) -> list[GenerateConfig]:
         raise ValueError("give one prompt, or a file of prompts with --prompts.")
     embedded = not (config.model or any(getattr(config, name) for name in PARTS))
     defaults = EMBEDDED_DEFAULTS if embedded else WAN_DEFAULTS
+    if embedded and config.fixed_view and config.freeze_time:
+        defaults = defaults | {"steps": EMBEDDED_STEPS_BOTH}
     missing = {name: v for name, v in defaults.items() if getattr(config, name) is None}
     config = replace(config, **missing)
     if config.prompts is None:

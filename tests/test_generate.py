@@ -1,6 +1,7 @@
 """The main job from the command line, with tiny untrained models: files, errors, interrupts."""
 
 import json
+from pathlib import Path
 
 import av
 import pytest
@@ -141,6 +142,15 @@ def test_processes_share_a_list_of_prompts(tmp_path, monkeypatch):
         monkeypatch.setitem(PartialState._shared_state, "process_index", index)
         made.clear()
         assert main(arguments) == 0 and made == share
+
+
+def test_steps_depend_on_what_is_given():
+    row, column = {"fixed_view": Path("row.mp4")}, {"freeze_time": Path("photos")}
+    for given, steps in (({}, 20), (row, 20), (column, 20), (row | column, 4),
+                         (row | column | {"steps": 7}, 7),
+                         (row | column | {"model": Path("wan")}, 40)):  # fmt: skip
+        (config,) = job.list_jobs(job.GenerateConfig("a ball", **given))
+        assert config.steps == steps, given
 
 
 def test_single_files_and_their_options_reach_the_pipeline(tmp_path, weights, monkeypatch):
