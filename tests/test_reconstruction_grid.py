@@ -45,7 +45,7 @@ class ExactGeometry(Reconstructor):
         times = scene.frames.shape[1]
         self.factors = torch.ones(times) if factors is None else factors
 
-    def _predict(self, images):
+    def predict(self, images):
         times = slice(self.time, self.time + len(images))
         self.time += len(images)
         factors = self.factors[times]
@@ -168,8 +168,8 @@ def test_windows_of_trained_temporal_layers_overlap_and_share_one_unit():
     assert torch.allclose(whole.depth[:, :4].mean(), parts.depth[:, :4].mean(), rtol=0.2)
     assert parts.depth_scales[:4].eq(1).all() and parts.depth_scales[4] == parts.depth_scales[5]
     # The second window starts one time early, so its first time is seen twice in one unit.
-    tokens = reconstructor._predict(frames[:, 3:].transpose(0, 1))
-    first = reconstructor._predict(frames[:, :4].transpose(0, 1))
+    tokens = reconstructor.predict(frames[:, 3:].transpose(0, 1))
+    first = reconstructor.predict(frames[:, :4].transpose(0, 1))
     ratio = (first.depth[3] / tokens.depth[0]).log().median().exp()
     assert abs(parts.depth_scales[4] / ratio - 1) < 0.1
     # Each window is what the network says of its times alone.
