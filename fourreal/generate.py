@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 VIEWING_SIZE = 192  # tiles of the contact sheet and grid video are enlarged to about this
 # What is not given on the command line. Wan: the paper's size and steps, Wan's frame rate.
-EMBEDDED_DEFAULTS = {"height": 64, "width": 64, "steps": 20, "fps": 8.0}
+EMBEDDED_DEFAULTS = {"height": 64, "width": 64, "steps": 10, "fps": 8.0}
 EMBEDDED_STEPS_BOTH = 4  # more score less: both references leave little to decide
 WAN_DEFAULTS = {"height": 288, "width": 512, "steps": 40, "fps": 16.0}
 PARTS = ("transformer", "vae", "text_encoder")
@@ -100,7 +100,7 @@ class GenerateConfig:
     width: int | None = None
     """Default: 64 with the embedded models, 512 with Wan."""
     steps: int | None = None
-    """Sampling steps (default: 20 with the embedded models, 4 where both references are given, and
+    """Sampling steps (default: 10 with the embedded models, 4 where both references are given, and
     40 with Wan)."""
     guidance: float | None = None
     """Text guidance; by default 1 with both references and the model's own otherwise."""

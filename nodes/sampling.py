@@ -107,7 +107,7 @@ class ViewTimeSampler(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "sampler_name", options=comfy.samplers.KSampler.SAMPLERS, default="euler",
-                    tooltip="The rule of a denoising step.",
+                    tooltip="The rule of a denoising step; lcm suits the embedded model.",
                 ),
                 io.Combo.Input(
                     "scheduler", options=comfy.samplers.KSampler.SCHEDULERS, default="simple",

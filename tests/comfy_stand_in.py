@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 CPU = torch.device("cpu")
+SAMPLERS = ["euler", "lcm"]
 
 # ----- comfy_api.latest -----
 
@@ -458,11 +459,13 @@ def sample(
     model, noise, steps, cfg, sampler_name, scheduler, positive, negative, latent_image,
     noise_mask=None, callback=None, disable_pbar=False, seed=None,
 ):  # fmt: skip
-    """Euler's rule with classifier-free guidance and a mask (1 where to generate)."""
-    assert sampler_name == "euler", sampler_name
+    """Euler's rule, or fresh noise at each step (lcm), with classifier-free guidance and a mask (1
+    where to generate)."""
+    assert sampler_name in SAMPLERS, sampler_name
     base, options = model.model, model.model_options["transformer_options"]
     options = options | {"wrappers": model.wrappers}
     latent = base.process_latent_in(latent_image)
+    fresh = torch.Generator().manual_seed((seed or 0) + 1)
     sigmas = calculate_sigmas(base.model_sampling, scheduler, steps)
     mask = torch.ones(1) if noise_mask is None else noise_mask
     change_mask = model.model_options.get("denoise_mask_function")
@@ -483,7 +486,10 @@ def sample(
             denoised = denoised * mask + latent * (1 - mask)
             if callback is not None:
                 callback(step, denoised, x, steps)
-            x = x + (x - denoised) / sigma * (following - sigma)
+            direction = (x - denoised) / sigma
+            if sampler_name == "lcm":
+                direction = torch.randn(x.shape, generator=fresh) - denoised
+            x = denoised + following * direction
     return base.process_latent_out(x)
 
 
@@ -729,7 +735,7 @@ def stand_ins(base: Path) -> dict:
     for name in ("get_torch_device", "unet_offload_device", "intermediate_device", "vae_device",
                  "vae_offload_device"):  # fmt: skip
         management[name] = lambda: CPU
-    choices = SimpleNamespace(SAMPLERS=["euler"], SCHEDULERS=["simple"])
+    choices = SimpleNamespace(SAMPLERS=SAMPLERS, SCHEDULERS=["simple"])
     modules = {
         "comfy": {},
         "comfy.model_management": management,

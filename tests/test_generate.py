@@ -146,7 +146,7 @@ def test_processes_share_a_list_of_prompts(tmp_path, monkeypatch):
 
 def test_steps_depend_on_what_is_given():
     row, column = {"fixed_view": Path("row.mp4")}, {"freeze_time": Path("photos")}
-    for given, steps in (({}, 20), (row, 20), (column, 20), (row | column, 4),
+    for given, steps in (({}, 10), (row, 10), (column, 10), (row | column, 4),
                          (row | column | {"steps": 7}, 7),
                          (row | column | {"model": Path("wan")}, 40)):  # fmt: skip
         (config,) = job.list_jobs(job.GenerateConfig("a ball", **given))

@@ -129,6 +129,21 @@ def test_pipeline_keeps_references_and_is_reproducible(conditioning, given):
         assert torch.equal(frames[:, 0], column)
 
 
+def test_fresh_noise_of_a_step_comes_from_the_generator():
+    pipe = tiny_pipeline()
+    pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, stochastic_sampling=True)
+    pipe.set_progress_bar_config(disable=True)
+
+    def run(seed, steps):
+        return pipe(
+            "a red ball", num_views=2, num_frames=5, height=32, width=32, num_inference_steps=steps,
+            latents=torch.zeros(2, 16, 2, 4, 4), generator=torch.Generator().manual_seed(seed),
+        ).frames  # fmt: skip
+
+    assert torch.equal(run(0, 2), run(0, 2)) and not torch.equal(run(0, 2), run(1, 2))
+    assert torch.equal(run(0, 1), run(1, 1))  # the last step adds none
+
+
 def test_replace_feeds_clean_references_with_timestep_zero(monkeypatch):
     pipe = tiny_pipeline("replace")
     pipe.set_progress_bar_config(disable=True)

@@ -89,7 +89,7 @@ class SamplingAblation(Sampling, Evaluation):
 
     step_counts: tuple[int, ...] = (1, 4, 8, 16, 40)
     guidances: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0, 6.0)
-    text_steps: int = 20
+    text_steps: int = 10
     """Sampling steps from text."""
 
 

@@ -55,7 +55,7 @@ class TextEvaluation(LearnedMetrics, ReconstructorModel, Sampling, Evaluation):
     """
 
     prompts: tuple[str, ...] = ()
-    steps: int = 20
+    steps: int = 10
     """Sampling steps."""
     times: int = 3
     """Times that are reconstructed."""

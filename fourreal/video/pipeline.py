@@ -4,6 +4,7 @@ A diffusers pipeline on Wan's parts. The views are one long sequence for the tra
 self-attention is the fused view-time attention; each view is encoded and decoded on its own.
 """
 
+import inspect
 import json
 import logging
 import time
@@ -141,7 +142,10 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
         autoencoder = load_vae(Path(vae), torch_dtype)
         check_parts(network, autoencoder)  # before the next large file is read
         if "shift" in settings:
-            scheduler = FlowMatchEulerDiscreteScheduler(shift=settings["shift"])
+            # Fresh noise at each step: a small model's mistakes do not add up from step to step.
+            scheduler = FlowMatchEulerDiscreteScheduler(
+                shift=settings["shift"], stochastic_sampling=True
+            )
         else:  # Wan's own
             scheduler = UniPCMultistepScheduler(
                 prediction_type="flow_prediction",
@@ -398,7 +402,7 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
                 latents[:, :, start:stop].to(device, torch.float32), references, known, texts,
                 guidance_scale, num_inference_steps, index * num_inference_steps,
                 {"view_strength": view_strength, "backend": backend},
-                callback_on_step_end, callback_on_step_end_tensor_inputs,
+                callback_on_step_end, callback_on_step_end_tensor_inputs, generator,
             )  # fmt: skip
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
@@ -431,7 +435,7 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
 
     def _denoise(
         self, latents, references, known, texts, guidance_scale, num_inference_steps, first_step,
-        attention, callback, callback_tensors,
+        attention, callback, callback_tensors, generator=None,
     ) -> Tensor:  # fmt: skip
         """Latents [V, C, F, h, w] of noise of that shape. first_step is added to the steps that
         callbacks see; attention holds apply_view_time's options."""
@@ -441,6 +445,9 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
         cells = known[:, None, :, None, None]
         replace = self.config.conditioning == "replace"
         self.scheduler.set_timesteps(num_inference_steps, device=latents.device)
+        options = {"return_dict": False}
+        if "generator" in inspect.signature(self.scheduler.step).parameters:
+            options["generator"] = generator
         self.transformer._reset_stateful_cache()  # of the first-block cache
         apply_view_time(
             self.transformer, num_views, frames, max_frames=self.config.max_frames,
@@ -464,7 +471,7 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
                     velocity = uncond + guidance_scale * (velocity - uncond)
                 noise = timestep / self.scheduler.config.num_train_timesteps
                 denoised = latents - noise * velocity
-                latents = self.scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+                latents = self.scheduler.step(velocity, timestep, latents, **options)[0]
                 if replace:
                     latents = torch.where(cells, references, latents)
                     denoised = torch.where(cells, references, denoised)
