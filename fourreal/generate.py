@@ -104,6 +104,9 @@ class GenerateConfig:
     40 with Wan)."""
     guidance: float | None = None
     """Text guidance; by default 1 with both references and the model's own otherwise."""
+    staged: bool | None = None
+    """Generate references that are missing before the rest: the freeze time, then the fixed view
+    (default: where the model was trained for such small grids, as the embedded one)."""
     view_strength: float = 1.0
     """How much views attend to each other: 1 as trained, 0 gives independent views."""
     seed: int = 0
@@ -462,6 +465,7 @@ def _generate_one(config: GenerateConfig, pipeline, options: dict, report: Repor
                 negative_prompt=config.negative_prompt,
                 num_inference_steps=config.steps,
                 guidance_scale=config.guidance,
+                staged=config.staged,
                 generator=torch.Generator().manual_seed(config.seed),
                 **options,
             )

@@ -74,6 +74,19 @@ def reference_mask(
     return mask
 
 
+def sampling_stages(known: Tensor) -> list[tuple[int, int]]:
+    """Sizes (views, frames) of the grids to sample one after the other where the cells in `known`
+    [V, F] are given: the first column, the first row, then all, each as far as it is not known.
+
+    The first two are the references that the last one then has (paper, section 3): a freeze-time
+    and a fixed-view video.
+    """
+    num_views, num_frames = known.shape
+    sizes = [(num_views, 1), (1, num_frames), (num_views, num_frames)]
+    sizes = sizes if min(num_views, num_frames) > 1 else sizes[2:]
+    return [(v, f) for v, f in sizes if not known[:v, :f].all()] or sizes[-1:]
+
+
 def tile_views(frames: Tensor, columns: int | None = None) -> Tensor:
     """All views as tiles of one video: [V, T, 3, H, W] to [T, 3, rows*H, columns*W].
 

@@ -4,7 +4,7 @@ import comfy.model_management
 import torch
 from comfy_api.latest import io
 
-from .view_time import KNOWN
+from .view_time import KNOWN, noise_mask_of
 
 DEFAULT_PROMPT = "a red ball bouncing past a blue box"
 EMPTY_PROMPT = "the prompt is empty; say what the scene shows and how it moves."
@@ -94,8 +94,7 @@ def grid_latent(vae, fixed_view, freeze_time, num_views, num_frames, width, heig
         samples[:1] = vae.encode(fixed_view[..., :3])
     latent = {"samples": samples, KNOWN: known}
     if known.any():
-        unknown = (~known).float()[:, None, :, None, None]
-        latent["noise_mask"] = unknown.expand(-1, 1, -1, *samples.shape[-2:]).clone()
+        latent["noise_mask"] = noise_mask_of(known, samples)
     else:
         latent["downscale_ratio_spacial"] = stride
     return latent

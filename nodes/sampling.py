@@ -8,7 +8,7 @@ import torch
 from comfy_api.latest import io
 from PIL import Image
 
-from .view_time import apply_view_time, conventions, grid_of
+from .view_time import KEY, KNOWN, apply_view_time, conventions, grid_of, noise_mask_of
 
 PREVIEW_SIZE = 512  # pixels of the longer side
 
@@ -36,14 +36,13 @@ def grid_preview(latents: torch.Tensor, latent_format) -> Image.Image | None:
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
-def preview_callback(model, steps: int):
+def preview_callback(model, bar, first_step: int = 0):
     """A sampler callback that moves the progress bar and shows the whole grid."""
-    bar = comfy.utils.ProgressBar(steps)
 
-    def callback(step, denoised, _, total):
+    def callback(step, denoised, *_):
         image = grid_preview(denoised, model.get_model_object("latent_format"))
         preview = ("JPEG", image, PREVIEW_SIZE) if image else None
-        bar.update_absolute(step + 1, total, preview)
+        bar.update_absolute(first_step + step + 1, None, preview)
 
     return callback
 
@@ -85,7 +84,8 @@ class ViewTimeSampler(io.ComfyNode):
             display_name="View-Time Sampler",
             category="4Real",
             description="Generates a grid of synchronised views with fused view-time attention, "
-            "and shows it while it grows: views down, times across.",
+            "and shows it while it grows: views down, times across. The embedded model makes the "
+            "references that are missing first: all views of the first time, then the first view.",
             search_aliases=["4d sampler", "multi-view sampler", "ksampler"],
             inputs=[
                 io.Model.Input("model", tooltip="A Wan 2.1 or 2.2 model, or the embedded one."),
@@ -130,17 +130,32 @@ class ViewTimeSampler(io.ComfyNode):
         cls, model, positive, negative, latent, seed, steps, cfg, sampler_name, scheduler,
         view_strength,
     ) -> io.NodeOutput:  # fmt: skip
+        from fourreal.grid import sampling_stages
+        from fourreal.video.pipeline import GUIDANCE_BOTH
+
         conventions(model)  # before anything else is done with a MODEL that is not Wan
-        grid_of(latent)
+        num_views, num_frames, known = grid_of(latent)
         samples = comfy.sample.fix_empty_latent_channels(
             model, latent["samples"], latent.get("downscale_ratio_spacial")
         )
-        patched = apply_view_time(model, latent | {"samples": samples}, view_strength)
-        samples = comfy.sample.sample(
-            patched, comfy.sample.prepare_noise(samples, seed), steps, cfg, sampler_name, scheduler,
-            positive, negative, samples, noise_mask=latent.get("noise_mask"),
-            callback=preview_callback(model, steps),
-            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=seed,
-        )  # fmt: skip
+        stages, mask = [(num_views, num_frames)], latent.get("noise_mask")
+        if (model.get_attachment(KEY) or {}).get("staged"):
+            stages = sampling_stages(known)
+        bar = comfy.utils.ProgressBar(steps * len(stages))
+        noise = comfy.sample.prepare_noise(samples, seed)
+        for stage, (v, f) in enumerate(stages):
+            if stage > 0:  # what the stage before made is a reference
+                mask = noise_mask_of(known, samples)
+            completes = stage > 0 and stage == len(stages) - 1
+            part = latent | {"samples": samples[:v, :, :f], KNOWN: known[:v, :f]}
+            made = comfy.sample.sample(
+                apply_view_time(model, part, view_strength), noise[:v, :, :f], steps,
+                GUIDANCE_BOTH if completes else cfg, sampler_name, scheduler, positive, negative,
+                part["samples"], noise_mask=None if mask is None else mask[:v, :, :f],
+                callback=preview_callback(model, bar, steps * stage),
+                disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=seed,
+            )  # fmt: skip
+            samples, known = samples.to(made, copy=True), known.clone()
+            samples[:v, :, :f], known[:v, :f] = made, True
         out = {k: v for k, v in latent.items() if k != "downscale_ratio_spacial"}
         return io.NodeOutput(out | {"samples": samples})

@@ -60,6 +60,12 @@ def grid_of(latent: dict) -> tuple[int, int, Tensor]:
     return num_views, num_frames, known
 
 
+def noise_mask_of(known: Tensor, samples: Tensor) -> Tensor:
+    """A LATENT's noise_mask [V, 1, F, h, w], 1 where to generate, of known cells [V, F]."""
+    unknown = (~known).float()[:, None, :, None, None]
+    return unknown.expand(-1, 1, -1, *samples.shape[-2:]).clone()
+
+
 def apply_view_time(model: ModelPatcher, latent: dict, view_strength: float = 1.0) -> ModelPatcher:
     """A clone of a Wan MODEL that samples grids of the LATENT's size, with its references.
 

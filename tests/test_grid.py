@@ -11,6 +11,7 @@ from fourreal.grid import (
     images_to_frames,
     num_latent_frames,
     reference_mask,
+    sampling_stages,
     sequence_to_grid,
     tile_views,
 )
@@ -39,6 +40,17 @@ def test_sizes_must_be_multiples():
         check_size(288, 500, 16)
     with pytest.raises(ValueError, match=r"height is 0.*use 16 or 32"):
         check_size(0, 512, 16)
+
+
+def test_stages_make_the_missing_references_before_the_rest():
+    def stages(row, columns, views=3, frames=4):
+        return sampling_stages(reference_mask(views, frames, row, columns))
+
+    assert stages(False, 0) == [(3, 1), (1, 4), (3, 4)]
+    assert stages(True, 0) == [(3, 1), (3, 4)]
+    assert stages(False, 2) == [(1, 4), (3, 4)]
+    assert stages(True, 1) == stages(True, 4) == [(3, 4)]
+    assert stages(False, 0, views=1) == [(1, 4)] and stages(False, 0, frames=1) == [(3, 1)]
 
 
 def test_images_are_view_major():

@@ -79,12 +79,66 @@ def diffusers_pipeline(folder: Path):
     return pipe
 
 
+def use_noise_levels_of(model, pipe, steps: int, monkeypatch) -> None:
+    """Those of ComfyUI's scheduler also for diffusers, which would shift them again."""
+    import comfy.samplers
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    sigmas = comfy.samplers.calculate_sigmas(
+        model.get_model_object("model_sampling"), "simple", steps
+    )
+    pipe.scheduler = FlowMatchEulerDiscreteScheduler()
+    spread = pipe.scheduler.set_timesteps
+    monkeypatch.setattr(
+        pipe.scheduler, "set_timesteps",
+        lambda _, device: spread(sigmas=sigmas[:-1].tolist(), device=device),
+    )  # fmt: skip
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("given", [(), ("fixed_view",), ("freeze_time",)])
+def test_the_sampler_makes_missing_references_first_where_the_model_is_for_it(
+    pack, weights, monkeypatch, given
+):
+    """As the diffusers pipeline does."""
+    import comfy.sample
+
+    nodes = sys.modules["fourreal_pack.nodes"]
+    key = sys.modules["fourreal_pack.nodes.view_time"].KEY
+    model, clip, vae, _ = nodes.LoadEmbeddedModels.execute().args
+    prompt = "a red ball bouncing past a blue box"
+    positive, negative = nodes.TextEncode.execute(clip, prompt, "").args
+    pipe = diffusers_pipeline(weights)
+    views, frames, size, steps, seed = 3, 5, 32, 3, 7
+    exact = torch.rand(views, frames, 3, size, size, generator=torch.Generator().manual_seed(1))
+    references = {"fixed_view": exact[0], "freeze_time": exact[:, 0]}
+    references = {name: references[name] for name in given}
+    latent = nodes.GridLatent.execute(
+        views, frames, size, size, vae,
+        **{name: images.movedim(1, -1) for name, images in references.items()},
+    ).args[0]  # fmt: skip
+    use_noise_levels_of(model, pipe, steps, monkeypatch)
+    expected = pipe(
+        prompt, None, views, frames, size, size, num_inference_steps=steps, guidance_scale=3.0,
+        latents=comfy.sample.prepare_noise(latent["samples"], seed), output_type="latent",
+        staged=True, **references,
+    ).frames  # fmt: skip
+
+    def sample(model):
+        return nodes.ViewTimeSampler.execute(
+            model, positive, negative, latent, seed, steps, 3.0, "euler", "simple", 1.0
+        ).args[0]["samples"]
+
+    together = sample(model)
+    model.set_attachments(key, model.get_attachment(key) | {"staged": True})
+    assert (sample(model) - expected).abs().max() < 1e-4
+    assert (together - expected).abs().max() > 1e-2
+
+
 @torch.inference_mode()
 def test_the_stock_ksampler_equals_the_diffusers_pipeline(pack, weights, monkeypatch):
     """Of ComfyUI, with euler, for all references, with and without guidance."""
     import comfy.sample
-    import comfy.samplers
-    from diffusers import FlowMatchEulerDiscreteScheduler
 
     from nodes import KSampler
 
@@ -98,16 +152,7 @@ def test_the_stock_ksampler_equals_the_diffusers_pipeline(pack, weights, monkeyp
 
     views, frames, height, width, steps, seed = 3, 5, 32, 48, 4, 7
     exact = torch.rand(views, frames, 3, height, width, generator=torch.Generator().manual_seed(1))
-    # The noise levels of ComfyUI's scheduler also for diffusers, which would shift them again.
-    sigmas = comfy.samplers.calculate_sigmas(
-        model.get_model_object("model_sampling"), "simple", steps
-    )
-    pipe.scheduler = FlowMatchEulerDiscreteScheduler()
-    spread = pipe.scheduler.set_timesteps
-    monkeypatch.setattr(
-        pipe.scheduler, "set_timesteps",
-        lambda _, device: spread(sigmas=sigmas[:-1].tolist(), device=device),
-    )  # fmt: skip
+    use_noise_levels_of(model, pipe, steps, monkeypatch)
     for references in ((), ("fixed_view",), ("freeze_time",), ("fixed_view", "freeze_time")):
         given = {"fixed_view": exact[0], "freeze_time": exact[:, 0]}
         given = {name: given[name] for name in references}
@@ -427,8 +472,8 @@ def test_cancel_stops_sampling_within_one_step_and_the_next_run_works(pack, weig
     steps_done, cancel_at = [], None
     stock = sampling.preview_callback
 
-    def watched(model, steps):
-        callback = stock(model, steps)
+    def watched(*args):
+        callback = stock(*args)
 
         def watch(step, *rest):
             steps_done.append(step)

@@ -129,6 +129,42 @@ def test_pipeline_keeps_references_and_is_reproducible(conditioning, given):
         assert torch.equal(frames[:, 0], column)
 
 
+@pytest.mark.parametrize("conditioning", ["add", "replace"])
+def test_stages_are_grids_of_one_time_and_of_one_view_and_then_the_rest(conditioning, monkeypatch):
+    pipe = tiny_pipeline(conditioning)
+    pipe.set_progress_bar_config(disable=True)
+    noise = torch.randn(3, 16, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    options = {"height": 32, "width": 32, "num_inference_steps": 2, "output_type": "latent"}
+    given, seen = [], []
+    denoise = type(pipe)._denoise
+
+    def keep(pipeline, noise, references, known, texts, guidance_scale, *rest):
+        given.append((references.clone(), known.clone(), guidance_scale))
+        return denoise(pipeline, noise, references, known, texts, guidance_scale, *rest)
+
+    def watch(pipeline, step, *_):
+        seen.append((step, pipeline.num_timesteps))
+
+    monkeypatch.setattr(type(pipe), "_denoise", keep)
+    grid = pipe(
+        "a red ball", num_views=3, num_frames=5, latents=noise, staged=True, guidance_scale=3.0,
+        callback_on_step_end=watch, **options,
+    ).frames  # fmt: skip
+    assert seen == [(step, 6) for step in range(6)]
+    assert [scale for _, _, scale in given] == [3.0, 3.0, 1.0]
+    column, row, both = given
+    assert not column[1].any() and row[1].tolist() == [[True, False]]
+    assert both[1].tolist() == [[True, True], [True, False], [True, False]]
+    alone = pipe(
+        "a red ball", num_views=3, num_frames=1, latents=noise[:, :, :1], guidance_scale=3.0,
+        **options,
+    ).frames  # fmt: skip
+    assert torch.equal(row[0][:, :, 0], alone[:1, :, 0])
+    assert torch.equal(both[0][1:, :, :1], alone[1:]) and not both[0][1:, :, 1:].any()
+    if conditioning == "replace":
+        assert torch.equal(grid[:, :, 0], both[0][:, :, 0]) and torch.equal(grid[0], both[0][0])
+
+
 def test_fresh_noise_of_a_step_comes_from_the_generator():
     pipe = tiny_pipeline()
     pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, stochastic_sampling=True)

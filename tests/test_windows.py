@@ -40,30 +40,35 @@ PROMPT = "a red ball bouncing past a blue box"
 @pytest.mark.parametrize("overlap", [1, 5])
 def test_a_window_begins_with_the_end_of_the_one_before(embedded, monkeypatch, overlap):
     """The known cells of each window are the encoded frames that the user gets."""
-    given = []
-    references = type(embedded)._references
+    shown, given = [], []
+    references, denoise = type(embedded)._references, type(embedded)._denoise
 
-    def keep(pipeline, row, columns, image, shape):
-        answer = references(pipeline, row, columns, image, shape)
-        given.append((columns, shape, answer))
-        return answer
+    def keep_columns(pipeline, row, columns, image, shape):
+        shown.append(columns)
+        return references(pipeline, row, columns, image, shape)
 
-    monkeypatch.setattr(type(embedded), "_references", keep)
+    def keep_known(pipeline, noise, references, known, *options):
+        given.append((references.clone(), known.clone()))
+        return denoise(pipeline, noise, references, known, *options)
+
+    monkeypatch.setattr(type(embedded), "_references", keep_columns)
+    monkeypatch.setattr(type(embedded), "_denoise", keep_known)
     row = torch.rand(17, 3, 32, 32)
     frames = embedded(
         PROMPT, num_views=2, num_frames=17, height=32, width=32, fixed_view=row, window_frames=13,
-        window_overlap=overlap, num_inference_steps=1, generator=torch.Generator().manual_seed(0),
+        window_overlap=overlap, num_inference_steps=1, staged=False,
+        generator=torch.Generator().manual_seed(0),
     ).frames  # fmt: skip
     assert frames.shape == (2, 17, 3, 32, 32) and torch.equal(frames[0], row)
-    assert len(given) == 2 and given[0][0] is None
-    columns, shape, (latents, known) = given[1]
-    first = 17 - (4 * (shape[2] - 1) + 1)  # pixel frame that the second window begins with
-    assert torch.equal(columns, frames[:, first : first + overlap])
-    known = known.view(2, -1)
+    assert len(given) == 2 and shown[0] is None
+    latents, known = given[1]
+    size = known.shape[1]
+    first = 17 - (4 * (size - 1) + 1)  # pixel frame that the second window begins with
+    assert torch.equal(shown[1], frames[:, first : first + overlap])
     count = (overlap - 1) // 4 + 1
-    assert known[0].all() and known[1].tolist() == [True] * count + [False] * (shape[2] - count)
+    assert known[0].all() and known[1].tolist() == [True] * count + [False] * (size - count)
     expected = embedded.encode_views(frames[1:, first : first + overlap])[0]
-    assert torch.allclose(latents.unflatten(2, (2, -1))[0, :, 1, :count], expected, atol=1e-5)
+    assert torch.allclose(latents[1, :, :count], expected, atol=1e-5)
 
 
 def test_joints_jump_no_more_than_the_frames_around_them(embedded):

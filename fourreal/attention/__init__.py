@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fourreal.attention.axes import time_attention, view_attention
+from fourreal.attention.explicit import explicit_attention
 from fourreal.attention.flex import flex_attention
 from fourreal.attention.flex import unavailable as flex_unavailable
 from fourreal.attention.gather import gather_attention
@@ -31,8 +32,9 @@ __all__ = [
     "view_time_positions",
 ]
 
-BACKENDS = ("auto", "merge", "flash-attn", "flex", "gather", "dense")
+BACKENDS = ("auto", "merge", "flash-attn", "flex", "gather", "explicit", "dense")
 SMALL_GRID = 512  # tokens up to which one masked attention beats three on a CPU
+EXPLICIT_GRID = 2048  # tokens up to which bfloat16 scores written out beat CPUs' fused kernel
 
 
 def view_time_attention(
@@ -54,6 +56,7 @@ def view_time_attention(
     - merge: three dense attentions by PyTorch's own fused kernels; the default.
     - flash-attn: the same by the kernels of the package flash-attn, on CUDA.
     - flex: PyTorch's FlexAttention, compiled once for each grid; on CPUs without gradients.
+    - explicit: the scores of row and column in one softmax; any device, small grids.
     - gather: each frame's queries with a copy of the keys they see; any device, slow, small.
     - dense: one attention with a mask of all tokens by all tokens; the reference.
     - auto: what choose_backend says.
@@ -79,8 +82,11 @@ def view_time_attention(
         if reason:
             raise ValueError(f"backend {backend!r} cannot be used: {reason}; use 'auto'.")
     given = (query, key, value, num_views, num_frames, view_strength)
-    if backend == "dense":
-        return _dense(*given)
+    if backend in ("dense", "explicit"):
+        if num_views == 1 or (num_frames == 1 and view_strength == 1):  # all see all
+            q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+            return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        return _dense(*given) if backend == "dense" else explicit_attention(*given)
     if backend == "gather":
         return gather_attention(*given)
     if backend == "flex":
@@ -98,6 +104,8 @@ def choose_backend(
     """(the backend that `auto` takes for a grid of that many tokens, why, in words)."""
     if device.type == "cpu" and tokens <= SMALL_GRID:
         return "dense", f"at most {SMALL_GRID} tokens, where one masked attention is the fastest"
+    if device.type == "cpu" and dtype == torch.bfloat16 and tokens <= EXPLICIT_GRID:
+        return "explicit", f"at most {EXPLICIT_GRID} tokens of bfloat16 on a CPU"
     if device.type == "cuda":
         kernel, _ = flash_attn_kernel(device, dtype, head_dim)
         if kernel == FlashAttention3.name:
@@ -152,8 +160,6 @@ def view_time_mask(num_views: int, num_frames: int, tokens_per_frame: int, devic
 
 def _dense(query, key, value, num_views, num_frames, view_strength) -> Tensor:
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
-    if num_views == 1 or (num_frames == 1 and view_strength == 1):  # everything sees everything
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
     tokens_per_frame = query.shape[1] // (num_views * num_frames)
     mask = view_time_mask(num_views, num_frames, tokens_per_frame, query.device)
     view = torch.arange(query.shape[1], device=query.device) // (num_frames * tokens_per_frame)

@@ -53,6 +53,8 @@ class Sampling(VideoModel):
     """Sampling steps."""
     guidance: float | None = None
     """Guidance scale; by default the model's, and 1 with both references."""
+    staged: bool | None = None
+    """Generate missing references before the rest; by default as the model was trained."""
 
 
 @dataclass
@@ -140,6 +142,7 @@ def generate(
         width=config.width,
         num_inference_steps=config.steps,
         guidance_scale=config.guidance,
+        staged=config.staged,
         generator=torch.Generator().manual_seed(index),
         **references,
     ).frames

@@ -245,7 +245,8 @@ class SceneBatch:
             ].transpose(-1, -2)
             albedo = torch.where(on_set, albedo_set, color)
             normal = torch.where(on_set, normal_set, normal)
-            normal = normal / normal.norm(dim=-2, keepdim=True).clamp_min(1e-9)
+            length = normal.square().sum(-2, keepdim=True).sqrt()  # norm() is slow over dim -2
+            normal = normal / length.clamp_min(1e-9)
             hit = self.camera[..., None] + t[..., None, :] * d
             cosine = (normal * self.light[:, None, :, None]).sum(-2).clamp_min(0)
             ambient = self.ambient[:, None, None]

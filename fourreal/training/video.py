@@ -77,6 +77,8 @@ class VideoConfig:
     """Views x frames, one after the other during training; batches of smaller grids hold more."""
     grid_starts: tuple[float, ...] = (0.0, 0.06, 0.16, 0.6)
     """The part of the run after which each grid is used."""
+    grid_odds: tuple[float, ...] = ()
+    """How often each grid is drawn, instead of one after the other."""
     shift: float | None = None
     """Timestep shift of training and sampling; by default as start_from, and 3 from nothing."""
     both_shift: float | None = None
@@ -179,11 +181,13 @@ def load_base(config: VideoConfig) -> tuple[ViewTimePipeline, bool]:
 
 def grids_of(config: VideoConfig) -> list[tuple[int, int]]:
     """(views, frames) of the config's grids, checked."""
-    if len(config.grids) != len(config.grid_starts):
-        raise ValueError(
-            f"there are {len(config.grids)} grids and {len(config.grid_starts)} grid starts; give "
-            "one start for each grid."
-        )
+    for name in ("grid_odds",) if config.grid_odds else ("grid_starts",):
+        given = getattr(config, name)
+        if len(given) != len(config.grids):
+            raise ValueError(
+                f"there are {len(config.grids)} grids and {len(given)} {name}; give one for each "
+                "grid."
+            )
     try:
         grids = [tuple(int(n) for n in grid.split("x")) for grid in config.grids]
         for views, frames in grids:
@@ -219,11 +223,17 @@ def draw_masks(
     show so many columns [B].
 
     Static scenes get no fixed view: from it the model would learn to copy (paper, supplement).
-    Where nothing would be left to learn, nothing is known.
+    Nor is a reference given that is the whole grid. Where nothing would be left to learn, nothing
+    is known.
     """
     masks = torch.stack(
         [
-            reference_mask(num_views, num_frames, k in (1, 3) and not still, n * (k in (2, 3)))
+            reference_mask(
+                num_views,
+                num_frames,
+                k in (1, 3) and num_views > 1 and not still,
+                n * (k in (2, 3) and num_frames > 1),
+            )
             for k, n, still in zip(kinds.tolist(), columns.tolist(), static)
         ]
     ).flatten(1)
@@ -282,7 +292,10 @@ def train_video(config: VideoConfig) -> None:
         for block in transformer.blocks:
             block.compile()
 
-    def current_grid() -> tuple[int, int]:
+    def current_grid(generator: torch.Generator | None = None) -> tuple[int, int]:
+        if config.grid_odds:
+            odds = torch.tensor(config.grid_odds)
+            return grids[int(torch.multinomial(odds, 1, generator=generator))]
         return [g for g, s in zip(grids, config.grid_starts) if loop.progress >= s][-1]
 
     def encode(pick: Pick, views: int, frames: int) -> Tensor:
@@ -300,7 +313,7 @@ def train_video(config: VideoConfig) -> None:
     applied: list[int] = []  # the grid that the transformer is set up for
 
     def loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        views, frames = current_grid()
+        views, frames = current_grid(generator)
         largest = grids[-1][0] * num_latent_frames(grids[-1][1])
         batch = config.loop.batch_size * largest // (views * num_latent_frames(frames))
         examples, captions, static = [], [], []
@@ -317,7 +330,8 @@ def train_video(config: VideoConfig) -> None:
         kinds = torch.multinomial(odds, batch, True, generator=generator)
         shown = 1 + (torch.rand(batch, generator=generator) < config.continuation).long()
         masks = draw_masks(kinds, shown, static, views, num_latent_frames(frames)).to(device)
-        shifts = torch.where(kinds == BOTH, config.both_shift or shift, shift)
+        both = (kinds == BOTH) & (min(views, frames) > 1)
+        shifts = torch.where(both, config.both_shift or shift, shift)
         normal = torch.randn(batch, generator=generator).sigmoid()
         sigma = (shifts * normal / (1 + (shifts - 1) * normal)).to(device)
         noise = torch.randn(latents.shape, generator=generator).to(latents)
@@ -345,7 +359,7 @@ def train_video(config: VideoConfig) -> None:
     @torch.compiler.set_stance("force_eager")
     def sample(out: Path) -> dict:
         applied.clear()
-        views, frames = current_grid()
+        views, frames = grids[-1] if config.grid_odds else current_grid()
         model.eval()
         pipe.set_progress_bar_config(disable=True)
         scores, sheets = [], []
@@ -387,6 +401,7 @@ def train_video(config: VideoConfig) -> None:
         "shift": shift,
         "guidance_scale": guidance_scale,
         "grid": grids[-1],
+        "staged": {(grids[-1][0], 1), (1, grids[-1][1])} <= set(grids) and bool(config.grid_odds),
     }
     with loop.averaged():
         apply_view_time(transformer, None)

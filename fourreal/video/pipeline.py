@@ -32,6 +32,7 @@ from fourreal.grid import (
     grid_to_sequence,
     num_latent_frames,
     reference_mask,
+    sampling_stages,
     sequence_to_grid,
 )
 from fourreal.video.checkpoints import (
@@ -94,7 +95,8 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
     text_encoder, tokenizer: UMT5; scheduler: flow matching. conditioning says how the checkpoint
     takes references (add or replace), max_frames is T_max in latent frames (defaults: those of
     Wan 2.1 and 2.2), guidance_scale is the default of a call without both references, architecture
-    is the one that the checkpoint was trained with (apply_view_time).
+    is the one that the checkpoint was trained with (apply_view_time), staged is the default of a
+    call: whether the checkpoint knows grids of one view and of one time as well.
 
     from_pretrained also reads the folders of Wan 2.1 T2V and Wan 2.2 TI2V in diffusers' layout.
     """
@@ -107,6 +109,7 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
         self, transformer, vae, text_encoder, tokenizer, scheduler,
         conditioning: str | None = None, max_frames: int | None = None,
         max_tokens: int = WAN_TOKENS, guidance_scale: float = 5.0, architecture: str = "fused",
+        staged: bool = False,
     ):  # fmt: skip
         super().__init__()
         check_parts(transformer, vae, text_encoder)
@@ -124,6 +127,7 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
             max_tokens=max_tokens,
             guidance_scale=guidance_scale,
             architecture=architecture,
+            staged=staged,
         )
 
     @classmethod
@@ -153,7 +157,9 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
                 flow_shift=WAN_DEFAULTS[network.config.in_channels]["shift"],
             )
         tokens, encoder = load_text_encoder(Path(text_encoder), tokenizer, torch_dtype)
-        options = ("conditioning", "max_frames", "max_tokens", "guidance_scale", "architecture")
+        options = (
+            "conditioning", "max_frames", "max_tokens", "guidance_scale", "architecture", "staged",
+        )  # fmt: skip
         given = {name: settings[name] for name in options if name in settings}
         return cls(network, autoencoder, encoder, tokens, scheduler, **given)
 
@@ -175,7 +181,7 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
                 f"the LoRA {weights} does not fit {name_of(self.transformer)}; use one that was "
                 "trained on this transformer."
             ) from error
-        names = ("conditioning", "max_frames", "guidance_scale")
+        names = ("conditioning", "max_frames", "guidance_scale", "staged")
         self.register_to_config(**{k: settings[k] for k in names if k in settings})
 
     def enable_vae_slicing(self) -> None:
@@ -202,7 +208,7 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
 
     @property
     def num_timesteps(self) -> int:
-        """Denoising steps of the current or last call, over all its windows."""
+        """Denoising steps of the current or last call, over all its windows and stages."""
         return self._num_timesteps
 
     def check_inputs(
@@ -298,25 +304,21 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
         video = self.vae.decode(view, return_dict=False)[0][0].float()
         return (video.transpose(0, 1) / 2 + 0.5).clamp(0, 1).cpu()
 
-    def _references(self, fixed_view, columns, image, shape) -> tuple[Tensor, Tensor]:
-        """Reference latents [1, C, V*F, h, w] (zeros where unknown) and known cells [1, V*F].
+    def _references(self, fixed_view, columns, image, shape) -> Tensor:
+        """Reference latents [V, C, F, h, w], zeros where there are none.
 
         fixed_view [T, 3, H, W]; columns [V, n, 3, H, W], the first n pixel frames; image
         [3, H, W].
         """
-        views, channels, frames, h, w = shape
-        shown = 0 if columns is None else num_latent_frames(columns.shape[1])
-        known = reference_mask(views, frames, fixed_view is not None, shown)
-        latents = torch.zeros(views, channels, frames, h, w, device=self._execution_device)
+        latents = torch.zeros(shape, device=self._execution_device)
         if columns is not None:
-            latents[:, :, :shown] = self.encode_views(columns)
+            latents[:, :, : num_latent_frames(columns.shape[1])] = self.encode_views(columns)
         if image is not None:
             # Latent frame 0 is exactly one pixel frame, so an image is a one-frame video.
-            known[0, 0] = True
             latents[:1, :, :1] = self.encode_views(image[None, None])
         if fixed_view is not None:
             latents[:1] = self.encode_views(fixed_view[None])
-        return grid_to_sequence(latents), known.flatten()[None].to(latents.device)
+        return latents
 
     @torch.no_grad()
     def __call__(
@@ -335,6 +337,7 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
         view_strength: float = 1.0,
         window_frames: int | None = None,
         window_overlap: int = 1,
+        staged: bool | None = None,
         generator: torch.Generator | None = None,
         latents: Tensor | None = None,
         output_type: str = "pt",
@@ -348,25 +351,29 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
         first column; image [3, H, W] is the first cell alone. num_frames T = 4k + 1; height and
         width are multiples of the latent cell times the patch. guidance_scale defaults to 1 with
         both references and to the config's otherwise; 1 turns it off. view_strength 0 gives
-        independent views. latents [V, C, F, h, w] replaces the starting noise.
+        independent views. latents [V, C, F, h, w] replaces the starting noise. staged (default: the
+        config's) generates the references that are missing before the rest: the first column, then
+        the first row, with the guidance given, then the other cells, with guidance 1.
 
         More than window_frames (4k + 1; default and limit: what the model was made for) are
         generated in windows that begin with the last window_overlap frames (4k + 1) of the one
         before, in the memory of one window.
 
         callback_on_step_end is called as in diffusers (pipeline, step, timestep, tensors). The
-        tensors are those named, [V, C, F, h, w] of the current window: latents, and denoised, the
-        model's guess of the result, which decode_views turns into a preview. Raises ValueError for
-        wrong input before any work.
+        tensors are those named, [V, C, F, h, w] of the current window and stage: latents, and
+        denoised, the model's guess of the result, which decode_views turns into a preview. Raises
+        ValueError for wrong input before any work.
         """
         # 1. Inputs
         self.check_inputs(
             prompt, num_views, num_frames, height, width, fixed_view, freeze_time,
             num_inference_steps, image, view_strength, window_frames, window_overlap,
         )  # fmt: skip
+        both = fixed_view is not None and freeze_time is not None
         if guidance_scale is None:
-            both = fixed_view is not None and freeze_time is not None
             guidance_scale = GUIDANCE_BOTH if both else self.config.guidance_scale
+        if staged is None:
+            staged = self.config.staged
         frames, overlap = num_latent_frames(num_frames), num_latent_frames(window_overlap)
         windows = time_windows(frames, self._window(window_frames), overlap)
         if output_type == "latent" and len(windows) > 1:
@@ -376,7 +383,14 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
             )
         stride = self.spatial_stride
         shape = (num_views, self.vae.config.z_dim, frames, height // stride, width // stride)
-        self._num_timesteps = num_inference_steps * len(windows)
+        plans = []  # of each window: known cells, and the sizes of what is sampled one after other
+        for index, (start, stop) in enumerate(windows):
+            shown = overlap if index else int(freeze_time is not None)
+            known = reference_mask(num_views, stop - start, fixed_view is not None, shown)
+            known[0, 0] |= index == 0 and image is not None
+            stages = sampling_stages(known) if staged else [(num_views, stop - start)]
+            plans.append((known, stages))
+        self._num_timesteps = num_inference_steps * sum(len(stages) for _, stages in plans)
 
         # 2. Text and noise
         texts = {"cond": self.encode_prompt(prompt)}
@@ -388,22 +402,27 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
 
         # 3. Windows: references, denoising, decoding, joining, the references as they were given
         grid = torch.empty(num_views, num_frames, 3, height, width)
-        done, seconds = 0, 0.0
+        done, seconds, steps = 0, 0.0, 0
         columns = None if freeze_time is None else freeze_time[:, None]
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        for index, (start, stop) in enumerate(windows):
+        for index, ((start, stop), (known, stages)) in enumerate(zip(windows, plans)):
             first, last = TEMPORAL_STRIDE * start, TEMPORAL_STRIDE * (stop - 1) + 1
             row = None if fixed_view is None else fixed_view[first:last]
             window_shape = (*shape[:2], stop - start, *shape[3:])
-            references, known = self._references(row, columns, image, window_shape)
+            window = self._references(row, columns, image, window_shape)
+            noise, known = latents[:, :, start:stop].to(device, torch.float32), known.to(device)
             begun = time.perf_counter()
-            window = self._denoise(
-                latents[:, :, start:stop].to(device, torch.float32), references, known, texts,
-                guidance_scale, num_inference_steps, index * num_inference_steps,
-                {"view_strength": view_strength, "backend": backend},
-                callback_on_step_end, callback_on_step_end_tensor_inputs, generator,
-            )  # fmt: skip
+            for stage, (v, f) in enumerate(stages):
+                completes = stage > 0 and stage == len(stages) - 1  # row and column are there
+                window[:v, :, :f] = self._denoise(
+                    noise[:v, :, :f], window[:v, :, :f], known[:v, :f], texts,
+                    GUIDANCE_BOTH if completes else guidance_scale, num_inference_steps, steps,
+                    {"view_strength": view_strength, "backend": backend},
+                    callback_on_step_end, callback_on_step_end_tensor_inputs, generator,
+                )  # fmt: skip
+                known[:v, :f] = True
+                steps += num_inference_steps
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             seconds += time.perf_counter() - begun
@@ -428,8 +447,8 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
             device.type == "cuda"
         )
         logger.info(
-            "%d views of %d frames in %d window(s) of %d steps: %.2f s per step%s.",
-            num_views, num_frames, len(windows), num_inference_steps, seconds_per_step, peak,
+            "%d views of %d frames in %d window(s), %d steps: %.2f s per step%s.",
+            num_views, num_frames, len(windows), steps, seconds_per_step, peak,
         )  # fmt: skip
         return ViewTimeOutput(frames=grid, seconds_per_step=seconds_per_step)
 
@@ -437,11 +456,14 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
         self, latents, references, known, texts, guidance_scale, num_inference_steps, first_step,
         attention, callback, callback_tensors, generator=None,
     ) -> Tensor:  # fmt: skip
-        """Latents [V, C, F, h, w] of noise of that shape. first_step is added to the steps that
-        callbacks see; attention holds apply_view_time's options."""
+        """Latents [V, C, F, h, w] of noise and references of that shape, known [V, F]. first_step
+        is added to the steps that callbacks see; attention holds apply_view_time's options."""
         num_views, _, frames, height, width = latents.shape
         rows, columns = (n // self.transformer.config.patch_size[-1] for n in (height, width))
-        latents = grid_to_sequence(latents)
+        if guidance_scale == 1:
+            texts = {"cond": texts["cond"]}
+        latents, references = grid_to_sequence(latents), grid_to_sequence(references)
+        known = known.flatten()[None]
         cells = known[:, None, :, None, None]
         replace = self.config.conditioning == "replace"
         self.scheduler.set_timesteps(num_inference_steps, device=latents.device)
