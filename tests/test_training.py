@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import nn
 from fourreal import weights
 from fourreal.grid import reference_mask
 from fourreal.rendering.video import read_image
-from fourreal.training.autoencoder import AutoencoderConfig, train_autoencoder
+from fourreal.training.autoencoder import AutoencoderConfig, guess, train_autoencoder
 from fourreal.training.data import DataConfig
 from fourreal.training.loop import Loop, LoopConfig, step_generator
 from fourreal.training.reconstructor import ReconstructorConfig, train_reconstructor
@@ -222,7 +223,73 @@ def test_static_scenes_get_no_fixed_view_and_something_is_left_to_learn():
     for mask, references in zip(masks, expected):
         assert torch.equal(mask.view(3, 4), reference_mask(3, 4, *references))
     ones = torch.ones(2, dtype=torch.long)
-    assert not draw_masks(torch.tensor([1, 3]), ones, [False] * 2, 1, 4).any()  # all would be known
+    # A reference that would be the whole grid is none.
+    for views, frames in ((1, 4), (4, 1), (1, 1)):
+        for kind in (1, 2, 3):
+            mask = draw_masks(torch.tensor([kind] * 2), ones, [False] * 2, views, frames)[0]
+            given = (kind in (1, 3) and views > 1) or (kind in (2, 3) and frames > 1)
+            assert mask.tolist() == [given, False, False, False][: len(mask)]
+
+
+def test_grids_are_drawn_by_odds_and_a_model_of_small_ones_makes_its_references(
+    tmp_path, scenes, monkeypatch
+):
+    """And its guesses train a decoder."""
+    from fourreal.video import load_embedded_pipeline
+
+    drawn = set()
+
+    def recorded(kinds, columns, static, views, frames):
+        drawn.add((views, frames))
+        return draw_masks(kinds, columns, static, views, frames)
+
+    monkeypatch.setattr("fourreal.training.video.draw_masks", recorded)
+
+    def train(grids, odds):
+        train_video(
+            VideoConfig(
+                LoopConfig(tmp_path / grids[0], steps=8, batch_size=1),
+                DataConfig(scenes=1, height=32, width=32, cache=scenes),
+                start_from=weights.folder(),
+                grids=grids,
+                grid_odds=odds,
+            )
+        )
+        shutil.copy(weights.folder() / "autoencoder.safetensors", tmp_path / grids[0])
+        return load_embedded_pipeline(tmp_path / grids[0])
+
+    assert not train(("1x5", "2x5"), (0.5, 0.5)).config.staged
+    assert drawn == {(1, 2), (2, 2)}
+    assert train(("2x1", "1x5", "2x5"), (0.3, 0.3, 0.4)).config.staged
+    assert drawn == {(2, 1), (1, 2), (2, 2)}
+    with pytest.raises(ValueError, match=r"3 grids and 1 grid odds"):
+        grids_of(VideoConfig(grids=("2x1", "1x5", "2x5"), grid_odds=(1.0,)))
+    loop = LoopConfig(tmp_path / "decoder", steps=4, batch_size=2, save_every=10)
+    train_autoencoder(
+        AutoencoderConfig(
+            loop, weights.folder() / "autoencoder.safetensors", scenes, 1, 32,
+            video=tmp_path / "2x1",
+        )
+    )  # fmt: skip
+    before = load_file(weights.folder() / "autoencoder.safetensors")
+    after = load_file(tmp_path / "decoder" / "autoencoder.safetensors")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(name.startswith("neighbours.") for name in changed)
+
+
+def test_guesses_of_a_video_model_are_near_the_latents(scenes):
+    from fourreal.video import load_embedded_pipeline
+    from fourreal.video.transformer import apply_view_time
+
+    pipe = load_embedded_pipeline()
+    cache = SceneCache(scenes, "validation", 8, 29, 64)
+    exact = pipe.encode_views(cache.frames(0))
+    apply_view_time(pipe.transformer, 8, 8, max_frames=8)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        made = guess(pipe, exact, cache.caption(0), generator)
+        assert made.shape == exact.shape
+        assert (made - exact).square().mean() < 0.5 * exact.var() and not torch.equal(made, exact)
 
 
 def test_wrong_training_options_are_one_sentence(tmp_path):

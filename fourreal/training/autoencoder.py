@@ -12,7 +12,12 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from fourreal.evaluation.metrics import psnr
-from fourreal.grid import grid_to_sequence, reference_mask, sequence_to_grid
+from fourreal.grid import (
+    grid_to_sequence,
+    num_latent_frames,
+    reference_mask,
+    sequence_to_grid,
+)
 from fourreal.rendering.video import write_image
 from fourreal.training.loop import Loop, LoopConfig
 from fourreal.training.scene_cache import SceneCache
@@ -39,9 +44,6 @@ class AutoencoderConfig:
     start_from: Path | None = None
     """An autoencoder file whose linear transform to keep: video models trained on it stay valid.
     Its decoder is trained on where decoder_width is the same."""
-    video: Path | None = None
-    """Folder of an embedded video model whose guesses of noised latents are decoded in every other
-    step."""
     cache: Path = Path("out/train/scenes")
     """Where drawn scenes are kept."""
     num_scenes: int = 600
@@ -50,6 +52,9 @@ class AutoencoderConfig:
     z_dim: int = 16
     decoder_width: int = 96
     """Channels between neighbouring blocks in the decoder; 0 leaves the transform alone."""
+    video: Path | None = None
+    """Folder of an embedded video model whose guesses of noised latents are decoded in every other
+    step."""
 
 
 class NoisyDecoding(nn.Module):
@@ -129,8 +134,10 @@ def train_autoencoder(config: AutoencoderConfig) -> None:
     pipeline = None
     if config.video is not None:
         pipeline = load_embedded_pipeline(config.video).to(device)
-        frames = pipeline.config.max_frames
-        apply_view_time(pipeline.transformer, scenes.num_views, frames, max_frames=frames)
+        frames = num_latent_frames(scenes.num_frames)
+        apply_view_time(
+            pipeline.transformer, scenes.num_views, frames, max_frames=pipeline.config.max_frames
+        )
 
     def loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
         def below(limit):

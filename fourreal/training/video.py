@@ -185,8 +185,8 @@ def grids_of(config: VideoConfig) -> list[tuple[int, int]]:
         given = getattr(config, name)
         if len(given) != len(config.grids):
             raise ValueError(
-                f"there are {len(config.grids)} grids and {len(given)} {name}; give one for each "
-                "grid."
+                f"there are {len(config.grids)} grids and {len(given)} {name.replace('_', ' ')}; "
+                "give one for each grid."
             )
     try:
         grids = [tuple(int(n) for n in grid.split("x")) for grid in config.grids]
