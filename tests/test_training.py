@@ -292,7 +292,30 @@ def test_guesses_of_a_video_model_are_near_the_latents(scenes):
         assert (made - exact).square().mean() < 0.5 * exact.var() and not torch.equal(made, exact)
 
 
+def test_each_grid_may_have_reference_odds_of_its_own(tmp_path, scenes, monkeypatch):
+    drawn = {}
+
+    def recorded(kinds, columns, static, views, frames):
+        drawn.setdefault((views, frames), set()).update(kinds.tolist())
+        return draw_masks(kinds, columns, static, views, frames)
+
+    monkeypatch.setattr("fourreal.training.video.draw_masks", recorded)
+    train_video(
+        VideoConfig(
+            LoopConfig(tmp_path, steps=12, batch_size=1, save_every=100),
+            DataConfig(scenes=1, height=32, width=32, cache=scenes),
+            start_from=weights.folder(),
+            grids=("2x1", "1x5", "2x5"),
+            grid_odds=(0.4, 0.3, 0.3),
+            reference_odds=(1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0),
+        )
+    )
+    assert drawn == {(2, 1): {0}, (1, 2): {2}, (2, 2): {3}}
+
+
 def test_wrong_training_options_are_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match=r"5 reference odds; give four, or four for each"):
+        grids_of(VideoConfig(reference_odds=(0.2,) * 5))
     with pytest.raises(ValueError, match=r"4 grids and 1 grid starts"):
         grids_of(VideoConfig(grid_starts=(0.0,)))
     with pytest.raises(ValueError, match=r"use 9 or 13"):

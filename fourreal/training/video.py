@@ -39,7 +39,8 @@ from fourreal.video.transformer import apply_view_time
 TUNES = ("all", "attention", "lora")
 TUNED_WITH_ATTENTION = SELF_ATTENTION + r"|blocks\.\d+\.(attn1\.norm_[qk]|view_time_sync)"
 VALIDATION_GRIDS = 4
-BOTH = 3  # of the kinds of references: none, fixed view, freeze time, both
+REFERENCES = ("none", "fixed view", "freeze time", "both")
+BOTH = REFERENCES.index("both")
 SCRATCH_AUTOENCODER = Path("out/train/autoencoder/autoencoder.safetensors")
 
 
@@ -90,8 +91,10 @@ class VideoConfig:
     text_dropout: float = 0.1
     reverse_views: float = 0.5
     """How often the order of the views is reversed; 0 keeps a small model to one direction."""
-    reference_odds: tuple[float, float, float, float] = (0.35, 0.1, 0.1, 0.45)
-    """How often: none, fixed view, freeze time, both. Static scenes get no fixed view."""
+    reference_odds: tuple[float, ...] = (0.35, 0.1, 0.1, 0.45)
+    """How often: none, fixed view, freeze time, both; or these four for each of the grids, one
+    after the other. Static scenes get no fixed view. Of grids of one view or one frame, a reference
+    is the first cell."""
     continuation: float = 0.1
     """How often freeze time shows two columns of latents instead of one, as a window of a longer
     video with an overlap of five frames has them."""
@@ -188,6 +191,11 @@ def grids_of(config: VideoConfig) -> list[tuple[int, int]]:
                 f"there are {len(config.grids)} grids and {len(given)} {name.replace('_', ' ')}; "
                 "give one for each grid."
             )
+    if len(config.reference_odds) not in (4, 4 * len(config.grids)):
+        raise ValueError(
+            f"there are {len(config.reference_odds)} reference odds; give four, or four for each "
+            f"of the {len(config.grids)} grids."
+        )
     try:
         grids = [tuple(int(n) for n in grid.split("x")) for grid in config.grids]
         for views, frames in grids:
@@ -326,7 +334,8 @@ def train_video(config: VideoConfig) -> None:
             captions.append("" if dropped < config.text_dropout else data.caption(pick))
             static.append(pick.kind == "static")
         latents = rearrange(torch.stack(examples), "b v c f h w -> b c (v f) h w")
-        odds = torch.tensor(config.reference_odds)
+        odds = torch.tensor(config.reference_odds).view(-1, len(REFERENCES))
+        odds = odds[grids.index((views, frames)) if len(odds) > 1 else 0]
         kinds = torch.multinomial(odds, batch, True, generator=generator)
         shown = 1 + (torch.rand(batch, generator=generator) < config.continuation).long()
         masks = draw_masks(kinds, shown, static, views, num_latent_frames(frames)).to(device)
