@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from .view_time import KNOWN, noise_mask_of
 
-DEFAULT_PROMPT = "a red ball bouncing past a blue box"
+DEFAULT_PROMPT = "a red ball orbiting on a marbled floor"
 EMPTY_PROMPT = "the prompt is empty; say what the scene shows and how it moves."
 WAN_CHANNELS, WAN_STRIDE = 16, 8  # of an empty latent; ComfyUI fits it to the MODEL
 
