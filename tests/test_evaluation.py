@@ -257,6 +257,8 @@ def test_sampling_is_compared_on_one_model(monkeypatch, tmp_path):
     found = ablations.ablate_sampling(config)
     assert list(found) == ["1 steps", "4 steps", "guidance 2.5"]
     assert found["4 steps"]["difference"]["both/generated_full"]["mean"] == 3
+    assert list(ablations.ablate_sampling(replace(config, guidances=()))) == ["1 steps", "4 steps"]
+    assert list(ablations.ablate_sampling(replace(config, step_counts=()))) == ["guidance 2.5"]
 
 
 # --- clips instead of procedural scenes -----------------------------------------------------------

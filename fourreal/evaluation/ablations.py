@@ -85,7 +85,8 @@ class VideoAblation(Evaluation):
 
 @dataclass
 class SamplingAblation(Sampling, Evaluation):
-    """Sampling steps with both references, and guidance from text alone, of one model."""
+    """Sampling steps with both references, and guidance from text alone, of one model. Without
+    values for either, that table is left out."""
 
     step_counts: tuple[int, ...] = (1, 4, 8, 16, 40)
     guidances: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0, 6.0)
@@ -192,7 +193,8 @@ def ablate_sampling(config: SamplingAblation) -> dict:
         )
         for scale in config.guidances
     }
-    return compare(config, results, SAMPLING_SCORES) | compare(config, texts, TEXT_SCORES, "_text")
+    found = compare(config, results, SAMPLING_SCORES) if results else {}
+    return found | (compare(config, texts, TEXT_SCORES, "_text") if texts else {})
 
 
 def ablate_reconstruction(config: ReconstructionAblation) -> dict:
