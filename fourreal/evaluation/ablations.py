@@ -193,8 +193,7 @@ def ablate_sampling(config: SamplingAblation) -> dict:
         )
         for scale in config.guidances
     }
-    found = compare(config, results, SAMPLING_SCORES) if results else {}
-    return found | (compare(config, texts, TEXT_SCORES, "_text") if texts else {})
+    return compare(config, results, SAMPLING_SCORES) | compare(config, texts, TEXT_SCORES, "_text")
 
 
 def ablate_reconstruction(config: ReconstructionAblation) -> dict:

@@ -215,8 +215,11 @@ def compare(
     column for each of the scores `columns`; printed, and written where the config says, `suffix`
     added to the file's name.
 
-    The rows after the first also tell by how much they differ from it, scene by scene.
+    The rows after the first also tell by how much they differ from it, scene by scene. Without
+    results there is no table.
     """
+    if not results:
+        return {}
     first, *_ = results.values()
     rows, variants = [], {}
     for name, result in results.items():

@@ -191,7 +191,7 @@ def grids_of(config: VideoConfig) -> list[tuple[int, int]]:
                 f"there are {len(config.grids)} grids and {len(given)} {name.replace('_', ' ')}; "
                 "give one for each grid."
             )
-    if len(config.reference_odds) not in (4, 4 * len(config.grids)):
+    if len(config.reference_odds) not in (len(REFERENCES), len(REFERENCES) * len(config.grids)):
         raise ValueError(
             f"there are {len(config.reference_odds)} reference odds; give four, or four for each "
             f"of the {len(config.grids)} grids."
@@ -300,11 +300,15 @@ def train_video(config: VideoConfig) -> None:
         for block in transformer.blocks:
             block.compile()
 
-    def current_grid(generator: torch.Generator | None = None) -> tuple[int, int]:
+    reference_odds = torch.tensor(config.reference_odds).view(-1, len(REFERENCES))
+    reference_odds = reference_odds.expand(len(grids), -1)
+
+    def current_grid(generator: torch.Generator | None = None) -> int:
+        """Index of the grid to train on."""
         if config.grid_odds:
             odds = torch.tensor(config.grid_odds)
-            return grids[int(torch.multinomial(odds, 1, generator=generator))]
-        return [g for g, s in zip(grids, config.grid_starts) if loop.progress >= s][-1]
+            return int(torch.multinomial(odds, 1, generator=generator))
+        return [i for i, s in enumerate(config.grid_starts) if loop.progress >= s][-1]
 
     def encode(pick: Pick, views: int, frames: int) -> Tensor:
         """Latents [V, C, F, h, w] of an example."""
@@ -321,7 +325,8 @@ def train_video(config: VideoConfig) -> None:
     applied: list[int] = []  # the grid that the transformer is set up for
 
     def loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        views, frames = current_grid(generator)
+        current = current_grid(generator)
+        views, frames = grids[current]
         largest = grids[-1][0] * num_latent_frames(grids[-1][1])
         batch = config.loop.batch_size * largest // (views * num_latent_frames(frames))
         examples, captions, static = [], [], []
@@ -334,9 +339,7 @@ def train_video(config: VideoConfig) -> None:
             captions.append("" if dropped < config.text_dropout else data.caption(pick))
             static.append(pick.kind == "static")
         latents = rearrange(torch.stack(examples), "b v c f h w -> b c (v f) h w")
-        odds = torch.tensor(config.reference_odds).view(-1, len(REFERENCES))
-        odds = odds[grids.index((views, frames)) if len(odds) > 1 else 0]
-        kinds = torch.multinomial(odds, batch, True, generator=generator)
+        kinds = torch.multinomial(reference_odds[current], batch, True, generator=generator)
         shown = 1 + (torch.rand(batch, generator=generator) < config.continuation).long()
         masks = draw_masks(kinds, shown, static, views, num_latent_frames(frames)).to(device)
         both = (kinds == BOTH) & (min(views, frames) > 1)
@@ -368,7 +371,7 @@ def train_video(config: VideoConfig) -> None:
     @torch.compiler.set_stance("force_eager")
     def sample(out: Path) -> dict:
         applied.clear()
-        views, frames = grids[-1] if config.grid_odds else current_grid()
+        views, frames = grids[-1 if config.grid_odds else current_grid()]
         model.eval()
         pipe.set_progress_bar_config(disable=True)
         scores, sheets = [], []
