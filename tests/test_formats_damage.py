@@ -185,7 +185,8 @@ def test_a_file_takes_at_most_twice_its_honest_size(cases, name):
     if whole["grown"] is None:
         pytest.skip("the peak of a process's memory can be set back on Linux only")
     if name != "s.safetensors":  # of which nothing is read yet
-        assert whole["grown"] > 0.9 * float32_bytes(count, degree)  # the measure sees it
+        # The measure sees it, roughly: the kernel counts pages in batches, per processor.
+        assert whole["grown"] > 0.5 * float32_bytes(count, degree)
     for case in large:
         assert case.honest > 2e6
         check(case, 0, most=2 * count)
