@@ -132,7 +132,7 @@ def small(**options):
     return {"scenes": 2, "split": "validation", "height": SIZE, "width": SIZE, **options}
 
 
-def test_a_perfect_video_model_scores_perfectly(monkeypatch):
+def test_a_perfect_video_model_scores_perfectly(monkeypatch, tmp_path):
     exact = [make_scene(scene_seed("validation", i), 3, 5, SIZE, SIZE).frames for i in range(2)]
     asked = []
 
@@ -141,8 +141,11 @@ def test_a_perfect_video_model_scores_perfectly(monkeypatch):
         return SimpleNamespace(frames=exact[generator.initial_seed()])
 
     monkeypatch.setattr(video, "video_model", lambda folder: pipeline)
-    config = video.VideoEvaluation(**small(num_views=3, num_frames=5))
+    montage = tmp_path / "references.png"
+    config = video.VideoEvaluation(**small(num_views=3, num_frames=5, montage=montage))
     scores = video.evaluate_video(config)["scores"]
+    halves = read_image(montage).split([5 * (SIZE + 2) - 2, 6, 5 * (SIZE + 2) - 2], -1)
+    assert torch.equal(halves[0], halves[2]) and (halves[1] == 1).all() and len(halves[0][0]) > SIZE
     assert asked == [(True, True), (True, False), (False, True)] * 2
     for given in video.REFERENCES:
         assert scores[f"{given}/generated_full"] == {"mean": 60, "interval": 0}

@@ -32,6 +32,7 @@ REFERENCES = ("both", "fixed_view", "freeze_time")
 SHOWN_PIXELS = 0.004  # of a frame in an object's colour
 SHOWN_CELLS = 0.75  # of the grid
 MONTAGE = 16  # grids in one picture
+COMPARED = 3  # of a picture that shows the exact ones as well
 
 
 @dataclass
@@ -45,6 +46,9 @@ class VideoEvaluation(LearnedMetrics, Sampling, Evaluation):
 
     references: tuple[str, ...] = REFERENCES
     """both, fixed_view, freeze_time."""
+    montage: Path | None = None
+    """Picture to write of the first 3 grids of the first references, the exact ones at the
+    right: every second view, seven times across."""
 
 
 @dataclass
@@ -126,7 +130,7 @@ def evaluate_video(config: VideoEvaluation) -> dict:
     if wrong := [name for name in config.references if name not in REFERENCES]:
         raise ValueError(f"references are {', '.join(REFERENCES)}, but {wrong[0]!r} was given.")
     pipeline, learned = video_model(config.video), Learned(config)
-    report = Report()
+    report, sheets = Report(), []
     for index, example in enumerate(examples(config)):
         exact = example.frames
         bound = score_agreement("exact", exact, example.scene)
@@ -144,7 +148,12 @@ def evaluate_video(config: VideoEvaluation) -> dict:
             judged = learned.likeness(grid[1:, 1:], exact[1:, 1:]) | learned.views(grid)
             report.add(score_video(grid, exact) | found | bound | judged, f"{given}/")
             learned.watch(given, grid[1:], exact[1:])
+            if config.montage and given == config.references[0] and index < COMPARED:
+                pair = [contact_sheet(frames[::2], 7) for frames in (grid, exact)]
+                sheets.append(torch.cat([F.pad(pair[0], (0, 6), value=1.0), pair[1]], -1))
     report.of_all = learned.of_all()
+    if config.montage:
+        write_image(config.montage, torch.cat(sheets, -2))
     return report.finish(config)
 
 
