@@ -15,7 +15,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENT = HERE / ".venv"
-DEMO_PROMPT, DEMO_SEED = "a red ball orbiting near a blue ball", "0"
+DEMO_PROMPT, DEMO_SEED = "a red ball bouncing next to a yellow cylinder", "2"
 CPU_TORCH = "torch==2.13.0"  # where pip offers a CPU build under this version
 
 

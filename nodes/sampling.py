@@ -131,7 +131,7 @@ class ViewTimeSampler(io.ComfyNode):
         view_strength,
     ) -> io.NodeOutput:  # fmt: skip
         from fourreal.grid import sampling_stages
-        from fourreal.video.pipeline import GUIDANCE_BOTH
+        from fourreal.video.pipeline import stage_guidance
 
         conventions(model)  # before anything else is done with a MODEL that is not Wan
         num_views, num_frames, known = grid_of(latent)
@@ -143,14 +143,14 @@ class ViewTimeSampler(io.ComfyNode):
             stages = sampling_stages(known)
         bar = comfy.utils.ProgressBar(steps * len(stages))
         noise = comfy.sample.prepare_noise(samples, seed)
-        for stage, (v, f) in enumerate(stages):
+        scales = stage_guidance(cfg, len(stages), bool(known[0, 0]))
+        for stage, ((v, f), scale) in enumerate(zip(stages, scales)):
             if stage > 0:  # what the stage before made is a reference
                 mask = noise_mask_of(known, samples)
-            completes = stage > 0 and stage == len(stages) - 1
             part = latent | {"samples": samples[:v, :, :f], KNOWN: known[:v, :f]}
             made = comfy.sample.sample(
                 apply_view_time(model, part, view_strength), noise[:v, :, :f], steps,
-                GUIDANCE_BOTH if completes else cfg, sampler_name, scheduler, positive, negative,
+                scale, sampler_name, scheduler, positive, negative,
                 part["samples"], noise_mask=None if mask is None else mask[:v, :, :f],
                 callback=preview_callback(model, bar, steps * stage),
                 disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=seed,

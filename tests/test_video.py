@@ -16,6 +16,7 @@ from fourreal.video.files import (
     save_single_file,
     transformer_key,
 )
+from fourreal.video.pipeline import stage_guidance
 from fourreal.video.text import (
     build_text_encoder,
     build_tokenizer,
@@ -151,7 +152,7 @@ def test_stages_are_grids_of_one_time_and_of_one_view_and_then_the_rest(conditio
         callback_on_step_end=watch, **options,
     ).frames  # fmt: skip
     assert seen == [(step, 6) for step in range(6)]
-    assert [scale for _, _, scale in given] == [3.0, 3.0, 1.0]
+    assert [scale for _, _, scale in given] == [3.0, 2.0, 1.0]
     column, row, both = given
     assert not column[1].any() and row[1].tolist() == [[True, False]]
     assert both[1].tolist() == [[True, True], [True, False], [True, False]]
@@ -163,6 +164,14 @@ def test_stages_are_grids_of_one_time_and_of_one_view_and_then_the_rest(conditio
     assert torch.equal(both[0][1:, :, :1], alone[1:]) and not both[0][1:, :, 1:].any()
     if conditioning == "replace":
         assert torch.equal(grid[:, :, 0], both[0][:, :, 0]) and torch.equal(grid[0], both[0][0])
+
+
+def test_guidance_goes_down_with_the_references_that_a_stage_has():
+    assert stage_guidance(5.0, 1, True) == stage_guidance(5.0, 1, False) == [5.0]
+    assert stage_guidance(5.0, 3, False) == [5.0, 3.0, 1.0]
+    assert stage_guidance(5.0, 3, True) == [3.0, 3.0, 1.0]  # an image
+    assert stage_guidance(5.0, 2, True) == [3.0, 1.0]
+    assert stage_guidance(1.0, 3, False) == [1.0, 1.0, 1.0]
 
 
 def test_fresh_noise_of_a_step_comes_from_the_generator():

@@ -53,6 +53,18 @@ CONDITIONINGS = ("add", "replace")
 GUIDANCE_BOTH = 1.0  # paper, supplement: guidance matters little with both references
 
 
+def stage_guidance(guidance_scale: float, num_stages: int, has_first_cell: bool) -> list[float]:
+    """Guidance scale of each of the sampling_stages of a grid: as given for a stage alone and for
+    one without any reference, GUIDANCE_BOTH for the last, which has both, and halfway between for
+    those with a first cell: text that leads away from it changes shapes and colours over time.
+    """
+    if num_stages == 1:
+        return [guidance_scale]
+    halfway = (guidance_scale + GUIDANCE_BOTH) / 2
+    first = halfway if has_first_cell else guidance_scale
+    return [first, *[halfway] * (num_stages - 2), GUIDANCE_BOTH]
+
+
 def model_inputs(
     noised: Tensor,
     references: Tensor,
@@ -353,7 +365,7 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
         both references and to the config's otherwise; 1 turns it off. view_strength 0 gives
         independent views. latents [V, C, F, h, w] replaces the starting noise. staged (default: the
         config's) generates the references that are missing before the rest: the first column, then
-        the first row, with the guidance given, then the other cells, with guidance 1.
+        the first row, then the other cells, each with its stage_guidance.
 
         More than window_frames (4k + 1; default and limit: what the model was made for) are
         generated in windows that begin with the last window_overlap frames (4k + 1) of the one
@@ -413,11 +425,11 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
             window = self._references(row, columns, image, window_shape)
             noise, known = latents[:, :, start:stop].to(device, torch.float32), known.to(device)
             begun = time.perf_counter()
-            for stage, (v, f) in enumerate(stages):
-                completes = stage > 0 and stage == len(stages) - 1  # row and column are there
+            scales = stage_guidance(guidance_scale, len(stages), bool(known[0, 0]))
+            for (v, f), scale in zip(stages, scales):
                 window[:v, :, :f] = self._denoise(
                     noise[:v, :, :f], window[:v, :, :f], known[:v, :f], texts,
-                    GUIDANCE_BOTH if completes else guidance_scale, num_inference_steps, steps,
+                    scale, num_inference_steps, steps,
                     {"view_strength": view_strength, "backend": backend},
                     callback_on_step_end, callback_on_step_end_tensor_inputs, generator,
                 )  # fmt: skip
