@@ -25,8 +25,9 @@ from .test_formats import cloud
 MEASURE = Path(__file__).parent / "measure_loading.py"
 MUTATIONS = 2500  # of each format
 PAGES = 2**20  # of the interpreter and the allocator, which small files cannot be told from
-LARGE = {"g.ply": (20_000, 1), "g.spz": (12_000, 3), "g.splat": (60_000, 0)}
-LARGE["s.safetensors"] = (24_000, 1)
+# So large that the kernel's count of pages, in batches of some 100 KB, tells a tenth of them.
+LARGE = {"g.ply": (80_000, 1), "g.spz": (48_000, 3), "g.splat": (240_000, 0)}
+LARGE["s.safetensors"] = (96_000, 1)
 FORMATS = tuple(LARGE)
 
 
@@ -185,8 +186,7 @@ def test_a_file_takes_at_most_twice_its_honest_size(cases, name):
     if whole["grown"] is None:
         pytest.skip("the peak of a process's memory can be set back on Linux only")
     if name != "s.safetensors":  # of which nothing is read yet
-        # The measure sees it, roughly: the kernel counts pages in batches, per processor.
-        assert whole["grown"] > 0.5 * float32_bytes(count, degree)
+        assert whole["grown"] > 0.9 * float32_bytes(count, degree)  # the measure sees it
     for case in large:
         assert case.honest > 2e6
         check(case, 0, most=2 * count)
