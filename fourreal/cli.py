@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from fourreal.generate import GenerateConfig, ReconstructConfig
+from fourreal.commands.generate import GenerateConfig, ReconstructConfig
 
 
 @dataclass
@@ -60,10 +60,10 @@ class InfoConfig:
 
 def render(config: RenderConfig) -> None:
     from fourreal.cameras import load_keyframes
+    from fourreal.commands.generate import scene_path
+    from fourreal.files.media import write_depth, write_images, write_video
     from fourreal.formats import load_scene
-    from fourreal.generate import scene_path
     from fourreal.rendering import render_path
-    from fourreal.rendering.video import write_depth, write_images, write_video
 
     scene = load_scene(config.scene)
     keyframes = config.keyframes and load_keyframes(
@@ -140,13 +140,13 @@ def _train(kind: str):
 
 
 def _generate(config: GenerateConfig) -> None:
-    from fourreal.generate import generate
+    from fourreal.commands.generate import generate
 
     print(f"results: {generate(config)}")
 
 
 def _reconstruct(config: ReconstructConfig) -> None:
-    from fourreal.generate import reconstruct
+    from fourreal.commands.generate import reconstruct
 
     print(f"results: {reconstruct(config)}")
 
@@ -161,9 +161,9 @@ def _commands(arguments: list[str]) -> dict:
         "info": (InfoConfig, info),
     }
     if arguments[:1] == ["train"]:
-        from fourreal.training.autoencoder import AutoencoderConfig
-        from fourreal.training.reconstructor import ReconstructorConfig
-        from fourreal.training.video import VideoConfig
+        from fourreal.training.train_autoencoder import AutoencoderConfig
+        from fourreal.training.train_reconstructor import ReconstructorConfig
+        from fourreal.training.train_video import VideoConfig
 
         return {
             "autoencoder": (AutoencoderConfig, _train("autoencoder")),
@@ -171,7 +171,9 @@ def _commands(arguments: list[str]) -> dict:
             "reconstructor": (ReconstructorConfig, _train("reconstructor")),
         }
     if arguments[:1] == ["benchmark"]:
-        from fourreal.benchmarks import attention, reconstruction, renderer
+        from fourreal.benchmarks import benchmark_attention as attention
+        from fourreal.benchmarks import benchmark_reconstruction as reconstruction
+        from fourreal.benchmarks import benchmark_renderer as renderer
 
         return {
             "attention": (attention.AttentionBenchmark, attention.benchmark_attention),
@@ -182,7 +184,8 @@ def _commands(arguments: list[str]) -> dict:
             ),
         }
     if arguments[:1] == ["evaluate"]:
-        from fourreal.evaluation import reconstruction, video
+        from fourreal.evaluation import evaluate_reconstruction as reconstruction
+        from fourreal.evaluation import evaluate_video as video
 
         return {
             "autoencoder": (video.AutoencoderEvaluation, video.evaluate_autoencoder),

@@ -54,7 +54,7 @@ def load_transformer(path: Path, latent_format) -> comfy.model_patcher.ModelPatc
 
     Raises ValueError when the file is damaged or does not fit its own config.
     """
-    from fourreal.video.files import read_safetensors
+    from fourreal.files.tensors import read_safetensors
 
     tensors, metadata = read_safetensors(path)
     if "config" not in metadata:
@@ -124,17 +124,25 @@ def text_encoder_class(config: dict):
     class SmallUMT5Encoder(SDClipModel):
         def __init__(self, device="cpu", dtype=None, model_options={}):  # noqa: B006 (as ComfyUI)
             super().__init__(
-                device=device, dtype=dtype, textmodel_json_config=config, model_class=SmallUMT5,
+                device=device,
+                dtype=dtype,
+                textmodel_json_config=config,
+                model_class=SmallUMT5,
                 special_tokens={"end": config["eos_token_id"], "pad": config["pad_token_id"]},
-                enable_attention_masks=True, zero_out_masked=True, model_options=model_options,
-            )  # fmt: skip
+                enable_attention_masks=True,
+                zero_out_masked=True,
+                model_options=model_options,
+            )
 
     class SmallTextEncoder(SD1ClipModel):
         def __init__(self, device="cpu", dtype=None, model_options={}):  # noqa: B006
             super().__init__(
-                device=device, dtype=torch.float32, model_options=model_options, name=CLIP_NAME,
+                device=device,
+                dtype=torch.float32,
+                model_options=model_options,
+                name=CLIP_NAME,
                 clip_model=SmallUMT5Encoder,
-            )  # fmt: skip
+            )
 
     return SmallTextEncoder
 
@@ -161,15 +169,17 @@ def tokenizer_class(description: str, max_tokens: int):
 
 def load_text_encoder(path: Path, max_tokens: int) -> comfy.sd.CLIP:
     """A CLIP from fourreal.video.text.save_text_encoder's file. Raises ValueError."""
-    from fourreal.video.files import read_safetensors
+    from fourreal.files.tensors import read_safetensors
 
     tensors, metadata = read_safetensors(path)
     if "tokenizer" not in metadata:
         raise ValueError(f"{path} is not a text encoder of this project: it holds no tokenizer.")
     config = {
-        "pad_token_id": 0, "eos_token_id": 1, "relative_attention_num_buckets": 32,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "relative_attention_num_buckets": 32,
         "relative_attention_max_distance": 128,
-    } | json.loads(metadata["config"])  # fmt: skip
+    } | json.loads(metadata["config"])
     config |= {"model_type": "umt5", "is_gated_act": True, "dense_act_fn": "gelu_pytorch_tanh"}
     target = ClipTarget(
         tokenizer_class(metadata["tokenizer"], max_tokens), text_encoder_class(config)

@@ -21,8 +21,10 @@ class AssembleGrid(io.ComfyNode):
     def define_schema(cls):
         views = io.Autogrow.TemplatePrefix(
             io.Image.Input("view", tooltip="The frames of one view, all views of equal length."),
-            prefix="view", min=1, max=64,
-        )  # fmt: skip
+            prefix="view",
+            min=1,
+            max=64,
+        )
         return io.Schema(
             node_id="FourReal_AssembleGrid",
             display_name="Assemble Grid",

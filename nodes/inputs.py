@@ -23,11 +23,17 @@ class TextEncode(io.ComfyNode):
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder that belongs to the MODEL."),
                 io.String.Input(
-                    "prompt", multiline=True, dynamic_prompts=True, default=DEFAULT_PROMPT,
+                    "prompt",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    default=DEFAULT_PROMPT,
                     tooltip="What the scene shows and how it moves.",
                 ),
                 io.String.Input(
-                    "negative", multiline=True, dynamic_prompts=True, default="",
+                    "negative",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    default="",
                     tooltip="What the scene should not show; may be empty.",
                 ),
             ],
@@ -35,7 +41,7 @@ class TextEncode(io.ComfyNode):
                 io.Conditioning.Output(display_name="positive", tooltip="The prompt."),
                 io.Conditioning.Output(display_name="negative", tooltip="The negative prompt."),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, prompt):

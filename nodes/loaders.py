@@ -48,9 +48,9 @@ class LoadEmbeddedModels(io.ComfyNode):
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
+        from fourreal.embedded.autoencoder import BlockAutoencoder
         from fourreal.reconstruction import Reconstructor as Network
-        from fourreal.video.block_autoencoder import BlockAutoencoder
-        from fourreal.video.files import load_single_file
+        from fourreal.video.wan_keys import load_single_file
         from fourreal.weights import folder
 
         from .comfy_models import (
@@ -95,11 +95,14 @@ class LoadReconstructor(io.ComfyNode):
             search_aliases=["vggt", "anysplat", "geometry model"],
             inputs=[
                 io.Combo.Input(
-                    "file", options=folder_paths.get_filename_list(FOLDER),
+                    "file",
+                    options=folder_paths.get_filename_list(FOLDER),
                     tooltip="A file in models/geometry_estimation; it is recognised by its keys.",
                 ),
                 io.Combo.Input(
-                    "precision", options=["auto", "float32", "bfloat16", "float16"], advanced=True,
+                    "precision",
+                    options=["auto", "float32", "bfloat16", "float16"],
+                    advanced=True,
                     tooltip="Of the transformer. auto: bfloat16 where the device is good at it, "
                     "else float32. The heads always compute in float32.",
                 ),
@@ -114,7 +117,7 @@ class LoadReconstructor(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.unique_id],
-        )  # fmt: skip
+        )
 
     @classmethod
     def fingerprint_inputs(cls, file, **_):
@@ -185,6 +188,8 @@ class ExampleScene(io.ComfyNode):
 
         scene = make_scene(scene_seed("test", seed), num_views, num_frames, height, width)
         return io.NodeOutput(
-            frames_to_images(scene.frames), scene.caption, to_homogeneous(scene.extrinsics),
+            frames_to_images(scene.frames),
+            scene.caption,
+            to_homogeneous(scene.extrinsics),
             scene.intrinsics,
-        )  # fmt: skip
+        )

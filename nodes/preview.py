@@ -89,12 +89,15 @@ class Preview4D(io.ComfyNode):
             inputs=[
                 Scene.Input("scene", tooltip=SCENE_TOOLTIP),
                 io.Image.Input(
-                    "images", optional=True,
+                    "images",
+                    optional=True,
                     tooltip="The grid that the scene was made of, to fade over it in the input "
                     "cameras.",
                 ),
                 View.Input(
-                    "view", optional=True, extra_dict={"socketless": True},
+                    "view",
+                    optional=True,
+                    extra_dict={"socketless": True},
                     tooltip="The viewer. Where you look from is kept with the workflow.",
                 ),
             ],
@@ -105,7 +108,7 @@ class Preview4D(io.ComfyNode):
                     tooltip="Where you looked from when it was queued; at first the first view.",
                 ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, scene, images=None, view=None) -> io.NodeOutput:

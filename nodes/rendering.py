@@ -146,7 +146,9 @@ class CameraPathNode(io.ComfyNode):
             inputs=[
                 Scene.Input("scene", tooltip=SCENE_TOOLTIP),
                 io.Combo.Input(
-                    "kind", options=list(PATH_KINDS), default="orbit",
+                    "kind",
+                    options=list(PATH_KINDS),
+                    default="orbit",
                     tooltip="orbit: to the last view and back. inputs: once along the views. "
                     "freeze_time: the orbit while time stands still. fixed_view: the first view, "
                     "or the connected camera. replay: the views one after another. spiral: in "
@@ -154,26 +156,36 @@ class CameraPathNode(io.ComfyNode):
                     "away from it while the lens narrows, so that it keeps its size.",
                 ),
                 io.Int.Input(
-                    "frames", default=0, min=0, max=2000,
+                    "frames",
+                    default=0,
+                    min=0,
+                    max=2000,
                     tooltip="Length of the path; 0 for as many frames as the scene has times.",
                 ),
                 io.Int.Input(
-                    "freeze_at", default=0, min=0, max=1023, advanced=True,
+                    "freeze_at",
+                    default=0,
+                    min=0,
+                    max=1023,
+                    advanced=True,
                     tooltip="The time that freeze shows, and that ramp stops at.",
                 ),
                 io.Combo.Input(
-                    "time", options=["auto", *TIME_KINDS], advanced=True,
+                    "time",
+                    options=["auto", *TIME_KINDS],
+                    advanced=True,
                     tooltip="auto: freeze for freeze_time, else play. play: from the first to the "
                     "last time. freeze: one time. ramp: slows down to a stop and speeds up again. "
                     "ping_pong: to the last time and back.",
                 ),
                 io.Load3DCamera.Input(
-                    "camera", optional=True,
+                    "camera",
+                    optional=True,
                     tooltip="Seen instead of the first view by fixed_view.",
                 ),
             ],
             outputs=[CameraPath.Output(display_name="CAMERA_PATH", tooltip="A camera per frame.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, scene, kind, frames, freeze_at, time="auto", camera=None) -> io.NodeOutput:
@@ -187,10 +199,17 @@ class CameraPathNode(io.ComfyNode):
             seen = from_camera_info(camera, scene.width, scene.height)
             extrinsics, intrinsics = (part[None].to(extrinsics) for part in seen)
         path = camera_path(
-            extrinsics, intrinsics, scene.width, scene.height, scene.num_frames, kind,
-            frames or None, freeze_at, time=None if time == "auto" else time,
+            extrinsics,
+            intrinsics,
+            scene.width,
+            scene.height,
+            scene.num_frames,
+            kind,
+            frames or None,
+            freeze_at,
+            time=None if time == "auto" else time,
             distance=scene.at(0).viewing_distance(extrinsics[0]),
-        )  # fmt: skip
+        )
         return io.NodeOutput(path)
 
 
@@ -205,23 +224,35 @@ class RenderSplats(io.ComfyNode):
             search_aliases=["gaussian splatting", "rasterize", "render scene"],
             inputs=[
                 io.MultiType.Input(
-                    "scene", [Scene, io.Splat],
+                    "scene",
+                    [Scene, io.Splat],
                     tooltip="A scene, or a SPLAT whose batch is time.",
                 ),
                 CameraPath.Input("camera_path", tooltip="From Camera Path."),
                 io.Int.Input(
-                    "width", default=0, min=0, max=4096,
+                    "width",
+                    default=0,
+                    min=0,
+                    max=4096,
                     tooltip="Pixels; 0 for the width of the input views.",
                 ),
                 io.Int.Input(
-                    "height", default=0, min=0, max=4096,
+                    "height",
+                    default=0,
+                    min=0,
+                    max=4096,
                     tooltip="Pixels; 0 for the height of the input views.",
                 ),
                 io.Color.Input(
                     "background", default="#000000", tooltip="Colour where there is nothing."
                 ),
                 io.Float.Input(
-                    "fps", default=0.0, min=0.0, max=120.0, step=1.0, advanced=True,
+                    "fps",
+                    default=0.0,
+                    min=0.0,
+                    max=120.0,
+                    step=1.0,
+                    advanced=True,
                     tooltip="Frames per second of the video; 0 for the scene's own rate (8 for a "
                     "SPLAT).",
                 ),
@@ -234,7 +265,7 @@ class RenderSplats(io.ComfyNode):
                     display_name="video", tooltip="The frames at the scene's rate, for Save Video."
                 ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, background):
@@ -252,19 +283,23 @@ class RenderSplats(io.ComfyNode):
             scene = scene_of_splat(scene, camera_path)
         width, height = width or camera_path.width, height or camera_path.height
         path = replace(
-            camera_path, width=width, height=height,
+            camera_path,
+            width=width,
+            height=height,
             intrinsics=scale_intrinsics(
                 camera_path.intrinsics, width / camera_path.width, height / camera_path.height
             ),
-        )  # fmt: skip
+        )
         device = comfy.model_management.get_torch_device()
         # The scene, and its largest time once more.
         parts = [sum(t.nbytes for t in vars(g).values()) for g in (scene.static, *scene.dynamic)]
         comfy.model_management.free_memory(2 * sum(parts), device)
         color, alpha, depth = render_path(
-            scene.to(device), path, background=torch.tensor(parse_color(background), device=device),
+            scene.to(device),
+            path,
+            background=torch.tensor(parse_color(background), device=device),
             progress=progress_reporter(len(path.times)),
-        )  # fmt: skip
+        )
         out = comfy.model_management.intermediate_device()
         images = color.clamp(0, 1).to(out)
         video = InputImpl.VideoFromComponents(
@@ -284,6 +319,10 @@ def scene_of_splat(splat: Types.SPLAT, path) -> GaussianScene:
     fields = (splat.positions, splat.rotations, splat.scales, splat.opacities[..., 0], splat.sh)
     dynamic = [Gaussians(*(f[i, : int(counts[i])].float() for f in fields)) for i in range(items)]
     return GaussianScene(
-        Gaussians.empty(splat.sh.shape[2]), dynamic, path.extrinsics, path.intrinsics, path.width,
+        Gaussians.empty(splat.sh.shape[2]),
+        dynamic,
+        path.extrinsics,
+        path.intrinsics,
+        path.width,
         path.height,
-    )  # fmt: skip
+    )

@@ -64,12 +64,17 @@ class ApplyViewTimeAttention(io.ComfyNode):
                     "latent", tooltip="From Grid Latent; the same one must go to the sampler."
                 ),
                 io.Float.Input(
-                    "view_strength", default=1.0, min=0.0, max=4.0, step=0.05, advanced=True,
+                    "view_strength",
+                    default=1.0,
+                    min=0.0,
+                    max=4.0,
+                    step=0.05,
+                    advanced=True,
                     tooltip="Weight of the other views: 1 is the method, 0 independent views.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The model for this grid, with its references.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, model, latent, view_strength) -> io.NodeOutput:
@@ -127,11 +132,20 @@ class ViewTimeSampler(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, positive, negative, latent, seed, steps, cfg, sampler_name, scheduler,
+        cls,
+        model,
+        positive,
+        negative,
+        latent,
+        seed,
+        steps,
+        cfg,
+        sampler_name,
+        scheduler,
         view_strength,
-    ) -> io.NodeOutput:  # fmt: skip
+    ) -> io.NodeOutput:
         from fourreal.grid import sampling_stages
-        from fourreal.video.pipeline import stage_guidance
+        from fourreal.video.conditioning import stage_guidance
 
         conventions(model)  # before anything else is done with a MODEL that is not Wan
         num_views, num_frames, known = grid_of(latent)
@@ -149,12 +163,20 @@ class ViewTimeSampler(io.ComfyNode):
                 mask = noise_mask_of(known, samples)
             part = latent | {"samples": samples[:v, :, :f], KNOWN: known[:v, :f]}
             made = comfy.sample.sample(
-                apply_view_time(model, part, view_strength), noise[:v, :, :f], steps,
-                scale, sampler_name, scheduler, positive, negative,
-                part["samples"], noise_mask=None if mask is None else mask[:v, :, :f],
+                apply_view_time(model, part, view_strength),
+                noise[:v, :, :f],
+                steps,
+                scale,
+                sampler_name,
+                scheduler,
+                positive,
+                negative,
+                part["samples"],
+                noise_mask=None if mask is None else mask[:v, :, :f],
                 callback=preview_callback(model, bar, steps * stage),
-                disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=seed,
-            )  # fmt: skip
+                disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+                seed=seed,
+            )
             samples, known = samples.to(made, copy=True), known.clone()
             samples[:v, :, :f], known[:v, :f] = made, True
         out = {k: v for k, v in latent.items() if k != "downscale_ratio_spacial"}

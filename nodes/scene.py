@@ -64,7 +64,7 @@ def progress_reporter(total: int, preview=None):
 
     preview(done) gives an image [3, H, W] in [0, 1] to show beside the bar.
     """
-    from fourreal.rendering.video import to_uint8
+    from fourreal.files.media import to_uint8
 
     bar = comfy.utils.ProgressBar(total)
 
@@ -152,10 +152,21 @@ class Reconstruct(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, reconstructor, images, num_views, fps, cameras="first", shared_intrinsics=False,
-        resolution=0, confidence_percentile=0.0, min_opacity=0.02, voxel_size=0.0,
-        store_static_once=True, extrinsics=None, intrinsics=None,
-    ) -> io.NodeOutput:  # fmt: skip
+        cls,
+        reconstructor,
+        images,
+        num_views,
+        fps,
+        cameras="first",
+        shared_intrinsics=False,
+        resolution=0,
+        confidence_percentile=0.0,
+        min_opacity=0.02,
+        voxel_size=0.0,
+        store_static_once=True,
+        extrinsics=None,
+        intrinsics=None,
+    ) -> io.NodeOutput:
         from fourreal.grid import images_to_frames
         from fourreal.reconstruction import Filters, StaticSplit
 
@@ -165,15 +176,20 @@ class Reconstruct(io.ComfyNode):
         if extrinsics is not None:
             cameras = (extrinsics[:, :3], intrinsics)
         filters = Filters(
-            confidence_percentile=confidence_percentile, min_opacity=min_opacity,
+            confidence_percentile=confidence_percentile,
+            min_opacity=min_opacity,
             voxel_size=voxel_size,
-        )  # fmt: skip
+        )
         result = reconstructor(
-            frames, fps=fps, cameras=cameras, shared_intrinsics=shared_intrinsics,
-            resolution=resolution or None, filters=filters,
+            frames,
+            fps=fps,
+            cameras=cameras,
+            shared_intrinsics=shared_intrinsics,
+            resolution=resolution or None,
+            filters=filters,
             split=StaticSplit() if store_static_once else None,
             progress=progress_reporter(frames.shape[1], lambda done: frames[0, done - 1]),
-        )  # fmt: skip
+        )
         return io.NodeOutput(
             CachedScene(**vars(result.scene)),
             depth_image(result.depth.flatten(0, 1)),
@@ -194,12 +210,15 @@ class SceneToSplat(io.ComfyNode):
             inputs=[
                 Scene.Input("scene", tooltip=SCENE_TOOLTIP),
                 io.Int.Input(
-                    "time", default=-1, min=-1, max=1023,
+                    "time",
+                    default=-1,
+                    min=-1,
+                    max=1023,
                     tooltip="One time from 0, or -1 for all times.",
                 ),
             ],
             outputs=[io.Splat.Output(tooltip="Gaussians, world axes as OpenCV has them.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, scene, time) -> io.NodeOutput:
@@ -215,10 +234,13 @@ class SceneToSplat(io.ComfyNode):
 
         counts = torch.tensor([len(p) for p in parts])
         splat = Types.SPLAT(
-            padded("means"), padded("scales"), padded("quaternions"),
-            padded("opacities")[..., None], padded("harmonics"),
+            padded("means"),
+            padded("scales"),
+            padded("quaternions"),
+            padded("opacities")[..., None],
+            padded("harmonics"),
             counts if len(parts) > 1 else None,
-        )  # fmt: skip
+        )
         return io.NodeOutput(splat)
 
 

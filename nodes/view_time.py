@@ -74,7 +74,7 @@ def apply_view_time(model: ModelPatcher, latent: dict, view_strength: float = 1.
     """
     from fourreal.attention import view_time_attention, view_time_positions
     from fourreal.grid import grid_to_sequence, sequence_to_grid
-    from fourreal.video.pipeline import model_inputs
+    from fourreal.video.conditioning import model_inputs
 
     conditioning, max_frames = conventions(model)
     num_views, num_frames, known = grid_of(latent)
@@ -105,9 +105,15 @@ def apply_view_time(model: ModelPatcher, latent: dict, view_strength: float = 1.
         return torch.cat(views, dim=1)
 
     def run_network(
-        executor, x, timestep, context, clip_fea=None, time_dim_concat=None,
-        transformer_options=None, **kwargs,
-    ) -> Tensor:  # fmt: skip
+        executor,
+        x,
+        timestep,
+        context,
+        clip_fea=None,
+        time_dim_concat=None,
+        transformer_options=None,
+        **kwargs,
+    ) -> Tensor:
         count, remainder = divmod(len(x), num_views)  # conditional and unconditional, or one
         if remainder or x.shape[2] != num_frames:
             raise ValueError(
@@ -120,9 +126,14 @@ def apply_view_time(model: ModelPatcher, latent: dict, view_strength: float = 1.
         level = timestep.reshape(count, -1).amax(dim=1)
         if references is not None:
             sequence, level = model_inputs(
-                sequence, references.to(sequence), known_cells.to(x.device), level,
-                conditioning, 1, 1,
-            )  # fmt: skip
+                sequence,
+                references.to(sequence),
+                known_cells.to(x.device),
+                level,
+                conditioning,
+                1,
+                1,
+            )
         previous = (transformer_options or {}).get("optimized_attention_override")
         block_seen = None
 
@@ -144,9 +155,14 @@ def apply_view_time(model: ModelPatcher, latent: dict, view_strength: float = 1.
 
         options = (transformer_options or {}) | {"optimized_attention_override": attend}
         out = executor(
-            sequence, level, first_of_each(context), first_of_each(clip_fea), time_dim_concat,
-            options, **kwargs,
-        )  # fmt: skip
+            sequence,
+            level,
+            first_of_each(context),
+            first_of_each(clip_fea),
+            time_dim_concat,
+            options,
+            **kwargs,
+        )
         return sequence_to_grid(out, num_views)
 
     patched.add_object_patch("diffusion_model.rope_encode", rope_encode)

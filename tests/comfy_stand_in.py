@@ -27,9 +27,16 @@ SAMPLERS = ["euler", "lcm"]
 
 class Input:
     def __init__(
-        self, id, display_name=None, optional=False, tooltip=None, lazy=None, extra_dict=None,
-        raw_link=None, advanced=None,
-    ):  # fmt: skip
+        self,
+        id,
+        display_name=None,
+        optional=False,
+        tooltip=None,
+        lazy=None,
+        extra_dict=None,
+        raw_link=None,
+        advanced=None,
+    ):
         self.id, self.optional, self.tooltip = id, optional, tooltip
         self._options = dict(extra_dict or {})
 
@@ -137,10 +144,17 @@ class VideoFromComponents:
 
 
 SOCKETS = {
-    "Image": "IMAGE", "Mask": "MASK", "Latent": "LATENT", "Model": "MODEL", "Clip": "CLIP",
-    "Vae": "VAE", "Conditioning": "CONDITIONING", "Video": "VIDEO", "Splat": "SPLAT",
+    "Image": "IMAGE",
+    "Mask": "MASK",
+    "Latent": "LATENT",
+    "Model": "MODEL",
+    "Clip": "CLIP",
+    "Vae": "VAE",
+    "Conditioning": "CONDITIONING",
+    "Video": "VIDEO",
+    "Splat": "SPLAT",
     "Load3DCamera": "LOAD3D_CAMERA",
-}  # fmt: skip
+}
 io = SimpleNamespace(
     **{name: comfy_type(kind) for name, kind in SOCKETS.items()},
     Int=comfy_type("INT", widget("min", "max", "step", "control_after_generate")),
@@ -152,8 +166,11 @@ io = SimpleNamespace(
     MultiType=SimpleNamespace(Input=MultiTypeInput),
     Autogrow=SimpleNamespace(Input=AutogrowInput, TemplatePrefix=TemplatePrefix),
     Hidden=SimpleNamespace(unique_id="UNIQUE_ID"),
-    Custom=Custom, Schema=Schema, NodeOutput=NodeOutput, ComfyNode=ComfyNode,
-)  # fmt: skip
+    Custom=Custom,
+    Schema=Schema,
+    NodeOutput=NodeOutput,
+    ComfyNode=ComfyNode,
+)
 
 # ----- comfy: models and their memory -----
 
@@ -327,9 +344,20 @@ class WanModel(nn.Module):
     """Wan's transformer under ComfyUI's keys, with the two hooks that the nodes use."""
 
     def __init__(
-        self, patch_size, in_dim, dim, ffn_dim, freq_dim, text_dim, out_dim, num_heads, num_layers,
-        eps, image_model=None, model_type="t2v",
-    ):  # fmt: skip
+        self,
+        patch_size,
+        in_dim,
+        dim,
+        ffn_dim,
+        freq_dim,
+        text_dim,
+        out_dim,
+        num_heads,
+        num_layers,
+        eps,
+        image_model=None,
+        model_type="t2v",
+    ):
         super().__init__()
         self.patch_size, self.in_dim, self.freq_dim = patch_size, in_dim, freq_dim
         self.head_dim = dim // num_heads
@@ -361,9 +389,15 @@ class WanModel(nn.Module):
         return turn.unflatten(-1, (2, 2)).float()[None, :, None]
 
     def forward(
-        self, x, timestep, context, clip_fea=None, time_dim_concat=None, transformer_options=None,
+        self,
+        x,
+        timestep,
+        context,
+        clip_fea=None,
+        time_dim_concat=None,
+        transformer_options=None,
         **kwargs,
-    ):  # fmt: skip
+    ):
         run = self._run
         found = transformer_options.get("wrappers", {}).get("diffusion_model", {}).values()
         for wrapper in (w for group in found for w in group):
@@ -456,9 +490,20 @@ def calculate_sigmas(model_sampling, scheduler_name, steps):
 
 
 def sample(
-    model, noise, steps, cfg, sampler_name, scheduler, positive, negative, latent_image,
-    noise_mask=None, callback=None, disable_pbar=False, seed=None,
-):  # fmt: skip
+    model,
+    noise,
+    steps,
+    cfg,
+    sampler_name,
+    scheduler,
+    positive,
+    negative,
+    latent_image,
+    noise_mask=None,
+    callback=None,
+    disable_pbar=False,
+    seed=None,
+):
     """Euler's rule, or fresh noise at each step (lcm), with classifier-free guidance and a mask (1
     where to generate)."""
     assert sampler_name in SAMPLERS, sampler_name
@@ -527,10 +572,16 @@ def text_network():
 
 class SDClipModel(nn.Module):
     def __init__(
-        self, device="cpu", dtype=None, textmodel_json_config=None, model_class=None,
-        special_tokens=None, enable_attention_masks=False, zero_out_masked=False,
+        self,
+        device="cpu",
+        dtype=None,
+        textmodel_json_config=None,
+        model_class=None,
+        special_tokens=None,
+        enable_attention_masks=False,
+        zero_out_masked=False,
         model_options=None,
-    ):  # fmt: skip
+    ):
         super().__init__()
         operations = SimpleNamespace(Embedding=nn.Embedding)
         self.transformer = model_class(textmodel_json_config, dtype, device, operations).eval()
@@ -622,15 +673,32 @@ class Folders:
 
 class KSampler:
     def sample(
-        self, model, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image,
+        self,
+        model,
+        seed,
+        steps,
+        cfg,
+        sampler_name,
+        scheduler,
+        positive,
+        negative,
+        latent_image,
         denoise=1.0,
-    ):  # fmt: skip
+    ):
         samples = fix_empty_latent_channels(model, latent_image["samples"])
         noise = prepare_noise(samples, seed)
         samples = sample(
-            model, noise, steps, cfg, sampler_name, scheduler, positive, negative, samples,
+            model,
+            noise,
+            steps,
+            cfg,
+            sampler_name,
+            scheduler,
+            positive,
+            negative,
+            samples,
             noise_mask=latent_image.get("noise_mask"),
-        )  # fmt: skip
+        )
         return (latent_image | {"samples": samples},)
 
 
@@ -640,7 +708,7 @@ class SaveVideo:
     def run(self, video, filename_prefix, format, codec):
         import folder_paths
 
-        from fourreal.rendering.video import write_video
+        from fourreal.files.media import write_video
 
         folder, name, count, _, _ = folder_paths.get_save_image_path(
             filename_prefix, folder_paths.get_output_directory()
@@ -679,10 +747,12 @@ STOCK = {
 def object_info(nodes: list) -> dict:
     """What the server's /object_info says about these nodes and the stock ones, in brief."""
     info = {
-        name: {"input": {"required": {k: (kind, {}) for k, kind in inputs.items()}},
-               "output_node": end}
+        name: {
+            "input": {"required": {k: (kind, {}) for k, kind in inputs.items()}},
+            "output_node": end,
+        }
         for name, (inputs, _, end) in STOCK.items()
-    }  # fmt: skip
+    }
     for node in nodes:
         schema = node.GET_SCHEMA()
         inputs = {"required": {}, "optional": {}}
@@ -726,14 +796,20 @@ def execute(prompt: dict, nodes: list) -> dict:
 def stand_ins(base: Path) -> dict:
     """The modules by name, with folders under `base`."""
     management = {
-        "load_models_gpu": load_models_gpu, "free_memory": free_memory,
+        "load_models_gpu": load_models_gpu,
+        "free_memory": free_memory,
         "should_use_bf16": lambda device=None: False,
         "InterruptProcessingException": InterruptProcessingException,
         "interrupt_current_processing": interrupt_current_processing,
         "throw_exception_if_processing_interrupted": throw_exception_if_processing_interrupted,
-    }  # fmt: skip
-    for name in ("get_torch_device", "unet_offload_device", "intermediate_device", "vae_device",
-                 "vae_offload_device"):  # fmt: skip
+    }
+    for name in (
+        "get_torch_device",
+        "unet_offload_device",
+        "intermediate_device",
+        "vae_device",
+        "vae_offload_device",
+    ):
         management[name] = lambda: CPU
     choices = SimpleNamespace(SAMPLERS=SAMPLERS, SCHEDULERS=["simple"])
     modules = {
@@ -754,19 +830,21 @@ def stand_ins(base: Path) -> dict:
         "comfy.text_encoders": {},
         "comfy.text_encoders.t5": {"T5": text_network()},
         "comfy.sample": {
-            "sample": sample, "prepare_noise": prepare_noise,
+            "sample": sample,
+            "prepare_noise": prepare_noise,
             "fix_empty_latent_channels": fix_empty_latent_channels,
         },
         "comfy.samplers": {"KSampler": choices, "calculate_sigmas": calculate_sigmas},
         "comfy_api": {},
         "comfy_api.latest": {
-            "io": io, "ComfyExtension": ComfyExtension,
+            "io": io,
+            "ComfyExtension": ComfyExtension,
             "Types": SimpleNamespace(SPLAT=SPLAT, VideoComponents=VideoComponents),
             "InputImpl": SimpleNamespace(VideoFromComponents=VideoFromComponents),
         },
         "nodes": {"KSampler": KSampler},
         "server": {"PromptServer": SimpleNamespace()},
-    }  # fmt: skip
+    }
     made = {name: types.ModuleType(name) for name in modules}
     for name, members in modules.items():
         vars(made[name]).update(members)

@@ -31,9 +31,13 @@ NOTES = {"Note", "MarkdownNote"}
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COLOR")
 FRAMES, PATH_FRAMES, SIZE = 5, 6, 64
 SMALLER = {
-    "steps": 2, "num_frames": FRAMES, "length": FRAMES, "frames": PATH_FRAMES,
-    "width": SIZE, "height": SIZE,
-}  # fmt: skip
+    "steps": 2,
+    "num_frames": FRAMES,
+    "length": FRAMES,
+    "frames": PATH_FRAMES,
+    "width": SIZE,
+    "height": SIZE,
+}
 
 
 def to_api(workflow: dict, object_info: dict) -> dict:
@@ -72,16 +76,16 @@ def smaller(prompt: dict) -> dict:
 
 def write_random_weights(folder: Path, conditioning: str = "replace") -> None:
     """Untrained models in the files and formats of the embedded ones."""
+    from fourreal.embedded.autoencoder import BlockAutoencoder
     from fourreal.reconstruction import VGGT, VGGTConfig, save_model
-    from fourreal.training.video import VideoConfig, build_transformer
-    from fourreal.video.block_autoencoder import BlockAutoencoder
-    from fourreal.video.files import save_single_file, transformer_key
+    from fourreal.training.train_video import VideoConfig, build_transformer
     from fourreal.video.text import (
         build_text_encoder,
         build_tokenizer,
         caption_words,
         save_text_encoder,
     )
+    from fourreal.video.wan_keys import save_single_file, transformer_key
 
     torch.manual_seed(0)
     folder.mkdir(parents=True, exist_ok=True)
@@ -105,9 +109,9 @@ def write_model_files(models: Path) -> None:
     from safetensors.torch import save_file
     from transformers import UMT5Config, UMT5EncoderModel
 
-    from fourreal.video.files import transformer_key
+    from fourreal.video.wan_keys import transformer_key
 
-    from .test_reconstruction import tiny_model
+    from .tiny import tiny_model
 
     def save(tensors: dict, place: str, key=lambda k: k) -> None:
         (models / place).parent.mkdir(parents=True, exist_ok=True)
@@ -116,25 +120,42 @@ def write_model_files(models: Path) -> None:
     torch.manual_seed(0)
     for name, channels in (("wan2.1_t2v_1.3B_fp16", 16), ("wan2.2_ti2v_5B_fp16", 48)):
         network = WanTransformer3DModel(
-            num_attention_heads=1, attention_head_dim=128, in_channels=channels,
-            out_channels=channels, text_dim=4096, ffn_dim=128, num_layers=2,
-        )  # fmt: skip
+            num_attention_heads=1,
+            attention_head_dim=128,
+            in_channels=channels,
+            out_channels=channels,
+            text_dim=4096,
+            ffn_dim=128,
+            num_layers=2,
+        )
         save(
-            network.state_dict(), f"diffusion_models/{name}.safetensors",
+            network.state_dict(),
+            f"diffusion_models/{name}.safetensors",
             lambda key: transformer_key(key, True),
-        )  # fmt: skip
+        )
     config = UMT5Config(
-        vocab_size=256, d_model=4096, d_kv=16, d_ff=64, num_layers=1, num_heads=2,
+        vocab_size=256,
+        d_model=4096,
+        d_kv=16,
+        d_ff=64,
+        num_layers=1,
+        num_heads=2,
         is_encoder_decoder=False,
-    )  # fmt: skip
+    )
     text = UMT5EncoderModel(config).state_dict()
     text.pop("encoder.embed_tokens.weight")
     pieces = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(["a corgi shakes off water", "blurry, low quality"] * 20),
-        model_writer=pieces, vocab_size=256, hard_vocab_limit=False, pad_id=0, eos_id=1, unk_id=2,
-        bos_id=-1, minloglevel=2,
-    )  # fmt: skip
+        model_writer=pieces,
+        vocab_size=256,
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
     # By this tensor's shape ComfyUI knows a UMT5-XXL.
     text["encoder.block.23.layer.1.DenseReluDense.wi_1.weight"] = torch.zeros(10240, 1)
     place = "text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors"
@@ -160,8 +181,10 @@ class Server:
             (base / name).mkdir(parents=True)
         self.pack = base / "custom_nodes" / "4real"
         copy_pack(self.pack)
-        shutil.copy(Path(__file__).with_name("tiny_wan_pack.py"),
-                    base / "custom_nodes" / "tiny_wan" / "__init__.py")  # fmt: skip
+        shutil.copy(
+            Path(__file__).parent / "nodes" / "tiny_wan_pack.py",
+            base / "custom_nodes" / "tiny_wan" / "__init__.py",
+        )
         write_model_files(base / "models")
         for view in range(8):
             Image.new("RGB", (96, 72), (30 * view, 80, 200)).save(base / f"input/view_{view}.jpg")
@@ -172,9 +195,12 @@ class Server:
         command = [sys.executable, "main.py", "--cpu", "--port", str(port), "--base-directory"]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [*command, str(base), "--disable-api-nodes"], cwd=COMFYUI, stdout=log,
-                stderr=subprocess.STDOUT, env=os.environ | {"FOURREAL_WEIGHTS": str(weights)},
-            )  # fmt: skip
+                [*command, str(base), "--disable-api-nodes"],
+                cwd=COMFYUI,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"FOURREAL_WEIGHTS": str(weights)},
+            )
 
     def ask(self, route: str, data: dict | None = None) -> dict:
         body = json.dumps(data).encode() if data is not None else None

@@ -105,6 +105,9 @@ def block_mask(
         return kept.sum(1).int()[None, None], order.int()[None, None]
 
     return BlockMask.from_kv_blocks(
-        *listed(partial), *listed(whole), BLOCK_SIZE=BLOCK, mask_mod=mask_mod,
+        *listed(partial),
+        *listed(whole),
+        BLOCK_SIZE=BLOCK,
+        mask_mod=mask_mod,
         seq_lengths=(tokens, tokens),
-    )  # fmt: skip
+    )

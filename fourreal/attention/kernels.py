@@ -64,9 +64,22 @@ class CuDNN:
     def backward(grad, q, k, v, out, lse, rest):
         cum_q, cum_k, max_q, max_k, seed, offset, shape = rest
         return aten._scaled_dot_product_cudnn_attention_backward(
-            grad, q, k, v, out, lse.view(shape), seed, offset, None,
-            cum_q, cum_k, max_q, max_k, 0.0, False,
-        )  # fmt: skip
+            grad,
+            q,
+            k,
+            v,
+            out,
+            lse.view(shape),
+            seed,
+            offset,
+            None,
+            cum_q,
+            cum_k,
+            max_q,
+            max_k,
+            0.0,
+            False,
+        )
 
 
 class Efficient:
@@ -107,9 +120,22 @@ class FlashAttention2:
         grad, q, k, v, out = (x.transpose(1, 2) for x in (grad, q, k, v, out))
         grads = [torch.empty_like(x) for x in (q, k, v)]
         _flash_attn_backward(
-            grad, q, k, v, out, lse, *grads, 0.0, q.shape[-1] ** -0.5, False, -1, -1, 0.0, None,
+            grad,
+            q,
+            k,
+            v,
+            out,
+            lse,
+            *grads,
+            0.0,
+            q.shape[-1] ** -0.5,
             False,
-        )  # fmt: skip
+            -1,
+            -1,
+            0.0,
+            None,
+            False,
+        )
         return tuple(x.transpose(1, 2) for x in grads)
 
 

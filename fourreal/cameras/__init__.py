@@ -1,7 +1,7 @@
 """Pinhole cameras and the paths they take."""
 
-from .keyframes import Keyframes, load_keyframes
-from .paths import (
+from fourreal.cameras.keyframes import Keyframes, load_keyframes
+from fourreal.cameras.paths import (
     PATH_KINDS,
     TIME_KINDS,
     CameraPath,
@@ -10,7 +10,7 @@ from .paths import (
     interpolate_cameras,
     schedule,
 )
-from .pinhole import (
+from fourreal.cameras.pinhole import (
     camera_centers,
     invert,
     look_at,

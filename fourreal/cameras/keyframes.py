@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .pinhole import look_at
+from fourreal.cameras.pinhole import look_at
 
 KEYS = {"view", "position", "target", "up", "fov", "time"}
 

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .keyframes import Keyframes
-from .pinhole import (
+from fourreal.cameras.keyframes import Keyframes
+from fourreal.cameras.pinhole import (
     camera_centers,
     look_at,
     matrix_to_quaternion,
@@ -217,8 +217,9 @@ def camera_path(
     phase = torch.linspace(0, 1, count, dtype=extrinsics.dtype, device=extrinsics.device)
     coverage = Coverage.of(extrinsics, distance)
     lens = intrinsics.mean(0, keepdim=True).repeat(count, 1, 1)
-    times = schedule(time or ("freeze" if kind == "freeze_time" else "play"), count, num_times,
-                     freeze_at)  # fmt: skip
+    times = schedule(
+        time or ("freeze" if kind == "freeze_time" else "play"), count, num_times, freeze_at
+    )
     if keyframes is not None:
         positions = phase * (len(keyframes.extrinsics) - 1)
         cameras = interpolate_cameras(keyframes.extrinsics.to(extrinsics), positions)
@@ -279,7 +280,9 @@ def keep_covered(cameras: Tensor, coverage: Coverage, beyond: bool) -> Tensor:
     degrees = math.degrees(float(excess[:, :2].max()))
     log.warning(
         "%d of %d cameras of the path leave what the inputs cover, by up to %.0f degrees; %s",
-        outside, len(cameras), degrees,
+        outside,
+        len(cameras),
+        degrees,
         "no input saw the scene from there." if beyond else "they are brought back to its border.",
-    )  # fmt: skip
+    )
     return cameras if beyond else coverage.bound(cameras)

@@ -10,7 +10,15 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from fourreal import weights
-from fourreal.evaluation.reconstruction import score_times
+from fourreal.data.cache import SceneCache
+from fourreal.data.grids import DataConfig
+from fourreal.evaluation.evaluate_reconstruction import score_times
+from fourreal.evaluation.evaluate_video import (
+    TextEvaluation,
+    VideoEvaluation,
+    evaluate_text,
+    evaluate_video,
+)
 from fourreal.evaluation.report import (
     Evaluation,
     ReconstructorModel,
@@ -20,19 +28,11 @@ from fourreal.evaluation.report import (
     examples,
     reconstruction_model,
 )
-from fourreal.evaluation.video import (
-    TextEvaluation,
-    VideoEvaluation,
-    evaluate_text,
-    evaluate_video,
-)
+from fourreal.files.media import write_video
 from fourreal.grid import spaced_times
-from fourreal.rendering.video import write_video
-from fourreal.training.data import DataConfig
 from fourreal.training.loop import LoopConfig
-from fourreal.training.reconstructor import ReconstructorConfig, train_reconstructor
-from fourreal.training.scene_cache import SceneCache
-from fourreal.training.video import VideoConfig, train_video
+from fourreal.training.train_reconstructor import ReconstructorConfig, train_reconstructor
+from fourreal.training.train_video import VideoConfig, train_video
 
 VARIANTS = ("fused", "fused-sum", "sequential", "parallel-hard", "parallel-soft", "pseudo-4d")
 VIDEO_SCORES = (
@@ -134,9 +134,14 @@ def train_variants(config: VideoAblation) -> dict[str, Path]:
         out.mkdir(parents=True, exist_ok=True)
         shutil.copy(autoencoder, out / "autoencoder.safetensors")
         loop = LoopConfig(
-            out, steps=steps, batch_size=batch_size, learning_rate=config.learning_rate,
-            warmup_steps=min(50, steps // 4), ema_decay=0.99, seed=config.seed,
-        )  # fmt: skip
+            out,
+            steps=steps,
+            batch_size=batch_size,
+            learning_rate=config.learning_rate,
+            warmup_steps=min(50, steps // 4),
+            ema_decay=0.99,
+            seed=config.seed,
+        )
         if not (out / "transformer.safetensors").is_file():
             train_video(
                 VideoConfig(
@@ -147,9 +152,14 @@ def train_variants(config: VideoAblation) -> dict[str, Path]:
 
     # A first frame is the only reference of a single video. Positions need the grid's frames.
     base = run(
-        "base", config.base_steps, 16, data=data, grids=(f"1x{frames}",), grid_starts=(0.0,),
+        "base",
+        config.base_steps,
+        16,
+        data=data,
+        grids=(f"1x{frames}",),
+        grid_starts=(0.0,),
         reference_odds=(0.6, 0.0, 0.4, 0.0),
-    )  # fmt: skip
+    )
     grid = {"grids": (f"{views}x{frames}",), "grid_starts": (0.0,), "start_from": base}
     folders = {}
     for name in config.variants:
@@ -159,9 +169,14 @@ def train_variants(config: VideoAblation) -> dict[str, Path]:
             used = replace(data, video=(ordinary_videos(config),), weights=shares)
             architecture = "fused"
         folders[name] = run(
-            name, config.train_steps, 2, data=used, architecture=architecture,
-            reference_odds=(0.1, 0.3, 0.1, 0.5), **grid,
-        )  # fmt: skip
+            name,
+            config.train_steps,
+            2,
+            data=used,
+            architecture=architecture,
+            reference_odds=(0.1, 0.3, 0.1, 0.5),
+            **grid,
+        )
     return folders
 
 
@@ -204,13 +219,22 @@ def ablate_reconstruction(config: ReconstructionAblation) -> dict:
         out = config.folder / f"reconstructor-{temporal}"
         if not (file := out / "reconstructor.safetensors").is_file():
             loop = LoopConfig(
-                out, steps=config.train_steps, batch_size=2, learning_rate=config.learning_rate,
-                warmup_steps=min(20, config.train_steps // 4), ema_decay=0.98, seed=config.seed,
-            )  # fmt: skip
+                out,
+                steps=config.train_steps,
+                batch_size=2,
+                learning_rate=config.learning_rate,
+                warmup_steps=min(20, config.train_steps // 4),
+                ema_decay=0.98,
+                seed=config.seed,
+            )
             stage = ReconstructorConfig(
-                loop, "dynamic", start, num_times=config.times, temporal=temporal,
+                loop,
+                "dynamic",
+                start,
+                num_times=config.times,
+                temporal=temporal,
                 temporal_from_global=True,
-            )  # fmt: skip
+            )
             train_reconstructor(stage)
         reconstructor, report = reconstruction_model(file), Report()
         times = spaced_times(config.times, config.num_frames)

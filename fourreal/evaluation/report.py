@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fourreal import weights
-from fourreal.formats.atomic import atomic_path
+from fourreal.files.atomic import atomic_path
 from fourreal.gaussians import GaussianScene
 from fourreal.rendering import render
 from fourreal.scenes import Scene, make_scene, scene_seed
@@ -90,8 +90,8 @@ def examples(config: Evaluation) -> Iterator[Example]:
             )
             yield Example(scene.frames, scene.caption, scene)
         return
-    from fourreal.generate import fit_frames
-    from fourreal.scenes.datasets import find_clips, read_window
+    from fourreal.data.clips import find_clips, read_window
+    from fourreal.files.media import fit_frames
 
     clips, problems = find_clips(
         "multiview", config.data, config.num_views, config.num_frames, config.caption

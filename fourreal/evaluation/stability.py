@@ -7,7 +7,7 @@ from fourreal.cameras import camera_centers
 from fourreal.reconstruction import Reconstructor
 from fourreal.reconstruction.alignment import scale_between
 from fourreal.reconstruction.emission import decode
-from fourreal.reconstruction.images import ImageFit
+from fourreal.reconstruction.image_fit import ImageFit
 from fourreal.rendering import render
 
 STILL = 1.5 / 255  # pixels that change less from one time to the next stand still

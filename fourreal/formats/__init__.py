@@ -3,14 +3,14 @@
 import os
 from pathlib import Path
 
-from ..gaussians import Gaussians
-from .atomic import atomic_path
-from .ply import load_ply, save_ply
-from .scene_file import load_scene, save_scene
-from .sequence import load_ply_sequence, save_ply_sequence
-from .splat import load_splat, save_splat
-from .spz import load_spz, save_spz
-from .usd import load_usd, save_usd
+from fourreal.files.atomic import atomic_path
+from fourreal.formats.ply import load_ply, save_ply
+from fourreal.formats.scene_file import load_scene, save_scene
+from fourreal.formats.sequence import load_ply_sequence, save_ply_sequence
+from fourreal.formats.splat import load_splat, save_splat
+from fourreal.formats.spz import load_spz, save_spz
+from fourreal.formats.usd import load_usd, save_usd
+from fourreal.gaussians import Gaussians
 
 __all__ = [
     "atomic_path",

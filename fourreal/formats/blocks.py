@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import torch
 
-from ..gaussians import Gaussians
+from fourreal.gaussians import Gaussians
 
 BLOCK = 2**18  # bytes of the wider of a file's rows and their Gaussians, converted at a time
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..gaussians import Gaussians
-from .atomic import atomic_path
-from .blocks import in_blocks
+from fourreal.files.atomic import atomic_path
+from fourreal.formats.blocks import in_blocks
+from fourreal.gaussians import Gaussians
 
 MAX_HEADER = 64 * 1024  # bytes; real ones have about 1500
 TYPES = {

@@ -15,8 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..gaussians import Gaussians, GaussianScene
-from .atomic import atomic_path
+from fourreal.files.atomic import atomic_path
+from fourreal.gaussians import Gaussians, GaussianScene
 
 FORMAT = "fourreal.scene"
 VERSION = "1"

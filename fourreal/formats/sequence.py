@@ -1,18 +1,12 @@
 """A dynamic scene as a folder of numbered PLY files, the animation that splat editors import."""
 
 import os
-import re
 from pathlib import Path
 
-from ..gaussians import Gaussians, GaussianScene
-from .atomic import atomic_frames, frame_names
-from .ply import load_ply, save_ply
-
-
-def natural_order(path: Path) -> list:
-    """A sort key by which frame_2 comes before frame_10."""
-    parts = re.split(r"(\d+)", path.name)
-    return [(int(part), "") if part.isdecimal() else (-1, part.lower()) for part in parts]
+from fourreal.files.atomic import atomic_frames, frame_names
+from fourreal.files.media import natural_order
+from fourreal.formats.ply import load_ply, save_ply
+from fourreal.gaussians import Gaussians, GaussianScene
 
 
 def save_ply_sequence(scene: GaussianScene, folder: str | os.PathLike) -> list[Path]:

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..gaussians import Gaussians, harmonics_to_rgb, rgb_to_harmonics
-from .atomic import atomic_path
-from .blocks import in_blocks
+from fourreal.files.atomic import atomic_path
+from fourreal.formats.blocks import in_blocks
+from fourreal.gaussians import Gaussians, harmonics_to_rgb, rgb_to_harmonics
 
 RECORD = np.dtype(
     [("position", "<f4", 3), ("scale", "<f4", 3), ("color", "u1", 4), ("rotation", "u1", 4)]

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..gaussians import Gaussians
-from .atomic import atomic_path
-from .blocks import BLOCK, in_blocks
+from fourreal.files.atomic import atomic_path
+from fourreal.formats.blocks import BLOCK, in_blocks
+from fourreal.gaussians import Gaussians
 
 MAGIC = 0x5053474E  # "NGSP"
 HEADER = struct.Struct("<IIIBBBB")  # magic, version, count, degree, fractional bits, flags, 0

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..gaussians import Gaussians, GaussianScene
-from .atomic import atomic_path
-from .spz import turn_about_x
+from fourreal.files.atomic import atomic_path
+from fourreal.formats.spz import turn_about_x
+from fourreal.gaussians import Gaussians, GaussianScene
 
 SUFFIXES = (".usd", ".usda", ".usdc")
 

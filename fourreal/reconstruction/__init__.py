@@ -1,14 +1,18 @@
 """Pose-free reconstruction of a V x T grid as dynamic Gaussians (paper, section 4)."""
 
-from .camera_head import cameras_to_pose_encoding, pose_encoding_to_cameras
-from .checkpoint import load_model, save_model
-from .config import VGGTConfig
-from .filters import Filters
-from .gaussian_head import decode_anysplat, decode_gaussians, gaussians_from_depth
-from .model import VGGT, Prediction, replace_camera_tokens
-from .reconstructor import Geometry, Reconstruction, Reconstructor
-from .refinement import refine_scene
-from .split import StaticSplit
+from fourreal.reconstruction.camera_head import cameras_to_pose_encoding, pose_encoding_to_cameras
+from fourreal.reconstruction.checkpoint import load_model, save_model
+from fourreal.reconstruction.config import VGGTConfig
+from fourreal.reconstruction.filters import Filters
+from fourreal.reconstruction.gaussian_head import (
+    decode_anysplat,
+    decode_gaussians,
+    gaussians_from_depth,
+)
+from fourreal.reconstruction.network import VGGT, Prediction, replace_camera_tokens
+from fourreal.reconstruction.reconstructor import Geometry, Reconstruction, Reconstructor
+from fourreal.reconstruction.refinement import refine_scene
+from fourreal.reconstruction.split import StaticSplit
 
 __all__ = [
     "VGGT",

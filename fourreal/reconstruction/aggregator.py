@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import VGGTConfig
-from .layers import (
+from fourreal.reconstruction.config import VGGTConfig
+from fourreal.reconstruction.layers import (
     Block,
     init_transformer,
     spacetime_rotary,

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..cameras import camera_centers, scale_intrinsics, warp
+from fourreal.cameras import camera_centers, scale_intrinsics, warp
 
 CONFIDENT = 0.3  # pixels below this quantile of confidence do not vote
 STILL = 0.2  # of the voters, this share whose colour changes least

@@ -8,9 +8,9 @@ the image centre (arXiv 2503.11651, section 3.3).
 import torch
 from torch import Tensor, nn
 
-from ..cameras import matrix_to_quaternion, quaternion_to_matrix
-from .config import VGGTConfig
-from .layers import Block, Mlp, init_transformer
+from fourreal.cameras import matrix_to_quaternion, quaternion_to_matrix
+from fourreal.reconstruction.config import VGGTConfig
+from fourreal.reconstruction.layers import Block, Mlp, init_transformer
 
 NUM_ITERATIONS = 4
 NUM_BLOCKS = 4

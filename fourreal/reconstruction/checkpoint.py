@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..formats.tensors import read_safetensors
-from .config import VGGTConfig
-from .model import VGGT
+from fourreal.files.tensors import read_safetensors
+from fourreal.reconstruction.config import VGGTConfig
+from fourreal.reconstruction.network import VGGT
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..caching import cached_tables
-from .config import VGGTConfig
+from fourreal.caching import cached_tables
+from fourreal.reconstruction.config import VGGTConfig
 
 POSITION_STRENGTH = 0.1
 POSITION_BASE = 100.0

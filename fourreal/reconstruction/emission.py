@@ -5,10 +5,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..gaussians import Gaussians
-from .filters import Filters, keep_pixels, merge_voxels
-from .gaussian_head import decode_anysplat, decode_gaussians, gaussians_from_depth
-from .split import StaticSplit, split_view
+from fourreal.gaussians import Gaussians
+from fourreal.reconstruction.filters import Filters, keep_pixels, merge_voxels
+from fourreal.reconstruction.gaussian_head import (
+    decode_anysplat,
+    decode_gaussians,
+    gaussians_from_depth,
+)
+from fourreal.reconstruction.split import StaticSplit, split_view
 
 
 @dataclass

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..cameras import project, unproject
-from ..gaussians import Gaussians
-from .alignment import quantile
+from fourreal.cameras import project, unproject
+from fourreal.gaussians import Gaussians
+from fourreal.reconstruction.alignment import quantile
 
 RADIUS = 3  # pixels around one that say whose depth it has
 LIKE = 0.1  # standard deviation of the difference of colours that count as one

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..cameras import matrix_to_quaternion, unproject
-from ..gaussians import Gaussians, rgb_to_harmonics
-from .config import VGGTConfig
-from .dense_heads import DenseHead
+from fourreal.cameras import matrix_to_quaternion, unproject
+from fourreal.gaussians import Gaussians, rgb_to_harmonics
+from fourreal.reconstruction.config import VGGTConfig
+from fourreal.reconstruction.dense_heads import DenseHead
 
 OFFSET_SHIFT = 6.0  # Splatt3R's
 # Splatt3R has no limits. Without them, a head that is trained fast throws Gaussians before the

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..caching import cached_tables
+from fourreal.caching import cached_tables
 
 Rotary = tuple[Tensor, Tensor]  # cosines and signed sines, each [N, 1, head_dim]
 

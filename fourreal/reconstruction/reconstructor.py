@@ -13,22 +13,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..cameras import relative_to_first, unproject
-from ..gaussians import GaussianScene
-from .alignment import (
+from fourreal.cameras import relative_to_first, unproject
+from fourreal.gaussians import GaussianScene
+from fourreal.reconstruction.alignment import (
     baseline_scale,
     combine_pose_encodings,
     photometric_scale,
     scale_between,
 )
-from .camera_head import ANYSPLAT_TANGENT, pose_encoding_to_cameras
-from .checkpoint import LICENSES, load_model, save_model
-from .emission import Maps, emit_gaussians
-from .filters import Filters, sharpen_depth
-from .images import ImageFit, check_frames
-from .model import VGGT
-from .refinement import refine_scene
-from .split import StaticSplit
+from fourreal.reconstruction.camera_head import ANYSPLAT_TANGENT, pose_encoding_to_cameras
+from fourreal.reconstruction.checkpoint import LICENSES, load_model, save_model
+from fourreal.reconstruction.emission import Maps, emit_gaussians
+from fourreal.reconstruction.filters import Filters, sharpen_depth
+from fourreal.reconstruction.image_fit import ImageFit, check_frames
+from fourreal.reconstruction.network import VGGT
+from fourreal.reconstruction.refinement import refine_scene
+from fourreal.reconstruction.split import StaticSplit
 
 CAMERA_MODES = ("first", "mean", "median")
 FRAMES_PER_HEAD_PASS = 8

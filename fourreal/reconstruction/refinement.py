@@ -10,8 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..gaussians import Gaussians, GaussianScene
-from ..rendering import render
+from fourreal.gaussians import Gaussians, GaussianScene
+from fourreal.rendering import render
 
 # Steps of Adam per parameter: means in their own size, log scales, logit opacities, harmonics.
 LEARNING_RATES = {

@@ -1,6 +1,6 @@
 """Rasterizers for Gaussians, rendering along camera paths, and video files."""
 
-from .path import render_path
-from .rasterize import Rendering, available_backends, render
+from fourreal.rendering.path import render_path
+from fourreal.rendering.rasterize import Rendering, available_backends, render
 
 __all__ = ["Rendering", "available_backends", "render", "render_path"]

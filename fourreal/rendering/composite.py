@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .projection import ALPHA_CUT
-from .tiles import TILE, TileLists
+from fourreal.rendering.projection import ALPHA_CUT
+from fourreal.rendering.tiles import TILE, TileLists
 
 PIXELS = TILE * TILE
 CHUNK = 64  # splats of a tile composited at a time
@@ -183,9 +183,14 @@ class Composite(torch.autograd.Function):
             work = Workspace(4 + chunks.saturated, blocks, splats)
             for block in blocks:
                 backward_block(
-                    chunks, block, work, grad_image[block], total[block], ctx.used[block],
+                    chunks,
+                    block,
+                    work,
+                    grad_image[block],
+                    total[block],
+                    ctx.used[block],
                     grad_table,
-                )  # fmt: skip
+                )
         grad_table[:GEOMETRY] /= LOG2_E  # d log alpha / d log2 alpha
         return base_two(grad_table[:, :-1]), None
 

@@ -11,10 +11,10 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from ..cameras import to_homogeneous
-from ..gaussians import Gaussians
-from .harmonics import harmonic_degree
-from .projection import BLUR, NEAR
+from fourreal.cameras import to_homogeneous
+from fourreal.gaussians import Gaussians
+from fourreal.rendering.harmonics import harmonic_degree
+from fourreal.rendering.projection import BLUR, NEAR
 
 log = logging.getLogger(__name__)
 

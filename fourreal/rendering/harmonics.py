@@ -7,7 +7,7 @@ Plenoctrees: order l, then m = -l..l, with the Condon-Shortley phase.
 import torch
 from torch import Tensor
 
-from ..gaussians import SH_C0, harmonics_to_rgb
+from fourreal.gaussians import SH_C0, harmonics_to_rgb
 
 MAX_DEGREE = 4
 

@@ -6,9 +6,9 @@ from dataclasses import fields
 import torch
 from torch import Tensor
 
-from ..cameras import CameraPath
-from ..gaussians import Gaussians, GaussianScene
-from .rasterize import render
+from fourreal.cameras import CameraPath
+from fourreal.gaussians import Gaussians, GaussianScene
+from fourreal.rendering.rasterize import render
 
 
 @torch.no_grad()
@@ -37,9 +37,14 @@ def render_path(
     results = []
     for k, time in enumerate(times):
         rendering = render(
-            frames.at(time), path.extrinsics[k : k + 1], path.intrinsics[k : k + 1],
-            path.width, path.height, background=background, backend=backend,
-        )  # fmt: skip
+            frames.at(time),
+            path.extrinsics[k : k + 1],
+            path.intrinsics[k : k + 1],
+            path.width,
+            path.height,
+            background=background,
+            backend=backend,
+        )
         results.append((rendering.color, rendering.alpha, rendering.depth))
         if progress is not None:
             progress(k + 1, count)

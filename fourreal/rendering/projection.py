@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..cameras import quaternion_to_matrix
-from ..gaussians import Gaussians
+from fourreal.cameras import quaternion_to_matrix
+from fourreal.gaussians import Gaussians
 
 NEAR = 0.01  # z-depth below which a Gaussian is not drawn
 BLUR = 0.3  # variance added to each splat, px^2: the width of the pixel itself

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..gaussians import Gaussians
-from . import gsplat_backend, torch_backend
-from .harmonics import harmonic_degree
+from fourreal.gaussians import Gaussians
+from fourreal.rendering import gsplat_backend, torch_backend
+from fourreal.rendering.harmonics import harmonic_degree
 
 BACKENDS = ("auto", "torch", "gsplat")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .projection import Splats
+from fourreal.rendering.projection import Splats
 
 TILE = 4  # pixels
 MARGIN = 1e-3  # pixels around an ellipse, more than its coordinates are rounded by

@@ -8,12 +8,12 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..cameras import camera_centers
-from ..gaussians import Gaussians
-from .composite import Composite, exact_products
-from .harmonics import view_colors
-from .projection import project_gaussians
-from .tiles import TILE, list_tiles
+from fourreal.cameras import camera_centers
+from fourreal.gaussians import Gaussians
+from fourreal.rendering.composite import Composite, exact_products
+from fourreal.rendering.harmonics import view_colors
+from fourreal.rendering.projection import project_gaussians
+from fourreal.rendering.tiles import TILE, list_tiles
 
 
 def rasterize(

@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map_only
 from tqdm import tqdm
 
-from fourreal.formats.atomic import atomic_path
+from fourreal.files.atomic import atomic_path
 
 MAX_NORM = 1.0  # of the gradients
 SUDDEN = 3.0  # times the usual norm

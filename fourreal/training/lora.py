@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fourreal.formats.atomic import atomic_path
-from fourreal.video.files import transformer_key
+from fourreal.files.atomic import atomic_path
+from fourreal.video.wan_keys import transformer_key
 
 SELF_ATTENTION = r"blocks\.\d+\.attn1\.(to_q|to_k|to_v|to_out\.0)"
 PARTS = {"lora_A": "lora_down", "lora_B": "lora_up"}

@@ -25,7 +25,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from einops import rearrange
 from torch import Tensor
 
-from fourreal.formats.tensors import read_safetensors
+from fourreal.files.tensors import read_safetensors
 from fourreal.grid import (
     TEMPORAL_STRIDE,
     check_size,
@@ -35,60 +35,19 @@ from fourreal.grid import (
     sampling_stages,
     sequence_to_grid,
 )
-from fourreal.video.checkpoints import (
+from fourreal.video.conditioning import (
+    CONDITIONINGS,
+    GUIDANCE_BOTH,
     WAN_DEFAULTS,
-    check_parts,
-    load_transformer,
-    load_vae,
-    name_of,
+    model_inputs,
+    stage_guidance,
 )
-from fourreal.video.edges import fade_joint
 from fourreal.video.text import WAN_TOKENS, encode_text, load_text_encoder
 from fourreal.video.transformer import apply_view_time
-from fourreal.video.windows import time_windows
+from fourreal.video.wan_files import check_parts, load_transformer, load_vae, name_of
+from fourreal.video.windows import fade_joint, time_windows
 
 logger = logging.getLogger(__name__)
-
-CONDITIONINGS = ("add", "replace")
-GUIDANCE_BOTH = 1.0  # paper, supplement: guidance matters little with both references
-
-
-def stage_guidance(guidance_scale: float, num_stages: int, has_first_cell: bool) -> list[float]:
-    """Guidance scale of each of the sampling_stages of a grid: as given for a stage alone and for
-    one without any reference, GUIDANCE_BOTH for the last, which has both, and halfway between for
-    those with a first cell: text that leads away from it changes shapes and colours over time.
-    """
-    if num_stages == 1:
-        return [guidance_scale]
-    halfway = (guidance_scale + GUIDANCE_BOTH) / 2
-    first = halfway if has_first_cell else guidance_scale
-    return [first, *[halfway] * (num_stages - 2), GUIDANCE_BOTH]
-
-
-def model_inputs(
-    noised: Tensor,
-    references: Tensor,
-    known: Tensor,
-    timestep: Tensor,
-    conditioning: str,
-    rows: int,
-    columns: int | None = None,
-) -> tuple[Tensor, Tensor]:
-    """What the transformer gets: latents [B, C, N, h, w], timesteps [B] or [B, N*rows*columns].
-
-    noised and references are [B, C, N, h, w], known is [B, N] (cells that have a reference),
-    timestep is [B], rows x columns are the tokens of a frame. add (paper): references are added to
-    the noised latents, which adds their patch embeddings, the embedding being linear. replace (Wan
-    2.2): known cells are the references and have timestep 0.
-    """  # fmt: skip
-    cells = known[:, None, :, None, None]
-    if conditioning == "add":
-        return noised + cells * references, timestep
-    inputs = torch.where(cells, references, noised)
-    if not known.any():
-        return inputs, timestep
-    per_frame = timestep[:, None] * ~known
-    return inputs, per_frame.repeat_interleave(rows * (columns or rows), dim=1)
 
 
 @dataclass
@@ -118,11 +77,19 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
     _lora_loadable_modules = ["transformer"]  # noqa: RUF012
 
     def __init__(
-        self, transformer, vae, text_encoder, tokenizer, scheduler,
-        conditioning: str | None = None, max_frames: int | None = None,
-        max_tokens: int = WAN_TOKENS, guidance_scale: float = 5.0, architecture: str = "fused",
+        self,
+        transformer,
+        vae,
+        text_encoder,
+        tokenizer,
+        scheduler,
+        conditioning: str | None = None,
+        max_frames: int | None = None,
+        max_tokens: int = WAN_TOKENS,
+        guidance_scale: float = 5.0,
+        architecture: str = "fused",
         staged: bool = False,
-    ):  # fmt: skip
+    ):
         super().__init__()
         check_parts(transformer, vae, text_encoder)
         defaults = WAN_DEFAULTS[transformer.config.in_channels]
@@ -130,9 +97,12 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
         if conditioning not in CONDITIONINGS:
             raise ValueError(f"conditioning is {conditioning!r}, but must be add or replace.")
         self.register_modules(
-            transformer=transformer, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer,
+            transformer=transformer,
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
             scheduler=scheduler,
-        )  # fmt: skip
+        )
         self.register_to_config(
             conditioning=conditioning,
             max_frames=max_frames or defaults["max_frames"],
@@ -144,9 +114,13 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
 
     @classmethod
     def from_single_files(
-        cls, transformer: str | Path, vae: str | Path, text_encoder: str | Path,
-        tokenizer: str | Path | None = None, torch_dtype: torch.dtype | None = None,
-    ) -> "ViewTimePipeline":  # fmt: skip
+        cls,
+        transformer: str | Path,
+        vae: str | Path,
+        text_encoder: str | Path,
+        tokenizer: str | Path | None = None,
+        torch_dtype: torch.dtype | None = None,
+    ) -> "ViewTimePipeline":
         """The pipeline of three files as ComfyUI has them, or of this project's own, offline.
 
         Wan 2.1 T2V 1.3B or 14B with the Wan 2.1 VAE, or Wan 2.2 TI2V 5B with the Wan 2.2 VAE, and
@@ -170,8 +144,13 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
             )
         tokens, encoder = load_text_encoder(Path(text_encoder), tokenizer, torch_dtype)
         options = (
-            "conditioning", "max_frames", "max_tokens", "guidance_scale", "architecture", "staged",
-        )  # fmt: skip
+            "conditioning",
+            "max_frames",
+            "max_tokens",
+            "guidance_scale",
+            "architecture",
+            "staged",
+        )
         given = {name: settings[name] for name in options if name in settings}
         return cls(network, autoencoder, encoder, tokens, scheduler, **given)
 
@@ -224,9 +203,20 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
         return self._num_timesteps
 
     def check_inputs(
-        self, prompt, num_views, num_frames, height, width, fixed_view, freeze_time, steps,
-        image=None, view_strength=1.0, window_frames=None, window_overlap=1,
-    ) -> None:  # fmt: skip
+        self,
+        prompt,
+        num_views,
+        num_frames,
+        height,
+        width,
+        fixed_view,
+        freeze_time,
+        steps,
+        image=None,
+        view_strength=1.0,
+        window_frames=None,
+        window_overlap=1,
+    ) -> None:
         """Raise ValueError, in one sentence, for anything that cannot work."""
         if not prompt.strip():
             raise ValueError("the prompt is empty; say what the scene shows and how it moves.")
@@ -282,9 +272,12 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
     def encode_prompt(self, prompt: str) -> Tensor:
         """Text embeddings [1, max_tokens, D], zeros after the end."""
         return encode_text(
-            self.tokenizer, self.text_encoder, [prompt], self.config.max_tokens,
+            self.tokenizer,
+            self.text_encoder,
+            [prompt],
+            self.config.max_tokens,
             self._execution_device,
-        )  # fmt: skip
+        )
 
     def _normalisation(self, like: Tensor) -> tuple[Tensor, Tensor]:
         shape = (1, -1, 1, 1, 1)
@@ -378,9 +371,19 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
         """
         # 1. Inputs
         self.check_inputs(
-            prompt, num_views, num_frames, height, width, fixed_view, freeze_time,
-            num_inference_steps, image, view_strength, window_frames, window_overlap,
-        )  # fmt: skip
+            prompt,
+            num_views,
+            num_frames,
+            height,
+            width,
+            fixed_view,
+            freeze_time,
+            num_inference_steps,
+            image,
+            view_strength,
+            window_frames,
+            window_overlap,
+        )
         both = fixed_view is not None and freeze_time is not None
         if guidance_scale is None:
             guidance_scale = GUIDANCE_BOTH if both else self.config.guidance_scale
@@ -428,11 +431,18 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
             scales = stage_guidance(guidance_scale, len(stages), bool(known[0, 0]))
             for (v, f), scale in zip(stages, scales):
                 window[:v, :, :f] = self._denoise(
-                    noise[:v, :, :f], window[:v, :, :f], known[:v, :f], texts,
-                    scale, num_inference_steps, steps,
+                    noise[:v, :, :f],
+                    window[:v, :, :f],
+                    known[:v, :f],
+                    texts,
+                    scale,
+                    num_inference_steps,
+                    steps,
                     {"view_strength": view_strength, "backend": backend},
-                    callback_on_step_end, callback_on_step_end_tensor_inputs, generator,
-                )  # fmt: skip
+                    callback_on_step_end,
+                    callback_on_step_end_tensor_inputs,
+                    generator,
+                )
                 known[:v, :f] = True
                 steps += num_inference_steps
             if device.type == "cuda":
@@ -460,14 +470,29 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
         )
         logger.info(
             "%d views of %d frames in %d window(s), %d steps: %.2f s per step%s.",
-            num_views, num_frames, len(windows), steps, seconds_per_step, peak,
-        )  # fmt: skip
+            num_views,
+            num_frames,
+            len(windows),
+            steps,
+            seconds_per_step,
+            peak,
+        )
         return ViewTimeOutput(frames=grid, seconds_per_step=seconds_per_step)
 
     def _denoise(
-        self, latents, references, known, texts, guidance_scale, num_inference_steps, first_step,
-        attention, callback, callback_tensors, generator=None,
-    ) -> Tensor:  # fmt: skip
+        self,
+        latents,
+        references,
+        known,
+        texts,
+        guidance_scale,
+        num_inference_steps,
+        first_step,
+        attention,
+        callback,
+        callback_tensors,
+        generator=None,
+    ) -> Tensor:
         """Latents [V, C, F, h, w] of noise and references of that shape, known [V, F]. first_step
         is added to the steps that callbacks see; attention holds apply_view_time's options."""
         num_views, _, frames, height, width = latents.shape
@@ -484,15 +509,24 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
             options["generator"] = generator
         self.transformer._reset_stateful_cache()  # of the first-block cache
         apply_view_time(
-            self.transformer, num_views, frames, max_frames=self.config.max_frames,
-            architecture=self.config.architecture, **attention,
-        )  # fmt: skip
+            self.transformer,
+            num_views,
+            frames,
+            max_frames=self.config.max_frames,
+            architecture=self.config.architecture,
+            **attention,
+        )
         try:
             for step, timestep in enumerate(self.progress_bar(self.scheduler.timesteps)):
                 inputs, timesteps = model_inputs(
-                    latents, references, known, timestep[None], self.config.conditioning,
-                    rows, columns,
-                )  # fmt: skip
+                    latents,
+                    references,
+                    known,
+                    timestep[None],
+                    self.config.conditioning,
+                    rows,
+                    columns,
+                )
                 inputs = inputs.to(self.transformer.dtype)
                 velocities = {}
                 for name, text in texts.items():

@@ -95,7 +95,7 @@ def save_text_encoder(text_encoder, tokenizer, path: Path) -> None:
     """One safetensors file: weights under transformers' names, config and tokenizer as metadata."""
     from safetensors.torch import save_file
 
-    from fourreal.formats.atomic import atomic_path
+    from fourreal.files.atomic import atomic_path
 
     tensors = {
         k: v.detach().half().contiguous()
@@ -123,8 +123,8 @@ def load_text_encoder(
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-    from fourreal.video.checkpoints import read_checkpoint
-    from fourreal.video.files import fill_model
+    from fourreal.video.wan_files import read_checkpoint
+    from fourreal.video.wan_keys import fill_model
 
     tensors, metadata = read_checkpoint(path, "text encoder", "the UMT5-XXL text encoder", dtype)
     pieces = tensors.pop("spiece_model", None)
@@ -132,8 +132,11 @@ def load_text_encoder(
         config = json.loads(metadata["config"])
         tokens = PreTrainedTokenizerFast(
             tokenizer_object=Tokenizer.from_str(metadata["tokenizer"]),
-            pad_token=PAD, eos_token=END, unk_token=UNKNOWN, model_max_length=MAX_TOKENS,
-        )  # fmt: skip
+            pad_token=PAD,
+            eos_token=END,
+            unk_token=UNKNOWN,
+            model_max_length=MAX_TOKENS,
+        )
     else:
         config = umt5_config(tensors, path)
         tokens = load_tokenizer(path, pieces, tokenizer)

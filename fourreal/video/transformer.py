@@ -143,9 +143,12 @@ def apply_view_time(
     over_time = partial(time_attention, num_views=num_views, num_frames=num_frames)
     over_views = partial(view_attention, num_views=num_views, num_frames=num_frames)
     attend = partial(
-        view_time_attention, num_views=num_views, num_frames=num_frames,
-        view_strength=view_strength, backend=backend,
-    )  # fmt: skip
+        view_time_attention,
+        num_views=num_views,
+        num_frames=num_frames,
+        view_strength=view_strength,
+        backend=backend,
+    )
     hooks = []
     if architecture.startswith("parallel"):
         set_synchronisation(transformer, architecture)

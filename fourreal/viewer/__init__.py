@@ -3,8 +3,8 @@
 The page is built from src/ (`npm ci && npm run build` there) into page.html, which is committed.
 """
 
-from .export import export_html, pack_gaussians, scene_files
-from .frames import read_frames
-from .serve import serve
+from fourreal.viewer.export import export_html, pack_gaussians, scene_files
+from fourreal.viewer.frames import read_frames
+from fourreal.viewer.serve import serve
 
 __all__ = ["export_html", "pack_gaussians", "read_frames", "scene_files", "serve"]

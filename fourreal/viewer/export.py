@@ -18,9 +18,9 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from ..formats import atomic_path
-from ..gaussians import Gaussians, GaussianScene, harmonics_to_rgb
-from ..rendering.video import to_uint8
+from fourreal.files.atomic import atomic_path
+from fourreal.files.media import to_uint8
+from fourreal.gaussians import Gaussians, GaussianScene, harmonics_to_rgb
 
 LN_SCALE = (-12.0, 9.0)  # Spark's range of log scales in a byte
 COLOR_RANGE = (-0.5, 1.5)  # of degree 0, where harmonics above it may bring a colour back

@@ -7,11 +7,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..formats.sequence import natural_order
-from ..grid import tile_views
-from ..rendering.video import read_video
-
-SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi")
+from fourreal.files.media import VIDEO_SUFFIXES, natural_order, read_video
+from fourreal.grid import tile_views
 
 
 def read_frames(path: str | os.PathLike, num_views: int, num_frames: int) -> Tensor:
@@ -29,8 +26,9 @@ def read_frames(path: str | os.PathLike, num_views: int, num_frames: int) -> Ten
         tiles = tiles[:, :, : rows * height, : columns * width]  # H.264 may have added a pixel
         views = rearrange(tiles, "t c (r h) (k w) -> (r k) t c h w", r=rows, k=columns)[:num_views]
     else:
-        paths = sorted((p for p in path.iterdir() if p.suffix.lower() in SUFFIXES),
-                       key=natural_order)  # fmt: skip
+        paths = sorted(
+            (p for p in path.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES), key=natural_order
+        )
         if len(paths) != num_views:
             raise ValueError(
                 f"{path} has {len(paths)} videos, but the scene has {num_views} input views; give "

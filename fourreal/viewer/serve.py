@@ -6,8 +6,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from torch import Tensor
 
-from ..gaussians import GaussianScene
-from .export import page, scene_files
+from fourreal.gaussians import GaussianScene
+from fourreal.viewer.export import page, scene_files
 
 TYPES = {"html": "text/html; charset=utf-8", "json": "application/json", "jpg": "image/jpeg"}
 

@@ -1,0 +1,91 @@
+"""`fourreal benchmark renderer`: time and memory of the rasterizers, beside a matrix product."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from fourreal.benchmarks import median_seconds, peak_memory
+from fourreal.gaussians import Gaussians
+from fourreal.rendering import available_backends, render
+
+MATMUL = 2048
+SIZES = {30_000: 256, 100_000: 256, 1_000_000: 512}  # Gaussians to pixels across
+FIELD_OF_VIEW = math.radians(50)
+SPLAT_PIXELS = 1.2  # standard deviation of a splat in the image
+
+
+@dataclass
+class RendererBenchmark:
+    """Time rendering 30k, 100k and 1M Gaussians, forward and with backward, on every backend."""
+
+    gaussians: tuple[int, ...] = tuple(SIZES)
+    """Numbers of Gaussians; images are 512 x 512 from a million on, else 256 x 256."""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    repeats: int = 5
+
+
+def benchmark_scene(count: int, pixels: int, device="cpu") -> tuple:
+    """Gaussians, half of them a wall and half a ball before it, each about SPLAT_PIXELS wide, with
+    extrinsics [1, 3, 4] and intrinsics [1, 3, 3] of a camera with pixels x pixels."""
+    r = torch.Generator().manual_seed(0)
+    focal = 0.5 * pixels / math.tan(FIELD_OF_VIEW / 2)
+    wall = torch.rand(count // 2, 3, generator=r) * 3 - 1.5
+    wall[:, 2] = 3.2
+    ball = torch.randn(count - count // 2, 3, generator=r)
+    ball = 0.7 * torch.nn.functional.normalize(ball, dim=-1) + torch.tensor([0.0, 0.0, 2.4])
+    means = torch.cat([wall, ball])
+    spread = 0.7 + 0.6 * torch.rand(count, 3, generator=r)
+    gaussians = Gaussians(
+        means,
+        torch.randn(count, 4, generator=r),
+        means[:, 2:] * SPLAT_PIXELS / focal * spread,
+        torch.rand(count, generator=r) * 0.9 + 0.05,
+        torch.randn(count, 1, 3, generator=r) * 0.3,
+    )
+    center = pixels / 2
+    intrinsics = torch.tensor([[[focal, 0, center], [0, focal, center], [0, 0, 1]]])
+    return gaussians.to(device), torch.eye(3, 4, device=device)[None], intrinsics.to(device)
+
+
+def benchmark_renderer(config: RendererBenchmark) -> None:
+    """Print a line per backend and number of Gaussians. All are timed in turn, medians."""
+    if min(config.gaussians, default=0) < 1 or config.repeats < 1:
+        raise ValueError(
+            f"gaussians {config.gaussians} and repeats {config.repeats} must be at least 1."
+        )
+    device = torch.device(config.device)
+    a = torch.randn(MATMUL, MATMUL, device=device)
+    print(f"{device}, {torch.get_num_threads()} threads; x: of a {MATMUL}^3 float32 matrix product")
+    backends = [b for b in available_backends() if b == "torch" or device.type == "cuda"]
+    for count in config.gaussians:
+        pixels = 512 if count >= 1_000_000 else 256
+        gaussians, *camera = benchmark_scene(count, pixels, device)
+        for backend in backends:
+            runs = {
+                "matmul": lambda: a @ a,
+                "forward": lambda g=gaussians, c=camera, p=pixels, b=backend: forward(g, c, p, b),
+                "with backward": lambda g=gaussians, c=camera, p=pixels, b=backend: backward(
+                    g, c, p, b
+                ),
+            }
+            seconds = median_seconds(runs, device, config.repeats)
+            line = [f"{backend} {count} Gaussians, {pixels} x {pixels}:"]
+            for name in ("forward", "with backward"):
+                memory = peak_memory(runs[name], device) / 2**20
+                ratio = seconds[name] / seconds["matmul"]
+                line.append(f"{name} {1e3 * seconds[name]:.0f} ms ({ratio:.2f} x), {memory:.0f} MB")
+            print(*line, f"matmul {1e3 * seconds['matmul']:.0f} ms", sep="  ")
+
+
+@torch.no_grad()
+def forward(gaussians: Gaussians, camera: list, pixels: int, backend: str):
+    """One image."""
+    return render(gaussians, *camera, pixels, pixels, backend=backend)
+
+
+def backward(gaussians: Gaussians, camera: list, pixels: int, backend: str) -> None:
+    """One image and the gradient of a squared error in every field."""
+    leaves = gaussians.map(lambda x: x.detach().requires_grad_())
+    color = render(leaves, *camera, pixels, pixels, backend=backend).color
+    torch.autograd.grad((color - 0.5).square().mean(), list(vars(leaves).values()))

@@ -1,0 +1,90 @@
+"""Training data kept on disk: procedural scenes drawn once, latents and embeddings encoded once."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from fourreal.files.atomic import atomic_path
+from fourreal.scenes import describe, make_batch, scene_seed
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A short name for a model's config and weights (the first values of each tensor)."""
+    config = model.config.to_dict() if hasattr(model.config, "to_dict") else dict(model.config)
+    digest = hashlib.sha256(json.dumps(config, default=str, sort_keys=True).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().flatten()[:16].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+class TensorCache:
+    """float16 tensors in a folder, each named by the text that says how it was made."""
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+
+    def get(self, key: str, compute: Callable[[], Tensor]) -> Tensor:
+        """The tensor of a key in float16, computed when it is not there yet."""
+        path = self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
+        if not path.exists():
+            with atomic_path(path) as temporary:
+                save_file({"tensor": compute().half().contiguous().cpu()}, temporary)
+        return load_file(path)["tensor"]
+
+
+class SceneCache:
+    """Frames of procedural scenes as uint8 files, one per scene, drawn when first asked for.
+
+    frames(index) is [V, T, 3, H, W] in [0, 1], or the given views and times of it (only those are
+    read); index counts within a split.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        split: str,
+        num_views: int,
+        num_frames: int,
+        height: int,
+        width: int | None = None,
+    ):
+        width = width or height
+        size = f"{height}" if width == height else f"{height}x{width}"
+        self.folder = Path(folder) / f"{split}_{num_views}x{num_frames}_{size}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.split, self.num_views, self.num_frames = split, num_views, num_frames
+        self.height, self.width = height, width
+
+    def _path(self, index: int) -> Path:
+        return self.folder / f"{index:06d}.npy"
+
+    def frames(self, index: int, views=slice(None), times=slice(None)) -> Tensor:
+        path = self._path(index)
+        if not path.exists():
+            seed = scene_seed(self.split, index)
+            drawn, _ = make_batch([seed], self.num_views, self.num_frames, self.height, self.width)
+            with atomic_path(path) as temporary, open(temporary, "wb") as file:
+                np.save(file, (drawn[0] * 255).round().byte().numpy())
+        kept = np.load(path, mmap_mode="r")[:, times][views]
+        return torch.from_numpy(np.array(kept)).float() / 255
+
+    def caption(self, index: int) -> str:
+        return describe(scene_seed(self.split, index), self.num_views, self.num_frames).caption
+
+    def fill(self, count: int) -> None:
+        """Draw the first `count` scenes that are not there yet."""
+        missing = [i for i in range(count) if not self._path(i).exists()]
+        for index in tqdm(missing, desc=f"drawing {self.split} scenes", disable=not missing):
+            self.frames(index)
+
+    def available(self) -> list[int]:
+        """Indices of the scenes drawn so far."""
+        return sorted(int(p.stem) for p in self.folder.glob("??????.npy"))

@@ -1,0 +1,263 @@
+"""Training clips on disk: what a folder holds, whether it can be read, and its pixels.
+
+Three kinds. **multiview**: folders of synchronised clips of still cameras; SynCamVideo's and
+Kubric-4D's folders are known and put in the order of their arc; NVIDIA Dynamic's hold a folder of
+images per time, and a view is the pattern of its files (mv_images/*/cam01.jpg); MV-Video's
+(animated Objaverse) have their captions in one file. **static**: folders of photos of something
+that stands still. **video**: ordinary videos. A folder may hold a metadata.jsonl with a line
+{"path": ..., "caption": ..., "views": [...]} per clip (views is optional); without it every clip
+below the folder is taken, its caption from a .txt file of the same name beside it.
+"""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import av
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from fourreal.files.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_order, read_image, to_rgb
+
+KINDS = ("multiview", "static", "video")
+KUBRIC_HIGH_VIEWS = 4  # views 0 to 3 look down from 45 degrees, the others form a ring
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip: its views in order, each a video, a folder of frames or (static) a photo."""
+
+    kind: str
+    path: Path
+    views: tuple[Path, ...]
+    caption: str
+    num_frames: int  # of each view; 1 of photos
+
+
+def _files(folder: Path, suffixes: tuple[str, ...], pattern: str = "*") -> list[Path]:
+    found = [p for p in folder.glob(pattern) if p.suffix.lower() in suffixes and p.is_file()]
+    return sorted(found, key=natural_order)
+
+
+def _along_azimuth(positions: Tensor) -> list[int]:
+    """Order of cameras [N, 3] (z up) around their mean, from one side of the widest gap to the
+    other."""
+    offsets = positions - positions.mean(0)
+    angles = torch.atan2(offsets[:, 1], offsets[:, 0])
+    order = angles.argsort()
+    gaps = (angles[order] - angles[order].roll(1)).remainder(2 * torch.pi)
+    return order.roll(-int(gaps.argmax())).tolist()
+
+
+def _syncam_views(scene: Path) -> list[Path]:
+    """SynCamVideo: videos/cam01.mp4 and, as text, camera-to-world matrices with the position in
+    the last row."""
+    cameras = json.loads((scene / "cameras" / "camera_extrinsics.json").read_text())["frame0"]
+    views = [v for v in _files(scene / "videos", VIDEO_SUFFIXES) if v.stem in cameras]
+    rows = [cameras[v.stem].replace("[", " ").replace("]", " ").split() for v in views]
+    positions = torch.tensor([[float(n) for n in r[-4:-1]] for r in rows]).view(-1, 3)
+    return [views[i] for i in _along_azimuth(positions)] if views else []
+
+
+def list_views(kind: str, folder: Path) -> list[Path]:
+    """The views of the clip that lies in a folder, in order along their arc; [] when none does."""
+    if kind == "video":
+        return []
+    if kind == "static":
+        return _files(folder, IMAGE_SUFFIXES)
+    if (folder / "cameras" / "camera_extrinsics.json").is_file():
+        return _syncam_views(folder)
+    if (folder / "mv_images").is_dir():
+        times = sorted((folder / "mv_images").iterdir(), key=natural_order)
+        return [folder / "mv_images" / "*" / p.name for p in _files(times[0], IMAGE_SUFFIXES)]
+    kubric = sorted(folder.glob("frames_p0_v*"), key=natural_order)
+    if kubric:
+        return kubric[KUBRIC_HIGH_VIEWS:] if len(kubric) > 2 * KUBRIC_HIGH_VIEWS else kubric
+    return _files(folder, VIDEO_SUFFIXES)
+
+
+def _listed(root: Path, problems: list[str]) -> list[dict]:
+    """The lines of metadata.jsonl."""
+    entries = []
+    for number, line in enumerate((root / "metadata.jsonl").read_text().splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            entries.append({**entry, "path": root / entry["path"]})
+        except (json.JSONDecodeError, KeyError, TypeError):
+            problems.append(
+                f'{root / "metadata.jsonl"} line {number} is not {{"path": ..., "caption": ...}}'
+            )
+    return entries
+
+
+def _discovered(kind: str, root: Path, problems: list[str]) -> list[dict]:
+    """Every clip below a folder."""
+    if root.is_file():
+        return [{"path": root}]
+    if kind == "video":
+        found = [{"path": p} for p in _files(root, VIDEO_SUFFIXES, "**/*")]
+    elif list_views(kind, root):
+        return [{"path": root}]
+    else:
+        folders = sorted((p for p in root.iterdir() if p.is_dir()), key=natural_order)
+        found = [e for folder in folders for e in _discovered(kind, folder, problems)]
+        if folders:
+            return found
+    if not found:
+        problems.append(f"{root} holds no {'photos' if kind == 'static' else 'videos'}")
+    return found
+
+
+def _caption(entry: dict, default: str | None) -> str | None:
+    path = entry["path"]
+    if entry.get("caption") is not None:
+        return entry["caption"]
+    beside = path.parent / f"{path.stem if path.is_file() else path.name}.txt"
+    if beside.is_file():
+        return beside.read_text().strip()
+    return _mv_video_caption(path) or default
+
+
+def _mv_video_caption(clip: Path) -> str | None:
+    """MV-Video (animated Objaverse): clips videos/UID/00, captions in uid_info_dict.json above."""
+    for folder in clip.absolute().parents[1:3]:
+        if (listed := folder / "uid_info_dict.json").is_file():
+            objects = _read_json(listed, listed.stat().st_mtime_ns)
+            animation = objects.get(clip.parent.name, {}).get("anim", {}).get(clip.name, {})
+            return animation.get("text_prompt")
+    return None
+
+
+@lru_cache(maxsize=4)
+def _read_json(path: Path, changed: int) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+
+
+def place(view: Path) -> Path:
+    """The file or folder on disk that a view lies in: itself, or what its pattern begins with."""
+    return view.parent.parent if view.parent.name == "*" else view
+
+
+def frame_files(folder: Path) -> list[Path]:
+    """The frames of a view that is kept as images, in a folder (of Kubric's the colour images only)
+    or, with the folder `*`, in one folder per time."""
+    if folder.parent.name == "*":
+        files = place(folder).glob(f"*/{folder.name}")
+        return sorted(files, key=lambda file: natural_order(file.parent))
+    return _files(folder, IMAGE_SUFFIXES, "rgba_*") or _files(folder, IMAGE_SUFFIXES)
+
+
+def measure(view: Path) -> tuple[int, int, int]:
+    """(frames, height, width) of a video, a folder of frames or a photo.
+
+    Of a video every packet is read and every key frame decoded, of a folder the first image.
+    Raises ValueError naming the file when it cannot be decoded.
+    """
+    if not place(view).exists():
+        raise ValueError(f"{view} does not exist")
+    folder = place(view).is_dir()
+    if folder or view.suffix.lower() in IMAGE_SUFFIXES:
+        images = frame_files(view) if folder else [view]
+        if not images:
+            raise ValueError(f"{view} holds no images")
+        return len(images), *read_image(images[0]).shape[-2:]
+    try:
+        with av.open(str(view)) as container:
+            stream = container.streams.video[0]
+            count = sum(1 for packet in container.demux(stream) if packet.size)
+            container.seek(0)
+            stream.codec_context.skip_frame = "NONKEY"
+            decoded = sum(1 for _ in container.decode(stream))
+            if not decoded:
+                raise ValueError(f"{view} cannot be decoded as video: it has no frames")
+            return count, stream.height, stream.width
+    except (av.FFmpegError, IndexError) as error:
+        reason = getattr(error, "strerror", "it has no video in it")
+        raise ValueError(f"{view} cannot be decoded as video: {reason}") from error
+
+
+def _check(
+    kind: str, path: Path, views: list[Path], caption: str, num_views: int, num_frames: int
+) -> Clip:
+    """The clip. Raises ValueError, naming the file, when it cannot be used."""
+    needed = 1 if kind == "video" else num_views
+    if len(views) < needed:
+        raise ValueError(f"{path} has {len(views)} views, but {needed} are needed")
+    sizes = [measure(view) for view in views]
+    for view, size in zip(views, sizes):
+        if size != sizes[0]:
+            raise ValueError(
+                f"{view} has {size[0]} frames of {size[1]} x {size[2]}, but {views[0].name} has "
+                f"{sizes[0][0]} of {sizes[0][1]} x {sizes[0][2]}"
+            )
+    if kind != "static" and sizes[0][0] < num_frames:
+        raise ValueError(f"{views[0]} has {sizes[0][0]} frames, but {num_frames} are needed")
+    return Clip(kind, path, tuple(views), caption, sizes[0][0])
+
+
+def find_clips(
+    kind: str, root: Path, num_views: int, num_frames: int, caption: str | None = None
+) -> tuple[list[Clip], list[str]]:
+    """(usable clips, problems) of a folder, or of one video or clip folder.
+
+    A clip needs num_views views of one size and num_frames frames each, all decodable, and a
+    caption (`caption` where it has none of its own). A problem is half a sentence that names the
+    file.
+    """
+    root, problems = Path(root), []
+    if not root.exists():
+        return [], [f"{root} does not exist"]
+    listed = root.is_dir() and (root / "metadata.jsonl").is_file()
+    entries = _listed(root, problems) if listed else _discovered(kind, root, problems)
+
+    def check(entry: dict) -> Clip | str:
+        path, text = entry["path"], _caption(entry, caption)
+        if not path.exists():
+            return f"{path} does not exist"
+        if text is None:
+            return f"{path} has no caption"
+        if "views" in entry:
+            views = [path / view for view in entry["views"]]
+        else:
+            views = [path] if path.is_file() else list_views(kind, path)
+        try:
+            return _check(kind, path, views, text, num_views, num_frames)
+        except ValueError as error:
+            return str(error).rstrip(".")
+
+    with ThreadPoolExecutor() as pool:
+        checked = pool.map(check, entries)
+        checked = list(tqdm(checked, f"checking {root}", len(entries), disable=len(entries) < 50))
+    problems += [c for c in checked if isinstance(c, str)]
+    return [c for c in checked if isinstance(c, Clip)], problems
+
+
+def read_window(view: Path, start: int, count: int) -> Tensor:
+    """Frames start to start + count of a video or folder of frames, [count, 3, H, W] in [0, 1].
+
+    Raises ValueError naming the file when it ends early.
+    """
+    if place(view).is_dir():
+        return torch.stack([read_image(p) for p in frame_files(view)[start : start + count]])
+    frames = []
+    try:
+        with av.open(str(view)) as container:
+            container.streams.video[0].thread_type = "AUTO"
+            for number, frame in enumerate(container.decode(video=0)):
+                if number >= start:
+                    frames.append(torch.from_numpy(to_rgb(frame)))
+                if len(frames) == count:
+                    break
+    except av.FFmpegError as error:
+        raise ValueError(f"{view} cannot be decoded as video: {error.strerror}.") from error
+    if len(frames) < count:
+        raise ValueError(f"{view} ends at frame {start + len(frames)}; {start + count} are needed.")
+    return torch.stack(frames).permute(0, 3, 1, 2).float() / 255

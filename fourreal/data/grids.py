@@ -1,0 +1,222 @@
+"""What a video model is trained on: grids from folders of clips and from procedural scenes.
+
+Every example follows from the random generator that picks it, so a resumed run sees the same ones.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fourreal.data.cache import SceneCache
+from fourreal.data.clips import KINDS, Clip, find_clips, place, read_window
+from fourreal.data.pseudo4d import random_quads, warp_views
+from fourreal.files.media import fit_frames, read_image
+from fourreal.grid import contact_sheet
+
+PROCEDURAL_GRID = (8, 29)  # views x frames of a scene; more where the model needs more
+SHARES = ("multiview", "static", "video", "procedural")
+
+
+@dataclass
+class DataConfig:
+    """What a video model is trained on. Without any folder: procedural scenes alone."""
+
+    multiview: tuple[Path, ...] = ()
+    """Folders of synchronised clips of still cameras (plain, SynCamVideo's, Kubric-4D's)."""
+    static: tuple[Path, ...] = ()
+    """Folders of photos of things that stand still, one folder per scene."""
+    video: tuple[Path, ...] = ()
+    """Folders of ordinary videos, or single ones, to be warped to several views (pseudo-4D)."""
+    weights: tuple[float, float, float, float] = (40.0, 20.0, 20.0, 20.0)
+    """Shares of multiview, static, video and procedural; a kind without data has none."""
+    caption: str | None = None
+    """Caption of clips that have none of their own; without it they are bad."""
+    skip_bad: bool = False
+    """Leave out clips that cannot be used instead of stopping."""
+    height: int = 64
+    width: int = 64
+    scenes: int = 1000
+    """Number of procedural scenes."""
+    draws: int = 0
+    """So many crops, windows and warps of each clip are encoded once and kept in `cache`; 0 draws
+    and encodes anew at every step. Use 8 or more with a real video autoencoder."""
+    cache: Path = Path("out/train/scenes")
+    """Where drawn scenes, latents and text embeddings are kept."""
+
+
+@dataclass
+class Grid:
+    """One training example: frames [V, T, 3, H, W] in [0, 1]; static when nothing moves."""
+
+    frames: Tensor
+    caption: str
+    static: bool
+
+
+@dataclass(frozen=True)
+class Pick:
+    """An example before it is read: which clip or scene, and the seed of all that is random."""
+
+    kind: str
+    index: int
+    seed: int
+    validation: bool = False
+
+
+def pick_views(generator: torch.Generator, available: int, count: int) -> list[int]:
+    """`count` evenly spaced views out of those available, at a random spacing and start."""
+    stride = 1 + _pick(generator, max(available // count, 1))
+    first = _pick(generator, available - stride * (count - 1))
+    return list(range(first, first + stride * (count - 1) + 1, stride))
+
+
+def _pick(generator: torch.Generator, count: int) -> int:
+    return int(torch.randint(count, (1,), generator=generator))
+
+
+class GridData:
+    """Grids drawn from all sources of a DataConfig, by their shares.
+
+    Everything is checked on construction: raises ValueError that names each bad file (unless
+    skip_bad), or when nothing is left. num_views x num_frames is the largest grid to be drawn. Of
+    each kind with two clips or more, the last is kept for validation.
+    """
+
+    def __init__(self, config: DataConfig, num_views: int, num_frames: int):
+        if len(config.weights) != len(SHARES) or min(config.weights) < 0:
+            raise ValueError(f"weights are {config.weights}, but must be four shares from 0 up.")
+        self.config, self.problems = config, []
+        self.clips: dict[str, list[Clip]] = {}
+        for kind in KINDS:
+            found: list[Clip] = []
+            for root in getattr(config, kind):
+                clips, problems = find_clips(kind, root, num_views, num_frames, config.caption)
+                found += clips
+                self.problems += problems
+            if found:
+                self.clips[kind] = found
+        if self.problems and not config.skip_bad:
+            shown = "; ".join(self.problems[:20])
+            more = f"; and {len(self.problems) - 20} more" if len(self.problems) > 20 else ""
+            raise ValueError(
+                f"some training data cannot be used: {shown}{more}. Mend or remove it "
+                "(--data.caption is for clips without a caption), or add --data.skip-bad."
+            )
+        self.shares = {k: w for k, w in zip(SHARES, config.weights) if k in self.clips and w > 0}
+        if config.weights[-1] and config.scenes:
+            self.shares["procedural"] = config.weights[-1]
+            views, frames = (max(a, b) for a, b in zip(PROCEDURAL_GRID, (num_views, num_frames)))
+            self.scenes = {
+                validation: SceneCache(
+                    config.cache, split, views, frames, config.height, config.width
+                )
+                for validation, split in ((False, "train"), (True, "validation"))
+            }
+        if not self.shares:
+            raise ValueError(
+                "there is nothing to train on; give folders with --data.multiview, --data.static "
+                "or --data.video, or a share and a number of procedural scenes."
+            )
+
+    def fill(self) -> None:
+        """Draw all procedural scenes if there is nothing else, so that they cost no training
+        time."""
+        if list(self.shares) == ["procedural"]:
+            self.scenes[False].fill(self.config.scenes)
+
+    def size(self, kind: str) -> int:
+        """Training clips (or scenes) of a kind."""
+        if kind == "procedural":
+            return self.config.scenes
+        return max(len(self.clips[kind]) - 1, 1)
+
+    def pick(self, generator: torch.Generator) -> Pick:
+        """The next example: a kind by its share, then a clip, then one of its draws."""
+        kinds = list(self.shares)
+        kind = kinds[0]
+        if len(kinds) > 1:
+            shares = torch.tensor([self.shares[k] for k in kinds])
+            kind = kinds[int(torch.multinomial(shares, 1, generator=generator))]
+        index = _pick(generator, self.size(kind))
+        return Pick(kind, index, _pick(generator, self.config.draws or 2**31))
+
+    def validation(self, count: int) -> list[Pick]:
+        """Fixed examples that are not trained on (with one clip of a kind: other draws of it)."""
+        kinds = list(self.shares)
+        picks = []
+        for n in range(count):
+            kind = kinds[n % len(kinds)]
+            index = n if kind == "procedural" else len(self.clips[kind]) - 1
+            picks.append(Pick(kind, index, 2**31 + n, True))
+        return picks
+
+    def source(self, pick: Pick) -> str:
+        """What identifies the pixels of a pick on disk."""
+        if pick.kind == "procedural":
+            return f"procedural {self.scenes[pick.validation].folder.name} {pick.index}"
+        clip = self.clips[pick.kind][pick.index]
+        changed = [place(view).stat().st_mtime_ns for view in clip.views]
+        return f"{pick.kind} {[str(view.absolute()) for view in clip.views]} {changed}"
+
+    def caption(self, pick: Pick) -> str:
+        if pick.kind == "procedural":
+            return self.scenes[pick.validation].caption(pick.index)
+        return self.clips[pick.kind][pick.index].caption
+
+    def captions(self) -> list[str]:
+        """Every caption that training can meet."""
+        captions = [clip.caption for clips in self.clips.values() for clip in clips]
+        if "procedural" in self.shares:
+            captions += [self.scenes[False].caption(i) for i in range(self.config.scenes)]
+        return captions
+
+    def draw(self, pick: Pick, num_views: int, num_frames: int) -> Grid:
+        """Read the example of a pick: random views, window and warp, all from its seed."""
+        generator = torch.Generator().manual_seed(pick.seed)
+        size = self.config.height, self.config.width
+        if pick.kind == "procedural":
+            scenes = self.scenes[pick.validation]
+            views = pick_views(generator, scenes.num_views, num_views)
+            start = _pick(generator, scenes.num_frames - num_frames + 1)
+            frames = scenes.frames(pick.index, views, slice(start, start + num_frames))
+            if not pick.validation and _pick(generator, 2):
+                frames = frames.flip(1)  # their motions are as likely backwards
+            return Grid(frames, self.caption(pick), False)
+        clip = self.clips[pick.kind][pick.index]
+        if pick.kind == "static":
+            views = [clip.views[v] for v in pick_views(generator, len(clip.views), num_views)]
+            photos = torch.cat([fit_frames(read_image(v)[None], 1, *size) for v in views])
+            return Grid(photos[:, None].expand(-1, num_frames, -1, -1, -1), clip.caption, True)
+        start = _pick(generator, clip.num_frames - num_frames + 1)
+        if pick.kind == "video":
+            window = read_window(clip.views[0], start, num_frames)
+            aspect = window.shape[-1] / window.shape[-2] * size[0] / size[1]
+            frames = warp_views(window, random_quads(num_views, aspect, generator), *size)
+            return Grid(frames, clip.caption, False)
+        views = [clip.views[v] for v in pick_views(generator, len(clip.views), num_views)]
+        frames = [fit_frames(read_window(v, start, num_frames), num_frames, *size) for v in views]
+        return Grid(torch.stack(frames), clip.caption, False)
+
+    def report(self) -> str:
+        """What would be read, one line per kind, and what would be left out."""
+        total = sum(self.shares.values())
+        lines = []
+        for kind, share in self.shares.items():
+            kept = len(self.clips[kind]) - self.size(kind) if kind in self.clips else 0
+            lines.append(
+                f"{kind}: {self.size(kind)} {'scenes' if kind == 'procedural' else 'clips'}, "
+                f"{100 * share / total:.0f}% of the examples"
+                + (f", {kept} more for validation" if kept else "")
+            )
+        return "\n".join(lines + [f"left out: {problem}" for problem in self.problems])
+
+    def sheet(self, num_views: int, num_frames: int) -> Tensor:
+        """One image [3, h, w]: for each kind an example, views down and times across."""
+        sheets = []
+        for kind in self.shares:
+            frames = self.draw(Pick(kind, 0, 0), num_views, num_frames).frames
+            sheets.append(F.pad(contact_sheet(frames), (0, 0, 0, 8), value=1.0))
+        return torch.cat(sheets, 1)

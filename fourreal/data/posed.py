@@ -1,0 +1,287 @@
+"""What the reconstructor is trained on: frames whose cameras, and often depth, are known.
+
+Procedural scenes are drawn; folders are read in two layouts:
+
+- Kubric-4D (Van Hoorick et al., arXiv 2405.14868): `scn00000/frames_p0_v0/rgba_00000.png` and
+  `depth_00000.tiff` beside `scn00000_p0_v0.json`; cameras stand still, depth is the distance to the
+  camera's centre.
+- posed photos of something that stands still: a folder with nerfstudio's `transforms.json`.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from PIL import Image
+from torch import Tensor
+
+from fourreal.cameras import (
+    invert,
+    pixel_grid,
+    quaternion_to_matrix,
+    relative_to_first,
+    scale_intrinsics,
+    unproject,
+)
+from fourreal.cameras import project as project_points
+from fourreal.files.media import natural_order, read_image
+from fourreal.scenes import SceneBatch, describe
+
+MEAN_DEPTH = 3.5  # of procedural scenes; other scenes with depth are brought to this unit
+SEEN_WITHIN = 0.05  # a point is seen where its depth is that of the surface up to this share
+
+
+@dataclass
+class Sample:
+    """A batch of scenes: frames [B, T, V, 3, H, W] in [0, 1], z-depth [B, T, V, H, W] or None where
+    it is not known, extrinsics [B, V, 3, 4] in the world of the first view, intrinsics
+    [B, V, 3, 3] in pixels."""
+
+    frames: Tensor
+    depth: Tensor | None
+    extrinsics: Tensor
+    intrinsics: Tensor
+
+    def to(self, device) -> "Sample":
+        return Sample(*(None if v is None else v.to(device) for v in vars(self).values()))
+
+    def of_views(self, views: list[int]) -> "Sample":
+        """Some of the views, of which the first must be view 0: the world stays its own."""
+        depth = None if self.depth is None else self.depth[:, :, views]
+        cameras = self.extrinsics[:, views], self.intrinsics[:, views]
+        return Sample(self.frames[:, :, views], depth, *cameras)
+
+    def resized(self, size: int) -> "Sample":
+        """The same scenes at size x size pixels, at most as large as they are; pixels averaged."""
+        old = self.frames.shape[-1]
+        if old == size:
+            return self
+        frames = F.interpolate(self.frames.flatten(0, 2), size=(size, size), mode="area")
+        depth = self.depth
+        if depth is not None:
+            depth = F.interpolate(depth.flatten(0, 1), size=(size, size), mode="area")
+            depth = depth.unflatten(0, self.depth.shape[:2])
+        return Sample(
+            frames.unflatten(0, self.frames.shape[:3]),
+            depth,
+            self.extrinsics,
+            scale_intrinsics(self.intrinsics, size / old, size / old),
+        )
+
+
+def draw_sample(
+    seeds: list[int], views: list[int], times: list[int], num_views: int, size: int
+) -> Sample:
+    """Draw some views and times of the procedural scenes of the given seeds."""
+    descriptions = [describe(s, num_views, max(times) + 1) for s in seeds]
+    batch = SceneBatch(descriptions).select(views, times)
+    with torch.no_grad():
+        frames = rearrange(batch.draw(size, size), "b v t c h w -> b t v c h w")
+        depth = rearrange(batch.geometry(size, size)[0], "b v t h w -> b t v h w")
+    extrinsics = torch.stack([relative_to_first(e) for e in batch.extrinsics])
+    return Sample(frames, depth, extrinsics, batch.intrinsics(size, size))
+
+
+@dataclass(frozen=True)
+class PosedScene:
+    """A scene on disk: image files [V][T], distance files alike or None, extrinsics [V, 3, 4] and
+    intrinsics [V, 3, 3] in pixels of the files."""
+
+    path: Path
+    images: tuple[tuple[Path, ...], ...]
+    distances: tuple[tuple[Path, ...], ...] | None
+    extrinsics: Tensor
+    intrinsics: Tensor
+
+    @property
+    def num_views(self) -> int:
+        return len(self.images)
+
+    @property
+    def num_times(self) -> int:
+        return len(self.images[0])
+
+    def read(self, views: list[int], times: list[int], size: int) -> Sample:
+        """Some views and times as a batch of one, the central square resized to size x size.
+
+        The world is the first of the views; with depth, its unit makes MEAN_DEPTH the mean.
+        """
+        frames, depth, intrinsics = [], [], []
+        for view in views:
+            pictures, matrix = [], None
+            for time in times:
+                picture, matrix = _square(
+                    read_image(self.images[view][time]), self.intrinsics[view], size
+                )
+                pictures.append(picture)
+            frames.append(torch.stack(pictures))
+            intrinsics.append(matrix)
+            if self.distances is not None:
+                files = [self.distances[view][time] for time in times]
+                maps = [_square(read_distance(f)[None], matrix, size, "nearest")[0] for f in files]
+                depth.append(torch.stack(maps)[:, 0] / _ray_length(matrix, size))
+        extrinsics = relative_to_first(self.extrinsics[views])
+        depths = None
+        if self.distances is not None:
+            depths = torch.stack(depth, 1)
+            unit = MEAN_DEPTH / depths.mean()
+            depths = (depths * unit)[None]
+            extrinsics = torch.cat([extrinsics[..., :3], extrinsics[..., 3:] * unit], -1)
+        return Sample(
+            torch.stack(frames, 1)[None], depths, extrinsics[None], torch.stack(intrinsics)[None]
+        )
+
+
+def _square(
+    image: Tensor, intrinsics: Tensor, size: int, mode: str = "bilinear"
+) -> tuple[Tensor, Tensor]:
+    """The central square of an image [C, H, W] at size x size, and its intrinsics."""
+    height, width = image.shape[-2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    image = image[None, :, top : top + side, left : left + side]
+    smooth = {"antialias": True} if mode == "bilinear" else {}
+    image = F.interpolate(image, size=(size, size), mode=mode, **smooth)[0]
+    scale = size / side
+    moved = intrinsics.new_tensor([[scale, 0, -left * scale], [0, scale, -top * scale], [0, 0, 1]])
+    return image, moved @ intrinsics
+
+
+def _ray_length(intrinsics: Tensor, size: int) -> Tensor:
+    """Distance over z-depth [size, size] of every pixel's ray."""
+    pixels = (pixel_grid(size, size) - intrinsics[:2, 2]) / intrinsics[[0, 1], [0, 1]]
+    return (1 + pixels.square().sum(-1)).sqrt()
+
+
+def read_distance(path: Path) -> Tensor:
+    """A map of one number per pixel [H, W]. Raises ValueError when it cannot be decoded."""
+    try:
+        with Image.open(path) as image:
+            values = torch.from_numpy(np.array(image).astype(np.float32))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{path} cannot be decoded as a map of depth: {error}.") from error
+    if values.ndim != 2 or not (torch.isfinite(values) & (values > 0)).all():
+        raise ValueError(f"{path} must hold one positive distance per pixel.")
+    return values
+
+
+def find_posed_scenes(root: Path) -> list[PosedScene]:
+    """The scenes of a folder, or the one that it is.
+
+    Raises ValueError naming the file when one cannot be used, or when there is none.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise ValueError(f"{root} is not a folder; give one that holds posed scenes.")
+    scenes = []
+    for folder in [root, *sorted((p for p in root.iterdir() if p.is_dir()), key=natural_order)]:
+        if (folder / "transforms.json").is_file():
+            scenes.append(_nerfstudio_scene(folder))
+        elif any(folder.glob("frames_p0_v*")):
+            scenes.append(_kubric_scene(folder))
+    if not scenes:
+        raise ValueError(
+            f"{root} holds no posed scenes: neither Kubric-4D's frames_p0_v0 nor transforms.json "
+            "was found in it or in its folders."
+        )
+    return scenes
+
+
+def _read_json(path: Path, read):
+    """read(content of a JSON file), with one sentence when the file or a value in it is bad."""
+    try:
+        return read(json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing; it holds the cameras.") from None
+    except (json.JSONDecodeError, KeyError, TypeError, IndexError, ValueError) as error:
+        raise ValueError(
+            f"{path} does not hold the cameras it should ({type(error).__name__}: {error})."
+        ) from error
+
+
+def _from_opengl(to_world: Tensor) -> Tensor:
+    """Extrinsics [..., 3, 4] of OpenGL's camera-to-world matrices [..., 3 or 4, 4]."""
+    return invert(to_world[..., :3, :] * to_world.new_tensor([1.0, -1.0, -1.0, 1.0]))
+
+
+def _kubric_camera(content: dict) -> tuple[Tensor, Tensor]:
+    camera, (width, height) = content["camera"], content["scene"]["resolution"]
+    rotation = quaternion_to_matrix(torch.tensor(camera["quaternions"][0]).float())
+    position = torch.tensor(camera["positions"][0]).float()
+    extrinsics = _from_opengl(torch.cat([rotation, position[:, None]], -1))
+    intrinsics = torch.tensor(camera["K"]).float().abs()  # of an image of 1 x 1
+    return extrinsics, scale_intrinsics(intrinsics, width, height)
+
+
+def _kubric_scene(folder: Path) -> PosedScene:
+    views = sorted(folder.glob("frames_p0_v*"), key=natural_order)
+    cameras = [
+        _read_json(folder / f"{folder.name}_{v.name.removeprefix('frames_')}.json", _kubric_camera)
+        for v in views
+    ]
+    images = tuple(tuple(sorted(v.glob("rgba_*.png"))) for v in views)
+    distances = tuple(tuple(sorted(v.glob("depth_*.tiff"))) for v in views)
+    for view, pictures, maps in zip(views, images, distances):
+        if not pictures or len(pictures) != len(images[0]) or len(maps) not in (0, len(pictures)):
+            raise ValueError(
+                f"{view} has {len(pictures)} images and {len(maps)} maps of depth, but "
+                f"{views[0].name} has {len(images[0])} images; all views need the same."
+            )
+    extrinsics, intrinsics = (torch.stack(part) for part in zip(*cameras))
+    known = all(distances)
+    return PosedScene(folder, images, distances if known else None, extrinsics, intrinsics)
+
+
+def _nerfstudio_scene(folder: Path) -> PosedScene:
+    def read(content):
+        poses, matrices, images = [], [], []
+        for frame in content["frames"]:
+            values = content | frame
+            matrix = torch.eye(3)
+            matrix[0, 0] = values["fl_x"]
+            matrix[1, 1] = values.get("fl_y", values["fl_x"])
+            matrix[0, 2], matrix[1, 2] = values["cx"], values["cy"]
+            matrices.append(matrix)
+            poses.append(torch.tensor(frame["transform_matrix"]).float())
+            images.append((folder / frame["file_path"],))
+        return images, _from_opengl(torch.stack(poses)), torch.stack(matrices)
+
+    path = folder / "transforms.json"
+    images, extrinsics, intrinsics = _read_json(path, read)
+    for (image,) in images:
+        if not image.is_file():
+            raise ValueError(f"{image} does not exist, but {path} lists it.")
+    return PosedScene(folder, tuple(images), None, extrinsics, intrinsics)
+
+
+def visible_from(sample: Sample, inputs: list[int]) -> Tensor:
+    """Pixels whose surface some input view sees too, boolean [B, T, V, H, W].
+
+    By exact depth: a pixel's point is seen by an input view when it falls into its image at the
+    depth of the surface there, up to SEEN_WITHIN. Input views see themselves. Everything counts as
+    visible where depth is not known.
+    """
+    if sample.depth is None:
+        frames = sample.frames
+        return torch.ones_like(frames[:, :, :, 0], dtype=torch.bool)
+    height, width = sample.depth.shape[-2:]
+    extrinsics, intrinsics = sample.extrinsics[:, None], sample.intrinsics[:, None]
+    points = unproject(sample.depth, extrinsics, intrinsics)  # [B, T, V, H, W, 3]
+    seen = torch.zeros_like(sample.depth, dtype=torch.bool)
+    seen[:, :, inputs] = True
+    for view in inputs:
+        # The camera's shape must broadcast against [B, T, V, H * W, 3].
+        pixels, distance = project_points(
+            points.flatten(3, 4), extrinsics[:, :, view, None], intrinsics[:, :, view, None]
+        )
+        x, y = pixels.floor().long().unbind(-1)  # [B, T, V, H * W]
+        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height) & (distance > 1e-6)
+        index = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).flatten(2)
+        surface = sample.depth[:, :, view].flatten(2).gather(2, index).view_as(distance)
+        near = (surface / distance.clamp_min(1e-6) - 1).abs() < SEEN_WITHIN
+        seen |= (inside & near).view_as(seen)
+    return seen

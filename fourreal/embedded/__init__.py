@@ -1,0 +1,1 @@
+"""The embedded models: the small autoencoder, the tokenizer and the text encoder."""

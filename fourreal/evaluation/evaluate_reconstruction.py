@@ -1,0 +1,249 @@
+"""`fourreal evaluate reconstruction|split|pipeline`: views that the reconstruction did not see."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fourreal.cameras import relative_to_first, scale_intrinsics
+from fourreal.evaluation.evaluate_video import moving_region
+from fourreal.evaluation.report import (
+    Evaluation,
+    ReconstructorModel,
+    Report,
+    Sampling,
+    draw,
+    examples,
+    generate,
+    reconstruction_model,
+    video_model,
+)
+from fourreal.evaluation.stability import STILL, flicker, score_stability
+from fourreal.gaussians import GaussianScene
+from fourreal.grid import spaced_times
+from fourreal.metrics.learned import Learned, LearnedMetrics
+from fourreal.metrics.pixels import psnr, ssim
+from fourreal.reconstruction import Filters, Reconstructor, StaticSplit
+from fourreal.reconstruction.alignment import baseline_scale
+from fourreal.reconstruction.emission import Maps, emit_gaussians
+from fourreal.rendering import render
+from fourreal.scenes import Scene, SceneBatch, describe
+
+ENLARGED = 2  # Gaussians must close up when they are drawn larger than the input, too
+HELD_OUT = slice(1, None, 3)  # 1, 4, 7 and 10 of twelve views, as the paper's
+
+
+@dataclass
+class ReconstructionEvaluation(LearnedMetrics, ReconstructorModel, Evaluation):
+    """Every other view of exact grids is held out; cameras are predicted."""
+
+    times: int = 5
+    """Times per scene, evenly spaced."""
+
+
+@dataclass
+class SplitEvaluation(Evaluation):
+    """The split into static and dynamic Gaussians on grids with exact depth and cameras."""
+
+    scenes: int = 16
+    num_views: int = 4
+    num_frames: int = 9
+
+
+@dataclass
+class PipelineEvaluation(LearnedMetrics, ReconstructorModel, Sampling, Evaluation):
+    """The whole method: from one video and one set of photos of 8 of 12 cameras, the grid of the 8
+    is generated and reconstructed; cameras 1, 4, 7 and 10 show how good it is (paper, table 5).
+
+    Beside it, the same from the references alone: photos wherever there is no video.
+    """
+
+    num_views: int = 12
+    times: int = 4
+    """Times that are reconstructed, evenly spaced from the first on, which is left out."""
+
+
+def held_out_cameras(
+    reconstructor: Reconstructor, frames: Tensor, inputs: list[int]
+) -> tuple[Tensor, Tensor]:
+    """Cameras of all views [V, 3, H, W], predicted together as in the paper, so that those of the
+    held-out ones lie in the inputs' frame of reference: extrinsics [V, 3, 4] and intrinsics, in the
+    order of `frames`."""
+    order = inputs + [v for v in range(len(frames)) if v not in inputs]
+    extrinsics, intrinsics = reconstructor.predict_cameras(frames[order][:, None])
+    back = torch.tensor(order).argsort()
+    return extrinsics[0][back], intrinsics[0][back]
+
+
+def score_reconstruction(
+    reconstructor: Reconstructor,
+    frames: Tensor,
+    enlarged: Tensor | None,
+    scene: Scene | None,
+    time: int,
+    learned: Learned,
+) -> dict[str, float]:
+    """Reconstruct views [V, 3, H, W] of one time from every other one and render those between.
+
+    enlarged [V // 2, 3, H', W']: those views drawn with more pixels, to compare with as well;
+    scene: exact geometry, where it is known. Depth and Gaussians come from the input views alone.
+    """
+    inputs, held_out = list(range(0, len(frames), 2)), list(range(1, len(frames), 2))
+    extrinsics, intrinsics = held_out_cameras(reconstructor, frames, inputs)
+    cameras = extrinsics[inputs], intrinsics[inputs]
+    reconstruction = reconstructor(frames[inputs][:, None], cameras=cameras)
+    height, width = frames.shape[-2:]
+
+    def shown(large: int, wide: int) -> Tensor:
+        scaled = scale_intrinsics(intrinsics[held_out], wide / width, large / height)
+        gaussians = reconstruction.scene.at(0)
+        color = render(gaussians, extrinsics[held_out], scaled, wide, large).color
+        return color.movedim(-1, 1).clamp(0, 1)
+
+    views = shown(height, width)
+    scores = {
+        "held_out_psnr": psnr(views, frames[held_out]),
+        "held_out_ssim": ssim(views, frames[held_out]),
+    }
+    judged = learned.likeness(views, frames[held_out])
+    scores |= {f"held_out_{name}": score for name, score in judged.items()}
+    if enlarged is not None:
+        scores["held_out_psnr_enlarged"] = psnr(shown(*enlarged.shape[-2:]), enlarged)
+    if scene is None:
+        return scores
+    depth_error = (reconstruction.depth[:, 0] / scene.depth[inputs, time] - 1).abs().mean()
+    exact = relative_to_first(scene.extrinsics)
+    turn = extrinsics[..., :3] @ exact[..., :3].transpose(-1, -2)
+    cosine = (turn.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
+    return scores | {
+        "depth_relative_error": float(depth_error),
+        "rotation_error_degrees": float(cosine.clamp(-1, 1).acos()[1:].mean().rad2deg()),
+    }
+
+
+def score_times(reconstructor: Reconstructor, frames: Tensor, replaced: bool) -> dict[str, float]:
+    """Reconstruct every other view of frames [V, T, 3, H, W] at all times together, and render the
+    views between with the cameras of the first time.
+
+    replaced: with camera token replacement, or else with the cameras that each time has on its own.
+    """
+    inputs, held_out = list(range(0, len(frames), 2)), list(range(1, len(frames), 2))
+    extrinsics, intrinsics = reconstructor.predict_cameras(frames[inputs + held_out])
+    cameras, targets = slice(len(inputs)), slice(len(inputs), None)
+    target = extrinsics[0, targets], intrinsics[0, targets]
+    num_times = frames.shape[1]
+
+    def shown(camera_time: int, times: list[int]) -> Tensor:
+        own = extrinsics[camera_time, cameras].clone()
+        own[..., 3] *= baseline_scale(extrinsics[0], extrinsics[camera_time])
+        given = own, intrinsics[camera_time, cameras]
+        options = {"cameras": given, "window": num_times, "split": None}
+        return draw(reconstructor(frames[inputs], **options).scene, times, target)
+
+    times = range(num_times)
+    parts = [shown(0, list(times))] if replaced else [shown(t, [t]) for t in times]
+    views, wanted = torch.cat(parts, 1), frames[held_out]
+    change = (wanted[:, 1:] - wanted[:, :-1]).abs().amax(2)
+    return {
+        "held_out_psnr": psnr(views, wanted),
+        "held_out_psnr_moving": psnr(views, wanted, moving_region(wanted)),
+        "held_out_ssim": ssim(views, wanted),
+        "flicker": flicker(views, change < STILL),
+    }
+
+
+def evaluate_reconstruction(config: ReconstructionEvaluation) -> dict:
+    """Score held-out views, and the stability over time, of exact grids; printed as a table."""
+    reconstructor, report = reconstruction_model(config.reconstructor), Report()
+    learned = Learned(config)
+    count = config.num_frames
+    times = spaced_times(config.times, count)
+    for example in examples(config):
+        enlarged = [None] * len(times)
+        if example.scene:
+            description = describe(example.scene.seed, config.num_views, count)
+            batch = SceneBatch([description]).select(list(range(1, config.num_views, 2)), times)
+            with torch.no_grad():
+                drawn = batch.draw(ENLARGED * config.height, ENLARGED * config.width)
+            enlarged = drawn[0].transpose(0, 1)
+        for time, large in zip(times, enlarged):
+            views = example.frames[:, time]
+            report.add(
+                score_reconstruction(reconstructor, views, large, example.scene, time, learned)
+            )
+        if len(times) > 1:
+            still = example.frames[::2, times]
+            report.add(score_stability(reconstructor, still, still))
+    return report.finish(config)
+
+
+def evaluate_pipeline(config: PipelineEvaluation) -> dict:
+    """Score held-out views of the whole pipeline and of its references; printed as a table."""
+    pipeline, learned = video_model(config.video), Learned(config)
+    reconstructor, report = reconstruction_model(config.reconstructor), Report()
+    held_out = list(range(config.num_views))[HELD_OUT]
+    inputs = [v for v in range(config.num_views) if v not in held_out]
+    times = spaced_times(config.times + 1, config.num_frames)
+    for index, example in enumerate(examples(config)):
+        exact = example.frames[inputs]
+        wanted = example.frames[held_out][:, times[1:]]
+        region = moving_region(example.frames[held_out])[:, times[1:]]
+        references = {"fixed_view": exact[0], "freeze_time": exact[:, 0]}
+        grid = generate(pipeline, config, index, example.caption, len(inputs), **references)
+        copied = torch.cat([exact[:1], exact[1:, :1].expand_as(exact[1:])])
+        extrinsics, intrinsics = held_out_cameras(reconstructor, example.frames[:, 0], inputs)
+        cameras = extrinsics[inputs], intrinsics[inputs]
+        targets = extrinsics[held_out], intrinsics[held_out]
+        grids = {"generated": grid, "references": copied, "exact": exact}
+        for name, frames in grids.items():
+            scene = reconstructor(frames[:, times], cameras=cameras, split=None).scene
+            views = draw(scene, list(range(1, len(times))), targets)
+            found = {
+                "psnr": psnr(views, wanted),
+                "psnr_moving": psnr(views, wanted, region),
+                "ssim": ssim(views, wanted),
+            }
+            report.add(found | learned.likeness(views, wanted), f"{name}/")
+    return report.finish(config)
+
+
+def score_split(scene: Scene) -> dict[str, float]:
+    """What the split saves and costs: the share of Gaussians that are not stored, and the change in
+    PSNR at the input views, of whole frames and of the pixels that move, in dB."""
+    num_times, (height, width) = scene.frames.shape[1], scene.frames.shape[-2:]
+    depth = scene.depth.transpose(0, 1)
+    maps = Maps(None, depth, torch.full_like(depth, 2.0), None)
+    cameras = scene.extrinsics, scene.intrinsics
+    times = spaced_times(5, num_times)
+    exact, moving = scene.frames[:, times], scene.moving[:, times]
+
+    def score(split: StaticSplit | None) -> tuple[int, float, float]:
+        static, dynamic = emit_gaussians(
+            "none",
+            scene.frames.transpose(0, 1),
+            maps,
+            torch.ones(num_times),
+            cameras,
+            Filters(),
+            split,
+        )
+        built = GaussianScene(static, dynamic, *cameras, width, height)
+        shown = draw(built, times, cameras)
+        return built.num_gaussians, psnr(shown, exact), psnr(shown, exact, moving)
+
+    (all_of_them, *before), (kept, *after) = score(None), score(StaticSplit())
+    return {
+        "fewer_gaussians": 1 - kept / all_of_them,
+        "psnr_change": after[0] - before[0],
+        "moving_psnr_change": after[1] - before[1],
+    }
+
+
+def evaluate_split(config: SplitEvaluation) -> dict:
+    """Score the split on exact grids; printed as a table."""
+    if config.data:
+        raise ValueError("the split needs exact depth, which only procedural scenes have here.")
+    report = Report()
+    for example in examples(config):
+        report.add(score_split(example.scene))
+    return report.finish(config)

@@ -1,0 +1,1 @@
+"""Media, tensor files, and files that appear whole or not at all."""

@@ -1,0 +1,1 @@
+"""What images, grids and videos are worth."""

@@ -1,0 +1,224 @@
+"""Wan's public checkpoints as ComfyUI's single files, recognised by their keys and shapes.
+
+Wan 2.1 T2V 1.3B and 14B, Wan 2.2 TI2V 5B, and the VAEs of both, in fp32, fp16, bf16, fp8 or
+fp8_scaled, with or without the prefix model.diffusion_model. Nothing is fetched: the sizes are read
+from the shapes. Files of this project carry their config instead.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from accelerate import init_empty_weights
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from torch import Tensor
+
+from fourreal.embedded.autoencoder import BlockAutoencoder
+from fourreal.files.tensors import read_safetensors
+from fourreal.video.architectures import set_synchronisation
+from fourreal.video.conditioning import WAN_DEFAULTS
+from fourreal.video.wan_keys import fill_model, rename_keys, transformer_key, vae_key
+
+PREFIX = "model.diffusion_model."
+HEAD_SIZE = 128  # of all Wan transformers
+TRANSFORMERS = {  # (width, latent channels)
+    (1536, 16): "Wan 2.1 T2V 1.3B",
+    (5120, 16): "Wan 2.1 T2V 14B",
+    (3072, 48): "Wan 2.2 TI2V 5B",
+}
+VAES = {16: "the Wan 2.1 VAE", 48: "the Wan 2.2 VAE"}  # by latent channels
+VARIANTS = {  # keys that only other kinds of Wan transformer have
+    "img_emb.": "image-to-video",
+    "vace_blocks.": "VACE",
+    "motion_encoder.": "Animate",
+    "control_adapter.": "camera control",
+}
+# Mean and deviation of the 48 latent channels of the Wan 2.2 VAE; those of the 2.1 VAE are
+# AutoencoderKLWan's defaults.
+MEAN_22 = (
+    -0.2289, -0.0052, -0.1323, -0.2339, -0.2799, 0.0174, 0.1838, 0.1557, -0.1382, 0.0542, 0.2813,
+    0.0891, 0.1570, -0.0098, 0.0375, -0.1825, -0.2246, -0.1207, -0.0698, 0.5109, 0.2665, -0.2108,
+    -0.2158, 0.2502, -0.2055, -0.0322, 0.1109, 0.1567, -0.0729, 0.0899, -0.2799, -0.1230, -0.0313,
+    -0.1649, 0.0117, 0.0723, -0.2839, -0.2083, -0.0520, 0.3748, 0.0152, 0.1957, 0.1433, -0.2944,
+    0.3573, -0.0548, -0.1681, -0.0667,
+)  # fmt: skip
+STD_22 = (
+    0.4765, 1.0364, 0.4514, 1.1677, 0.5313, 0.4990, 0.4818, 0.5013, 0.8158, 1.0344, 0.5894, 1.0901,
+    0.6885, 0.6165, 0.8454, 0.4978, 0.5759, 0.3523, 0.7135, 0.6804, 0.5833, 1.4146, 0.8986, 0.5659,
+    0.7069, 0.5338, 0.4889, 0.4917, 0.4069, 0.4999, 0.6866, 0.4093, 0.5709, 0.6065, 0.6415, 0.4944,
+    0.5726, 1.2042, 0.5458, 1.6887, 0.3971, 1.0600, 0.3943, 0.5537, 0.5444, 0.4089, 0.7468, 0.7744,
+)  # fmt: skip
+FP8 = ("float8_e4m3fn", "float8_e5m2")
+WEIGHT_SCALES = (".scale_weight", ".weight_scale")  # as first released, as ComfyUI writes now
+UNUSED = ("scaled_fp8", ".scale_input", ".input_scale", ".comfy_quant")  # markers, and activations
+
+
+def transformer_name(width: int, channels: int) -> str:
+    """What a Wan transformer of these sizes is called in messages."""
+    other = f"a Wan transformer of width {width} for {channels} latent channels"
+    return TRANSFORMERS.get((width, channels), other)
+
+
+def name_of(transformer: WanTransformer3DModel) -> str:
+    """transformer_name of a model."""
+    config = transformer.config
+    return transformer_name(
+        config.num_attention_heads * config.attention_head_dim, config.in_channels
+    )
+
+
+def vae_name(channels: int) -> str:
+    """What a VAE with so many latent channels is called in messages."""
+    return VAES.get(channels, f"a VAE of {channels} latent channels")
+
+
+def recognise(tensors: dict[str, Tensor]) -> tuple[str, str]:
+    """(kind, name) of a checkpoint: transformer, vae, text encoder or unknown, and what it is."""
+    if {"patch_embedding.weight", "head.head.weight"} <= tensors.keys():
+        width, channels = tensors["patch_embedding.weight"].shape[:2]
+        for start, variant in VARIANTS.items():
+            if any(key.startswith(start) for key in tensors):
+                return "unknown", f"a Wan {variant} transformer"
+        if tensors["head.head.weight"].shape[0] != 4 * channels:
+            return "unknown", f"a Wan transformer with {channels} input channels (image or control)"
+        return "transformer", transformer_name(width, channels)
+    if {"conv2.weight", "decoder.middle.0.residual.0.gamma"} <= tensors.keys():
+        return "vae", vae_name(tensors["conv2.weight"].shape[0])
+    if "first_basis" in tensors:
+        return "vae", "the embedded autoencoder"
+    if "encoder.block.0.layer.0.SelfAttention.q.weight" in tensors:
+        return "text encoder", "a T5 text encoder"
+    if "condition_embedder.time_proj.weight" in tensors or "quant_conv.weight" in tensors:
+        return "unknown", "a part in diffusers' layout (give the whole folder to from_pretrained)"
+    return "unknown", f"tensors named {', '.join(sorted(tensors)[:2]) or 'nothing'}"
+
+
+def dequantise(
+    tensors: dict[str, Tensor], metadata: dict[str, str], path: Path, dtype: torch.dtype | None
+) -> dict[str, Tensor]:
+    """The tensors with fp8 weights as numbers, weight * scale in float32, then dtype.
+
+    fp8_scaled files hold a scale for each weight (scale_weight, or weight_scale in newer ones);
+    plain fp8 files hold none. dtype None gives bfloat16. Raises ValueError for other quantisations.
+    """
+    notes = [value for key, value in tensors.items() if key.endswith(".comfy_quant")]
+    noted = [json.loads(bytes(value.tolist())) for value in notes]
+    noted += json.loads(metadata.get("_quantization_metadata", "{}")).get("layers", {}).values()
+    foreign = {layer.get("format") for layer in noted} - set(FP8)
+    if foreign:
+        raise ValueError(
+            f"{path} is quantised as {', '.join(map(str, foreign))}, which is not read here; use "
+            "the fp16, bf16 or fp8_scaled file."
+        )
+    scales = {
+        key.removesuffix(end) + ".weight": value
+        for key, value in tensors.items()
+        for end in WEIGHT_SCALES
+        if key.endswith(end)
+    }
+    numbers = {}
+    for key, value in tensors.items():
+        if key.endswith((*WEIGHT_SCALES, *UNUSED)):
+            continue
+        if key in scales or str(value.dtype).removeprefix("torch.") in FP8:
+            value = (value.float() * scales.get(key, 1.0)).to(dtype or torch.bfloat16)
+        numbers[key] = value
+    return numbers
+
+
+def read_checkpoint(
+    path: Path, kind: str, needed: str, dtype: torch.dtype | None
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors (no prefix, no fp8) and metadata of a file of the kind; `needed` says what that is.
+
+    Raises ValueError that names what was found instead.
+    """
+    tensors, metadata = read_safetensors(path)
+    tensors = {key.removeprefix(PREFIX): value for key, value in tensors.items()}
+    found, name = recognise(tensors)
+    if found != kind:
+        raise ValueError(f"{path} holds {name}, but {needed} is needed here.")
+    return dequantise(tensors, metadata, path, dtype), metadata
+
+
+def load_transformer(path: Path, dtype: torch.dtype | None = None):
+    """(WanTransformer3DModel, settings) of a single file.
+
+    settings are what a 4D checkpoint notes about itself (conditioning, max_frames, ...), empty for
+    a public file. dtype None keeps the file's, bfloat16 for fp8. Raises ValueError, naming what was
+    found, when the file is none of the supported transformers.
+    """
+    needed = f"a Wan text-to-video transformer ({', '.join(TRANSFORMERS.values())})"
+    tensors, metadata = read_checkpoint(path, "transformer", needed, dtype)
+    if "fourreal" in metadata:
+        config = json.loads(metadata["config"])
+    else:
+        width, channels = tensors["patch_embedding.weight"].shape[:2]
+        config = {
+            "num_attention_heads": width // HEAD_SIZE,
+            "attention_head_dim": HEAD_SIZE,
+            "in_channels": channels,
+            "out_channels": channels,
+            "text_dim": tensors["text_embedding.0.weight"].shape[1],
+            "freq_dim": tensors["time_embedding.0.weight"].shape[1],
+            "ffn_dim": tensors["blocks.0.ffn.0.weight"].shape[0],
+            "num_layers": sum(key.endswith(".self_attn.q.weight") for key in tensors),
+        }
+    settings = json.loads(metadata.get("fourreal", "{}"))
+    with init_empty_weights():
+        model = WanTransformer3DModel.from_config(config)
+        if settings.get("architecture", "").startswith("parallel"):
+            set_synchronisation(model, settings["architecture"])
+    renamed = rename_keys(tensors, lambda key: transformer_key(key, to_comfy=False))
+    fill_model(model, renamed, path, dtype)
+    return model, settings
+
+
+def load_vae(path: Path, dtype: torch.dtype | None = None):
+    """AutoencoderKLWan of a Wan 2.1 or 2.2 VAE file, or the embedded autoencoder of its file.
+
+    dtype None keeps the file's. Raises ValueError, naming what was found, for anything else.
+    """
+    tensors, metadata = read_checkpoint(path, "vae", "a Wan 2.1 or 2.2 VAE", dtype)
+    if "fourreal" in metadata:
+        with init_empty_weights():
+            model = BlockAutoencoder.from_config(json.loads(metadata["config"]))
+        fill_model(model, tensors, path, dtype)
+        return model
+    channels = tensors["conv2.weight"].shape[0]
+    config = {"base_dim": tensors["encoder.conv1.weight"].shape[0], "z_dim": channels}
+    if channels == len(MEAN_22):
+        config |= {
+            "decoder_base_dim": tensors["decoder.head.0.gamma"].shape[0],
+            "is_residual": True,
+            "in_channels": 12,
+            "out_channels": 12,
+            "patch_size": 2,
+            "scale_factor_spatial": 16,
+            "latents_mean": MEAN_22,
+            "latents_std": STD_22,
+        }
+    with init_empty_weights():
+        model = AutoencoderKLWan.from_config(config)
+    fill_model(model, rename_keys(tensors, vae_key), path, dtype)
+    return model
+
+
+def check_parts(transformer, vae, text_encoder=None) -> None:
+    """Raise ValueError, naming both, when two parts of a pipeline do not fit each other."""
+    config, name = transformer.config, name_of(transformer)
+    if config.in_channels != config.out_channels or config.in_channels not in WAN_DEFAULTS:
+        raise ValueError(
+            f"the transformer has {config.in_channels} input and {config.out_channels} output "
+            "channels, but a text-to-video one of Wan 2.1 (16) or Wan 2.2 TI2V (48) is needed."
+        )
+    if vae.config.z_dim != config.in_channels:
+        raise ValueError(
+            f"the transformer is {name}, which needs {vae_name(config.in_channels)}, but "
+            f"{vae_name(vae.config.z_dim)} was given."
+        )
+    if text_encoder is not None and text_encoder.config.d_model != config.text_dim:
+        raise ValueError(
+            f"the transformer is {name}, which reads text embeddings of {config.text_dim} numbers, "
+            f"but the text encoder gives {text_encoder.config.d_model}."
+        )
