@@ -4,7 +4,9 @@ Conventions (3DGS, gsplat, ComfyUI SPLAT): OpenCV world, quaternions (w, x, y, z
 opacities in [0, 1], colour = SH_C0 * harmonics[:, 0] + 0.5.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,7 +35,7 @@ class Gaussians:
     opacities: Tensor
     harmonics: Tensor
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         count = self.means.shape[0]
         expected = {
             "means": (count, 3),
@@ -52,7 +54,7 @@ class Gaussians:
     def __len__(self) -> int:
         return self.means.shape[0]
 
-    def map(self, function) -> "Gaussians":
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Gaussians":
         """A copy with function(tensor) applied to every field (selection, device, dtype)."""
         return Gaussians(**{f.name: function(getattr(self, f.name)) for f in fields(self)})
 
@@ -60,7 +62,8 @@ class Gaussians:
         """The Gaussians chosen by a boolean mask [N] or an index tensor."""
         return self.map(lambda x: x[index])
 
-    def to(self, *args, **kwargs) -> "Gaussians":
+    def to(self, *args: Any, **kwargs: Any) -> "Gaussians":
+        """A copy on another device or in another type; the arguments are those of Tensor.to."""
         return self.map(lambda x: x.to(*args, **kwargs))
 
     def viewing_distance(self, extrinsics: Tensor) -> float:
@@ -72,7 +75,8 @@ class Gaussians:
         return ahead.median().item() if len(ahead) else 1.0
 
     @staticmethod
-    def empty(num_harmonics: int = 1, device=None) -> "Gaussians":
+    def empty(num_harmonics: int = 1, device: torch.device | None = None) -> "Gaussians":
+        """No Gaussians, with K = num_harmonics."""
         return Gaussians(
             torch.zeros(0, 3, device=device),
             torch.zeros(0, 4, device=device),
@@ -82,19 +86,44 @@ class Gaussians:
         )
 
     @staticmethod
-    def concatenate(parts: "list[Gaussians]") -> "Gaussians":
-        """All parts in order; lower harmonic degrees are padded with zeros."""
+    def concatenate(parts: Sequence["Gaussians"]) -> "Gaussians":
+        """All parts (at least one) in order; lower harmonic degrees are padded with zeros."""
         most = max(p.harmonics.shape[1] for p in parts)
 
-        def padded(part):
+        def padded(part: Gaussians) -> Tensor:
             missing = most - part.harmonics.shape[1]
             return torch.nn.functional.pad(part.harmonics, (0, 0, 0, missing))
 
         return Gaussians(
-            *(torch.cat([getattr(p, n) for p in parts]) for n in ("means", "quaternions")),
-            *(torch.cat([getattr(p, n) for p in parts]) for n in ("scales", "opacities")),
+            torch.cat([p.means for p in parts]),
+            torch.cat([p.quaternions for p in parts]),
+            torch.cat([p.scales for p in parts]),
+            torch.cat([p.opacities for p in parts]),
             torch.cat([padded(p) for p in parts]),
         )
+
+
+def turn_about_x(gaussians: Gaussians) -> Gaussians:
+    """The same Gaussians after (x, y, z) -> (x, -y, -z); its own inverse.
+
+    It leads from OpenCV's axes (y down, z forward) to those of OpenGL, SPZ and USD (y up, z
+    backward). Harmonics of order l and index m change sign with (-1)^(l + |m|), and again where
+    m is negative.
+    """
+    degree = round(gaussians.harmonics.shape[1] ** 0.5) - 1
+    signs = [
+        (1 if m >= 0 else -1) * (-1) ** (order + abs(m))
+        for order in range(degree + 1)
+        for m in range(-order, order + 1)
+    ]
+    new = gaussians.means.new_tensor
+    return Gaussians(
+        gaussians.means * new([1, -1, -1]),
+        gaussians.quaternions * new([1, 1, -1, -1]),
+        gaussians.scales,
+        gaussians.opacities,
+        gaussians.harmonics * new(signs)[:, None],
+    )
 
 
 @dataclass
@@ -114,7 +143,7 @@ class GaussianScene:
     fps: float = 8.0
     metadata: dict[str, str] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         views = self.extrinsics.shape[0]
         if self.extrinsics.shape != (views, 3, 4) or self.intrinsics.shape != (views, 3, 3):
             raise ValueError(
@@ -147,7 +176,8 @@ class GaussianScene:
         """All Gaussians of one time (0 <= time < T): the static ones first."""
         return Gaussians.concatenate([self.static, self.dynamic[time]])
 
-    def to(self, *args, **kwargs) -> "GaussianScene":
+    def to(self, *args: Any, **kwargs: Any) -> "GaussianScene":
+        """A copy on another device or in another type; the arguments are those of Tensor.to."""
         return GaussianScene(
             self.static.to(*args, **kwargs),
             [g.to(*args, **kwargs) for g in self.dynamic],

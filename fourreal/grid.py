@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor
 
 TEMPORAL_STRIDE = 4  # pixel frames per latent frame of Wan's VAE, after the first
+GAP = 2  # pixels between the cells of a contact sheet
 
 
 def num_latent_frames(num_frames: int) -> int:
@@ -62,12 +63,10 @@ def sequence_to_grid(latents: Tensor, num_views: int) -> Tensor:
     return rearrange(latents, "b c (v f) h w -> (b v) c f h w", v=num_views)
 
 
-def reference_mask(
-    num_views: int, num_frames: int, fixed_view: bool, columns: int, device=None
-) -> Tensor:
+def reference_mask(num_views: int, num_frames: int, fixed_view: bool, columns: int) -> Tensor:
     """Boolean [V, F]: the cells known from references, row 0 and (or) the first `columns` columns:
     1 of a freeze-time reference, more of the window before in a longer video."""
-    mask = torch.zeros(num_views, num_frames, dtype=torch.bool, device=device)
+    mask = torch.zeros(num_views, num_frames, dtype=torch.bool)
     if fixed_view:
         mask[0] = True
     mask[:, :columns] = True
@@ -87,13 +86,14 @@ def sampling_stages(known: Tensor) -> list[tuple[int, int]]:
     return [(v, f) for v, f in sizes if not known[:v, :f].all()] or sizes[-1:]
 
 
-def tile_views(frames: Tensor, columns: int | None = None) -> Tensor:
+def tile_views(frames: Tensor) -> Tensor:
     """All views as tiles of one video: [V, T, 3, H, W] to [T, 3, rows*H, columns*W].
 
-    Views run left to right, top to bottom; missing tiles are black.
+    Views run left to right, top to bottom, on rather more columns than rows; missing tiles are
+    black.
     """
     num_views = frames.shape[0]
-    columns = columns or -(-num_views // max(1, round(num_views**0.5 * 0.75)))
+    columns = -(-num_views // max(1, round(num_views**0.5 * 0.75)))
     rows = -(-num_views // columns)
     tiles = frames.new_zeros(rows * columns, *frames.shape[1:])
     tiles[:num_views] = frames
@@ -105,17 +105,17 @@ def spaced_times(count: int, num_times: int) -> list[int]:
     return torch.linspace(0, num_times - 1, min(count, num_times)).round().long().tolist()
 
 
-def contact_sheet(frames: Tensor, max_times: int = 8, gap: int = 2) -> Tensor:
-    """Views down, times across: [V, T, 3, H, W] in [0, 1] to one image [3, h, w].
+def contact_sheet(frames: Tensor, max_times: int = 8) -> Tensor:
+    """Views down, times across: [V, T, 3, H, W] in [0, 1] to one image [3, h, w], gaps white.
 
     At most max_times evenly spaced times are shown, the first and the last among them.
     """
     num_views, num_times, _, height, width = frames.shape
     shown = spaced_times(max_times, num_times)
     cells = frames[:, shown]
-    sheet = frames.new_ones(3, num_views * (height + gap) - gap, len(shown) * (width + gap) - gap)
+    sheet = frames.new_ones(3, num_views * (height + GAP) - GAP, len(shown) * (width + GAP) - GAP)
     for v in range(num_views):
         for k in range(len(shown)):
-            top, left = v * (height + gap), k * (width + gap)
+            top, left = v * (height + GAP), k * (width + GAP)
             sheet[:, top : top + height, left : left + width] = cells[v, k]
     return sheet

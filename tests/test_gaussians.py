@@ -5,22 +5,21 @@ import math
 import pytest
 import torch
 
-from fourreal.gaussians import Gaussians, GaussianScene, harmonics_to_rgb, rgb_to_harmonics
+from fourreal.gaussians import (
+    Gaussians,
+    GaussianScene,
+    harmonics_to_rgb,
+    rgb_to_harmonics,
+    turn_about_x,
+)
+from fourreal.rendering import render
 
-
-def cloud(count, num_harmonics=1):
-    return Gaussians(
-        torch.randn(count, 3),
-        torch.randn(count, 4),
-        torch.rand(count, 3),
-        torch.rand(count),
-        torch.randn(count, num_harmonics, 3),
-    )
+from .tiny import cloud
 
 
 def scene(dynamic):
     return GaussianScene(
-        cloud(4), dynamic, torch.eye(3, 4).expand(2, 3, 4), torch.eye(3).expand(2, 3, 3), 8, 6
+        cloud(4, 0), dynamic, torch.eye(3, 4).expand(2, 3, 4), torch.eye(3).expand(2, 3, 3), 8, 6
     )
 
 
@@ -50,7 +49,7 @@ def test_flat_harmonics_are_refused():
 
 
 def test_selection_takes_the_same_gaussians_from_every_field():
-    g = cloud(5, 4)
+    g = cloud(5, 1)
     chosen = g[torch.tensor([True, False, True, False, False])]
     assert len(chosen) == 2
     assert torch.equal(chosen.means, g.means[[0, 2]])
@@ -59,7 +58,7 @@ def test_selection_takes_the_same_gaussians_from_every_field():
 
 
 def test_concatenation_pads_lower_degrees_with_zeros():
-    low, high = cloud(2, 1), cloud(3, 9)
+    low, high = cloud(2, 0), cloud(3, 2)
     both = Gaussians.concatenate([low, high])
     assert both.harmonics.shape == (5, 9, 3)
     assert torch.equal(both.harmonics[:2, :1], low.harmonics)
@@ -69,7 +68,7 @@ def test_concatenation_pads_lower_degrees_with_zeros():
 
 
 def test_a_scene_at_a_time_is_what_stands_and_what_moves_then():
-    moving = [cloud(2), cloud(0), cloud(3, 4)]
+    moving = [cloud(2, 0), cloud(0, 0), cloud(3, 1)]
     s = scene(moving)
     assert (s.num_frames, s.num_views) == (3, 2)
     assert (s.num_gaussians, s.num_harmonics) == (4 + 2 + 0 + 3, 4)
@@ -89,3 +88,18 @@ def test_a_scene_without_times_or_with_odd_cameras_is_refused():
         scene([])
     with pytest.raises(ValueError, match="of the same V"):
         GaussianScene(cloud(1), [cloud(1)], torch.eye(3, 4)[None], torch.eye(3), 8, 6)
+
+
+@pytest.mark.parametrize("degree", range(5))
+def test_a_turned_scene_from_a_turned_camera_is_the_same_image(degree):
+    g = cloud(60, degree)
+    g.means[:, 2] += 4
+    turn = torch.diag(torch.tensor([1.0, -1.0, -1.0]))
+    extrinsics = torch.eye(3, 4)[None]
+    intrinsics = torch.tensor([[[30.0, 0, 16], [0, 30, 16], [0, 0, 1]]])
+    turned = extrinsics.clone()
+    turned[0, :, :3] = turn
+    expected = render(g, extrinsics, intrinsics, 32, 32).color
+    result = render(turn_about_x(g), turned, intrinsics, 32, 32).color
+    assert expected.max() > 0.2
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=0)

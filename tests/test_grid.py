@@ -88,15 +88,17 @@ def test_references_are_the_first_row_and_column():
 
 
 def test_views_are_tiled_left_to_right_and_top_to_bottom():
-    video = tile_views(numbered(), columns=2)
-    assert video.shape == (5, 3, 4, 8)
+    video = tile_views(numbered(num_views=5))
+    assert video.shape == (5, 3, 2 * 2, 3 * 4)
     corners = video[2, 0, ::2, ::4]
-    assert corners.tolist() == [[2, 12], [22, 0]]
+    assert corners.tolist() == [[2, 12, 22], [32, 42, 0]]
+    shapes = [tile_views(numbered(n, 1, 1, 1)).shape[-2:] for n in (1, 2, 3, 4, 8, 9)]
+    assert shapes == [(1, 1), (1, 2), (1, 3), (2, 2), (2, 4), (2, 5)]
 
 
 def test_the_contact_sheet_has_views_down_and_times_across():
-    sheet = contact_sheet(numbered(2, 9), max_times=3, gap=1)
-    assert sheet.shape == (3, 2 * 2 + 1, 3 * 4 + 2)
-    assert sheet[0, ::3, ::5].tolist() == [[0, 4, 8], [10, 14, 18]]
-    assert (sheet[:, 2] == 1).all()  # the gap is white
-    assert (sheet[:, :, 4] == 1).all()
+    sheet = contact_sheet(numbered(2, 9), max_times=3)
+    assert sheet.shape == (3, 2 * 2 + 2, 3 * 4 + 2 * 2)
+    assert sheet[0, ::4, ::6].tolist() == [[0, 4, 8], [10, 14, 18]]
+    assert (sheet[:, 2:4] == 1).all()  # the gaps are white
+    assert (sheet[:, :, 4:6] == 1).all()

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from fourreal.files.atomic import atomic_frames, atomic_path, frame_names
+from fourreal.files.existing import existing_file, existing_folder
 
 DEPTH_STEP = "depth_step"  # the PNG text that says how much depth one grey level is
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
@@ -59,11 +60,11 @@ def to_rgb(frame: av.VideoFrame) -> np.ndarray:
 def read_video(path: str | os.PathLike, max_frames: int | None = None) -> tuple[Tensor, float]:
     """The first max_frames (or all) frames [T, 3, H, W] in [0, 1] of a video, and its fps.
 
-    Raises ValueError when the file is not a video or cannot be decoded.
+    Raises ValueError when there is no such file, it is not a video or it cannot be decoded.
     """
-    frames = []
+    frames: list[Tensor] = []
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(existing_file(path))) as container:
             if not container.streams.video:
                 raise ValueError(f"{path} has no video in it.")
             rate = container.streams.video[0].average_rate
@@ -71,8 +72,6 @@ def read_video(path: str | os.PathLike, max_frames: int | None = None) -> tuple[
                 frames.append(torch.from_numpy(to_rgb(frame)))
                 if max_frames is not None and len(frames) >= max_frames:
                     break
-    except FileNotFoundError:
-        raise
     except av.FFmpegError as error:
         raise ValueError(f"{path} cannot be decoded as video: {error.strerror}.") from error
     if not frames or not rate:
@@ -81,18 +80,20 @@ def read_video(path: str | os.PathLike, max_frames: int | None = None) -> tuple[
 
 
 def write_image(path: str | os.PathLike, image: Tensor) -> None:
-    """Write one image [3, H, W] in [0, 1]; the suffix is the format."""
+    """Write one image [3, H, W] in [0, 1] (clamped); the suffix is the format."""
     with atomic_path(path) as temporary:
         Image.fromarray(to_uint8(image)).save(temporary)
 
 
 def read_image(path: str | os.PathLike) -> Tensor:
-    """An image [3, H, W] in [0, 1], upright. Raises ValueError when it cannot be decoded."""
+    """An image [3, H, W] in [0, 1], upright.
+
+    Raises ValueError when there is no such file or it cannot be decoded.
+    """
+    path = existing_file(path)
     try:
         with Image.open(path) as image:
             pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except FileNotFoundError:
-        raise
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{path} cannot be decoded as an image: {error}.") from error
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
@@ -101,13 +102,14 @@ def read_image(path: str | os.PathLike) -> Tensor:
 def read_images(folder: str | os.PathLike) -> Tensor:
     """All images of a folder [N, 3, H, W] in [0, 1], in natural order of their names.
 
-    Raises ValueError when there are none, one cannot be decoded, or their sizes differ.
+    Raises ValueError when there is no such folder, it has no images, one cannot be decoded, or
+    their sizes differ.
     """
-    paths = [p for p in Path(folder).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
+    paths = [p for p in existing_folder(folder).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
     paths.sort(key=natural_order)
     if not paths:
         raise ValueError(f"{folder} has no images ({', '.join(IMAGE_SUFFIXES)}).")
-    images = []
+    images: list[Tensor] = []
     for path in paths:
         image = read_image(path)
         if images and image.shape != images[0].shape:
@@ -133,14 +135,15 @@ def write_depth(path: str | os.PathLike, depth: Tensor) -> None:
 
     path: *.npz, which keeps float32 exactly under the name "depth"; anything else is a folder of
     16-bit frame_0001.png.., where depth = grey level * step, one step for all of them so that the
-    farthest is 65535; the step stands in each file's text chunk "depth_step".
+    farthest is 65535; the step stands in each file's text chunk "depth_step". Raises ValueError for
+    other shapes, and for depths that are negative or not finite.
     """
     values = depth.detach().float().cpu().numpy()
     if values.ndim != 3 or not values.size or not np.isfinite(values).all() or values.min() < 0:
         raise ValueError(
             f"depth must be [T, H, W] of finite numbers from 0, got {tuple(depth.shape)}."
         )
-    if Path(path).suffix.lower() == ".npz":
+    if is_archive(path):
         with atomic_path(path) as temporary:
             np.savez_compressed(temporary, depth=values)
         return
@@ -154,19 +157,25 @@ def write_depth(path: str | os.PathLike, depth: Tensor) -> None:
             Image.fromarray(grey).save(temporary / name, pnginfo=text)
 
 
+def is_archive(path: str | os.PathLike) -> bool:
+    """Whether depth at this path is one .npz file, not a folder of images."""
+    return Path(path).suffix.lower() == ".npz"
+
+
 def read_depth(path: str | os.PathLike) -> Tensor:
-    """Depth [T, H, W] of what write_depth wrote. Raises ValueError when it is something else."""
-    path = Path(path)
-    if path.suffix.lower() == ".npz":
+    """Depth [T, H, W] (world units, 0 = nothing there) of what write_depth wrote.
+
+    Raises ValueError when it is missing or something else.
+    """
+    if is_archive(path):
+        path = existing_file(path)
         try:
             with np.load(path, allow_pickle=False) as data:
                 return torch.from_numpy(data["depth"])
         except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-            if isinstance(error, FileNotFoundError):
-                raise
             raise ValueError(f"{path} holds no depth: {error}.") from error
     maps = []
-    for file in sorted(path.glob("*.png"), key=natural_order):
+    for file in sorted(existing_folder(path).glob("*.png"), key=natural_order):
         with Image.open(file) as image:
             if DEPTH_STEP not in image.info:
                 raise ValueError(f"{file} is not a depth map: it has no {DEPTH_STEP!r} text.")
@@ -176,14 +185,17 @@ def read_depth(path: str | os.PathLike) -> Tensor:
     return torch.from_numpy(np.stack(maps)).float()
 
 
-def natural_order(path: Path) -> list:
+def natural_order(path: Path) -> list[tuple[int, str]]:
     """A sort key by which frame_2 comes before frame_10."""
     parts = re.split(r"(\d+)", path.name)
     return [(int(part), "") if part.isdecimal() else (-1, part.lower()) for part in parts]
 
 
 def fit_frames(frames: Tensor, count: int, height: int, width: int) -> Tensor:
-    """The first `count` frames, resized to cover height x width and cropped at the centre."""
+    """The first `count` frames of [T, 3, H, W], as [count, 3, height, width] (fewer if T is less).
+
+    They are resized to cover height x width (pixels) and cropped at the centre.
+    """
     scale = max(height / frames.shape[-2], width / frames.shape[-1])
     size = [max(n, round(o * scale)) for n, o in zip((height, width), frames.shape[-2:])]
     frames = F.interpolate(frames[:count], size=size, mode="bilinear", antialias=True)

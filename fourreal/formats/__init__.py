@@ -1,9 +1,13 @@
-"""Files of Gaussians and scenes: PLY, PLY sequences, SPZ, .splat, OpenUSD and the scene file."""
+"""Files of Gaussians and scenes: PLY, PLY sequences, SPZ, .splat, OpenUSD and the scene file.
+
+A new format of Gaussians is a module here, with a line in FORMATS.
+"""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
-from fourreal.files.atomic import atomic_path
 from fourreal.formats.ply import load_ply, save_ply
 from fourreal.formats.scene_file import load_scene, save_scene
 from fourreal.formats.sequence import load_ply_sequence, save_ply_sequence
@@ -13,7 +17,7 @@ from fourreal.formats.usd import load_usd, save_usd
 from fourreal.gaussians import Gaussians
 
 __all__ = [
-    "atomic_path",
+    "FORMATS",
     "load_gaussians",
     "load_ply",
     "load_ply_sequence",
@@ -30,24 +34,41 @@ __all__ = [
     "save_usd",
 ]
 
-LOADERS = {".ply": load_ply, ".spz": load_spz, ".splat": load_splat}
-SAVERS = {".ply": save_ply, ".spz": save_spz, ".splat": save_splat}
+
+class GaussiansFormat(NamedTuple):
+    """How files of one suffix are read and written."""
+
+    load: Callable[[str | os.PathLike], Gaussians]
+    save: Callable[[Gaussians, str | os.PathLike], None]
+
+
+FORMATS = {
+    ".ply": GaussiansFormat(load_ply, save_ply),
+    ".spz": GaussiansFormat(load_spz, save_spz),
+    ".splat": GaussiansFormat(load_splat, save_splat),
+}
 
 
 def load_gaussians(path: str | os.PathLike) -> Gaussians:
-    """Read a .ply, .spz or .splat file, chosen by its suffix. Raises ValueError as they do."""
-    return by_suffix(LOADERS, path)(path)
+    """Read a .ply, .spz or .splat file, chosen by its suffix (of any case).
+
+    Raises ValueError for another suffix, and as the formats' own readers do.
+    """
+    return _format_of(path).load(path)
 
 
 def save_gaussians(gaussians: Gaussians, path: str | os.PathLike) -> None:
-    """Write a .ply, .spz or .splat file, chosen by its suffix."""
-    by_suffix(SAVERS, path)(gaussians, path)
+    """Write a .ply, .spz or .splat file, chosen by its suffix (of any case).
+
+    Raises ValueError for another suffix, and as the formats' own writers do.
+    """
+    _format_of(path).save(gaussians, path)
 
 
-def by_suffix(functions: dict, path: str | os.PathLike):
+def _format_of(path: str | os.PathLike) -> GaussiansFormat:
     suffix = Path(path).suffix.lower()
-    if suffix not in functions:
+    if suffix not in FORMATS:
         raise ValueError(
-            f"{path} has the suffix {suffix!r}, but Gaussians are stored as {', '.join(functions)}."
+            f"{path} has the suffix {suffix!r}, but Gaussians are stored as {', '.join(FORMATS)}."
         )
-    return functions[suffix]
+    return FORMATS[suffix]

@@ -1,4 +1,4 @@
-"""Readers make their Gaussians block by block: a file costs little more memory than it holds."""
+"""Reading Gaussians block by block, so that a file takes little more memory than it holds."""
 
 from collections.abc import Callable
 from dataclasses import fields
@@ -13,12 +13,14 @@ BLOCK = 2**18  # bytes of the wider of a file's rows and their Gaussians, conver
 def in_blocks(
     count: int, num_harmonics: int, row: int, convert: Callable[[int, int], Gaussians]
 ) -> Gaussians:
-    """N Gaussians, put together from convert(begin, end), which is called in order of the rows.
+    """`count` Gaussians, put together from convert(begin, end), called in order of the rows.
 
-    row: bytes that the file has for each of them.
+    row: bytes per Gaussian in the file.
     """
     result = Gaussians(
-        *(torch.empty(count, width) for width in (3, 4, 3)),
+        torch.empty(count, 3),
+        torch.empty(count, 4),
+        torch.empty(count, 3),
         torch.empty(count),
         torch.empty(count, num_harmonics, 3),
     )

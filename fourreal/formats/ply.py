@@ -6,12 +6,15 @@ coefficients of red first). Axes are OpenCV's (x right, y down, z forward), as e
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fourreal.files.atomic import atomic_path
+from fourreal.files.existing import existing_file
 from fourreal.formats.blocks import in_blocks
 from fourreal.gaussians import Gaussians
 
@@ -59,13 +62,13 @@ def load_ply(path: str | os.PathLike) -> Gaussians:
     """Read Gaussians from a binary little-endian PLY of any harmonic degree (0 to 4).
 
     Properties may have any order and scalar type; unknown ones and elements after the vertices are
-    skipped. Raises ValueError for files that are damaged, truncated or hold no Gaussians.
+    skipped. Raises ValueError for files that are missing, damaged or hold no Gaussians.
     """
-    path = Path(path)
+    path = existing_file(path)
     with open(path, "rb") as file:
         start = file.read(MAX_HEADER)
         size = os.fstat(file.fileno()).st_size
-        count, layout, begin, is_last = read_header(start, path)
+        count, layout, begin, is_last = read_ply_header(start, path)
         if begin + count * layout.itemsize > size or (
             is_last and begin + count * layout.itemsize < size
         ):
@@ -73,16 +76,16 @@ def load_ply(path: str | os.PathLike) -> Gaussians:
                 f"{path} has {size} bytes, but its header promises {count} Gaussians of "
                 f"{layout.itemsize} bytes after {begin} bytes; it is truncated or damaged."
             )
-        degree = check_names(layout.names, path)
+        degree = degree_of(layout.names or (), path)
         file.seek(begin)
 
         def read(first: int, end: int) -> Gaussians:
-            return convert(np.fromfile(file, layout, end - first), degree, first, path)
+            return from_vertices(np.fromfile(file, layout, end - first), degree, first, path)
 
         return in_blocks(count, (degree + 1) ** 2, layout.itemsize, read)
 
 
-def read_header(start: bytes, path: Path) -> tuple[int, np.dtype, int, bool]:
+def read_ply_header(start: bytes, path: Path) -> tuple[int, np.dtype, int, bool]:
     """Vertex count, layout, offset of the data, and whether nothing follows the vertices."""
     if not start.startswith((b"ply\n", b"ply\r\n")):
         raise ValueError(f"{path} is not a PLY file: it begins with {start[:8]!r}, not with 'ply'.")
@@ -118,9 +121,9 @@ def read_header(start: bytes, path: Path) -> tuple[int, np.dtype, int, bool]:
     return int(first[2]), np.dtype([*fields.items()]), newline + 1, len(elements) == 1
 
 
-def check_names(names: tuple[str, ...], path: Path) -> int:
+def degree_of(names: tuple[str, ...], path: Path) -> int:
     """The harmonic degree of these properties; ValueError when they are not Gaussians."""
-    missing = [name for name in REQUIRED if name not in (names or ())]
+    missing = [name for name in REQUIRED if name not in names]
     if missing:
         raise ValueError(f"{path} holds no Gaussians: its vertices have no {', '.join(missing)}.")
     rest = [name for name in names if name.startswith("f_rest_")]
@@ -133,14 +136,14 @@ def check_names(names: tuple[str, ...], path: Path) -> int:
     return degree
 
 
-def convert(vertices: np.ndarray, degree: int, first: int, path: Path) -> Gaussians:
+def from_vertices(vertices: np.ndarray, degree: int, first: int, path: Path) -> Gaussians:
     """Gaussians from the structured array of a file's rows from `first` on, column by column.
 
     Raises ValueError for values that are not finite.
     """
     rest = (degree + 1) ** 2 - 1
 
-    def columns(names):
+    def columns(names: Sequence[str]) -> Tensor:
         table = np.empty((len(vertices), len(names)), np.float32)
         for i, name in enumerate(names):
             table[:, i] = vertices[name]

@@ -9,13 +9,12 @@ import json
 import math
 import os
 from dataclasses import fields
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from fourreal.files.atomic import atomic_path
+from fourreal.files.tensors import read_safetensors
 from fourreal.gaussians import Gaussians, GaussianScene
 
 FORMAT = "fourreal.scene"
@@ -52,28 +51,19 @@ def save_scene(scene: GaussianScene, path: str | os.PathLike) -> None:
 def load_scene(path: str | os.PathLike) -> GaussianScene:
     """Open a scene file. The tensors are mapped, not copied: what is not used is not read.
 
-    Raises ValueError for a file that is damaged or not a scene.
+    Raises ValueError for a file that is missing, damaged or not a scene.
     """
-    path = Path(path)
-    with open(path, "rb"):  # a missing file is a FileNotFoundError like anywhere
-        pass
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            keys = set(file.keys())
-            if header.get("format") != FORMAT or keys != KEYS:
-                raise ValueError(
-                    f"{path} is not a scene file: its format is {header.get('format')!r}, but "
-                    f"{FORMAT!r} with {len(KEYS)} tensors is needed."
-                )
-            if header.get("version") != VERSION:
-                raise ValueError(
-                    f"{path} is a scene file of version {header.get('version')!r}, but this "
-                    f"release reads version {VERSION}."
-                )
-            tensors = {key: file.get_tensor(key) for key in keys}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a scene file, or is damaged: {error}.") from error
+    tensors, header = read_safetensors(path)
+    if header.get("format") != FORMAT or set(tensors) != KEYS:
+        raise ValueError(
+            f"{path} is not a scene file: its format is {header.get('format')!r}, but {FORMAT!r} "
+            f"with {len(KEYS)} tensors is needed."
+        )
+    if header.get("version") != VERSION:
+        raise ValueError(
+            f"{path} is a scene file of version {header.get('version')!r}, but this release reads "
+            f"version {VERSION}."
+        )
     counts = tensors.pop("dynamic.counts")
     rows = len(tensors["dynamic.means"]) if tensors["dynamic.means"].ndim else 0
     if any(tensor.dtype != torch.float32 for tensor in tensors.values()) or (
@@ -94,10 +84,10 @@ def load_scene(path: str | os.PathLike) -> GaussianScene:
             raise ValueError("its metadata is not a dictionary")
         static = Gaussians(**{name: tensors[f"static.{name}"] for name in NAMES})
         dynamic = Gaussians(**{name: tensors[f"dynamic.{name}"] for name in NAMES})
-        parts = [split.tolist() for split in (counts.cumsum(0) - counts, counts.cumsum(0))]
+        times = [part.split(counts.tolist()) for part in vars(dynamic).values()]
         return GaussianScene(
             static,
-            [dynamic.map(lambda x, a=a, b=b: x[a:b]) for a, b in zip(*parts)],
+            [Gaussians(*parts) for parts in zip(*times)],
             tensors["extrinsics"],
             tensors["intrinsics"],
             width,

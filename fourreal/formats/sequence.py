@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from fourreal.files.atomic import atomic_frames, frame_names
+from fourreal.files.existing import existing_folder
 from fourreal.files.media import natural_order
 from fourreal.formats.ply import load_ply, save_ply
 from fourreal.gaussians import Gaussians, GaussianScene
@@ -26,9 +27,9 @@ def save_ply_sequence(scene: GaussianScene, folder: str | os.PathLike) -> list[P
 def load_ply_sequence(folder: str | os.PathLike) -> list[Gaussians]:
     """The Gaussians of every .ply file of a folder, in natural order of their names.
 
-    Raises ValueError when the folder has none, or one of them is damaged.
+    Raises ValueError when there is no such folder, it has none, or one of them is damaged.
     """
-    paths = sorted(Path(folder).glob("*.ply"), key=natural_order)
+    paths = sorted(existing_folder(folder).glob("*.ply"), key=natural_order)
     if not paths:
         raise ValueError(f"{folder} has no .ply files; give the folder of a PLY sequence.")
     return [load_ply(path) for path in paths]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from fourreal.files.atomic import atomic_path
+from fourreal.files.existing import existing_file
 from fourreal.formats.blocks import in_blocks
 from fourreal.gaussians import Gaussians, harmonics_to_rgb, rgb_to_harmonics
 
@@ -34,8 +35,11 @@ def save_splat(gaussians: Gaussians, path: str | os.PathLike) -> None:
 
 
 def load_splat(path: str | os.PathLike) -> Gaussians:
-    """Read Gaussians from a .splat file. Raises ValueError for damaged files."""
-    path = Path(path)
+    """Read Gaussians (degree 0) from a .splat file.
+
+    Raises ValueError for files that are missing or damaged.
+    """
+    path = existing_file(path)
     size = path.stat().st_size
     if size % RECORD.itemsize:
         raise ValueError(
@@ -45,19 +49,20 @@ def load_splat(path: str | os.PathLike) -> Gaussians:
     with open(path, "rb") as file:
 
         def read(first: int, end: int) -> Gaussians:
-            return convert(np.fromfile(file, RECORD, end - first), first, path)
+            return from_records(np.fromfile(file, RECORD, end - first), first, path)
 
         return in_blocks(size // RECORD.itemsize, 1, RECORD.itemsize, read)
 
 
-def convert(records: np.ndarray, first: int, path: Path) -> Gaussians:
-    """Gaussians of a file's records from `first` on. Raises ValueError for what cannot be."""
+def from_records(records: np.ndarray, first: int, path: Path) -> Gaussians:
+    """Gaussians of a file's records from `first` on. Raises ValueError for values that
+    are not finite, and for negative scales."""
     good = np.isfinite(records["position"]).all(1) & np.isfinite(records["scale"]).all(1)
     good &= (records["scale"] >= 0).all(1)
     if not good.all():
         raise ValueError(
             f"{path} is damaged or another format: its Gaussian {first + good.argmin()} has a "
-            "position or scale that cannot be."
+            "position that is not finite, or a scale that is negative or not finite."
         )
     color = torch.from_numpy(records["color"].copy()).float() / 255
     rotation = (torch.from_numpy(records["rotation"].copy()).float() - 128) / 128

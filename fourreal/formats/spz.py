@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from fourreal.files.atomic import atomic_path
+from fourreal.files.existing import existing_file
 from fourreal.formats.blocks import BLOCK, in_blocks
-from fourreal.gaussians import Gaussians
+from fourreal.gaussians import Gaussians, turn_about_x
 
 MAGIC = 0x5053474E  # "NGSP"
 HEADER = struct.Struct("<IIIBBBB")  # magic, version, count, degree, fractional bits, flags, 0
@@ -28,24 +29,6 @@ FRACTIONAL_BITS = 12  # a quarter of a thousandth of a unit, positions within +-
 COLOR_SCALE = 0.15
 GZIP_RATIO = 1032  # deflate cannot shrink more than this
 SQRT_HALF = 0.5**0.5
-
-
-def turn_about_x(gaussians: Gaussians) -> Gaussians:
-    """The same Gaussians after (x, y, z) -> (x, -y, -z); its own inverse."""
-    degree = round(gaussians.harmonics.shape[1] ** 0.5) - 1
-    signs = [
-        (1 if m >= 0 else -1) * (-1) ** (order + abs(m))
-        for order in range(degree + 1)
-        for m in range(-order, order + 1)
-    ]
-    new = gaussians.means.new_tensor
-    return Gaussians(
-        gaussians.means * new([1, -1, -1]),
-        gaussians.quaternions * new([1, 1, -1, -1]),
-        gaussians.scales,
-        gaussians.opacities,
-        gaussians.harmonics * new(signs)[:, None],
-    )
 
 
 def save_spz(gaussians: Gaussians, path: str | os.PathLike) -> None:
@@ -82,8 +65,11 @@ def save_spz(gaussians: Gaussians, path: str | os.PathLike) -> None:
 
 
 def load_spz(path: str | os.PathLike) -> Gaussians:
-    """Read Gaussians from SPZ 2 or 3. Raises ValueError for damaged files and other versions."""
-    path = Path(path)
+    """Read Gaussians from SPZ 2 or 3, of any harmonic degree (0 to 4).
+
+    Raises ValueError for files that are missing or damaged, and for other versions.
+    """
+    path = existing_file(path)
     size = path.stat().st_size
     with open(path, "rb") as raw:
         start = raw.read(4)
@@ -94,7 +80,7 @@ def load_spz(path: str | os.PathLike) -> Gaussians:
             raise ValueError(f"{path} is not an SPZ file: it begins with {start!r}, not with gzip.")
         try:
             with gzip.open(raw) as file:
-                count, widths, bits, version = read_header(file, size, path)
+                count, widths, bits, version = read_spz_header(file, size, path)
                 expected = count * sum(widths)
                 data = read_up_to(file, expected)
                 surplus = len(file.read(1))  # also makes gzip compare its checksum
@@ -115,7 +101,7 @@ def load_spz(path: str | os.PathLike) -> Gaussians:
     return in_blocks(count, 1 + widths[-1] // 3, sum(widths), read)
 
 
-def read_up_to(file, size: int) -> bytes:
+def read_up_to(file: gzip.GzipFile, size: int) -> bytes:
     """At most `size` bytes; memory grows with what is there, not with what was promised."""
     chunks = []
     while size and (chunk := file.read(min(size, BLOCK))):
@@ -124,8 +110,13 @@ def read_up_to(file, size: int) -> bytes:
     return b"".join(chunks)
 
 
-def read_header(file, size: int, path: Path) -> tuple[int, tuple[int, ...], int, int]:
-    """Count, bytes of each attribute of a Gaussian, fractional bits and version."""
+def read_spz_header(
+    file: gzip.GzipFile, size: int, path: Path
+) -> tuple[int, tuple[int, ...], int, int]:
+    """Count, bytes of each attribute of a Gaussian, fractional bits and version.
+
+    size: bytes of the compressed file. Raises ValueError for what cannot be read.
+    """
     header = file.read(HEADER.size)
     if len(header) < HEADER.size or HEADER.unpack(header)[0] != MAGIC:
         raise ValueError(f"{path} is not an SPZ file: its first bytes are {header[:4]!r}.")
@@ -165,6 +156,7 @@ def unpack(parts: list[np.ndarray], bits: int, version: int) -> Gaussians:
 
 
 def to_bytes(values: Tensor) -> np.ndarray:
+    """Rounded and clamped to 0..255."""
     return values.round().clamp(0, 255).to(torch.uint8).numpy()
 
 

@@ -7,18 +7,19 @@ Needs the extra `usd` (usd-core).
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from fourreal.files.atomic import atomic_path
-from fourreal.formats.spz import turn_about_x
-from fourreal.gaussians import Gaussians, GaussianScene
+from fourreal.files.existing import existing_file
+from fourreal.gaussians import Gaussians, GaussianScene, turn_about_x
 
 SUFFIXES = (".usd", ".usda", ".usdc")
 
 
-def import_usd():
+def import_usd() -> tuple[Any, Any, Any, Any, Any]:
     """pxr's Usd, UsdGeom, UsdVol, Vt and Tf. Raises ValueError when they are not installed."""
     try:
         from pxr import Tf, Usd, UsdGeom, UsdVol, Vt
@@ -73,11 +74,11 @@ def load_usd(path: str | os.PathLike) -> list[Gaussians]:
     """The Gaussians of every time of an OpenUSD file, all its splat prims together.
 
     Prims may be untransformed (Y up) or turned by 180 degrees about x, as ours. Raises ValueError
-    for damaged files, those without splats, and other transformations.
+    for files that are missing, damaged or without splats, for other transformations, and without
+    usd-core.
     """
     Usd, UsdGeom, UsdVol, _, Tf = import_usd()
-    with open(path, "rb"):  # a missing file is a FileNotFoundError like anywhere
-        pass
+    path = existing_file(path)
     try:
         stage = Usd.Stage.Open(str(path))
     except Tf.ErrorException as error:
@@ -96,7 +97,7 @@ def load_usd(path: str | os.PathLike) -> list[Gaussians]:
     ]
 
 
-def is_turned(prim, path) -> bool:
+def is_turned(prim: Any, path: Path) -> bool:
     """Whether a prim is turned by 180 degrees about x. Raises ValueError unless it is or stands."""
     matrix = np.array(prim.ComputeLocalToWorldTransform(0))
     for turned, signs in ((False, (1, 1, 1, 1)), (True, (1, -1, -1, 1))):
@@ -108,7 +109,7 @@ def is_turned(prim, path) -> bool:
     )
 
 
-def read_prim(prim, time, turned: bool, path) -> Gaussians:
+def read_prim(prim: Any, time: Any, turned: bool, path: Path) -> Gaussians:
     """The Gaussians of a prim at a time, with OpenCV's axes. Raises ValueError for damage."""
     degree = prim.GetRadianceSphericalHarmonicsDegreeAttr().Get()
     arrays = [

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fourreal.formats import load_scene, save_ply, save_scene, save_splat, save_spz
+from fourreal.formats import load_gaussians, load_scene, save_ply, save_scene, save_splat, save_spz
 from fourreal.gaussians import GaussianScene
 
 from ..tiny import cloud
@@ -207,3 +207,24 @@ def test_a_scene_of_deep_metadata_is_refused(tmp_path):
     path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
     with pytest.raises(ValueError, match=r"deep\.safetensors"):
         load_scene(path)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_truncation_is_noticed(tmp_path, name):
+    write(tmp_path / name, 12, LARGE[name][1])
+    content = (tmp_path / name).read_bytes()
+    load = load_scene if name == "s.safetensors" else load_gaussians
+    path = tmp_path / f"cut_{name}"
+    for length in range(0, len(content), max(1, len(content) // 150)):
+        if name == "g.splat" and length % 32 == 0:
+            continue  # a shorter file of the same format
+        path.write_bytes(content[:length])
+        with pytest.raises(ValueError, match=path.name.replace(".", r"\.")):
+            load(path)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_missing_file_is_named_in_one_sentence(tmp_path, name):
+    load = load_scene if name == "s.safetensors" else load_gaussians
+    with pytest.raises(ValueError, match=f"{name} does not exist; give"):
+        load(tmp_path / name)

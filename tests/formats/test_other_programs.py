@@ -23,9 +23,8 @@ from fourreal.formats import (
     save_spz,
 )
 from fourreal.formats.splat import RECORD
-from fourreal.formats.spz import turn_about_x
 from fourreal.formats.usd import load_usd, save_usd
-from fourreal.gaussians import Gaussians, GaussianScene, harmonics_to_rgb
+from fourreal.gaussians import Gaussians, GaussianScene, harmonics_to_rgb, turn_about_x
 
 from .. import tiny
 
