@@ -1,19 +1,24 @@
 """View-time attention by PyTorch's FlexAttention: one compiled kernel that skips masked blocks."""
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from fourreal.caching import cached_tables
 
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
 BLOCK = 128  # tokens; a block of the mask is skipped, masked inside, or taken whole
 
 
-def unavailable(device: torch.device, training: bool) -> str | None:
-    """Why this backend cannot be used on `device`, or None."""
+def flex_unavailable(device: torch.device, training: bool) -> str | None:
+    """Why this backend cannot be used on `device` (training: with gradients), or None."""
     if device.type == "cuda":
         return None if find_spec("triton") else "on CUDA it needs the package triton"
     if device.type != "cpu":
@@ -47,7 +52,7 @@ def flex_attention(
 
 
 @lru_cache(maxsize=1)
-def _compiled():
+def _compiled() -> Callable[..., Any]:
     from torch.nn.attention import flex_attention
 
     # fullgraph: run uncompiled, it would make all scores at once. Each grid is compiled on its own,
@@ -56,8 +61,10 @@ def _compiled():
 
 
 @lru_cache(maxsize=64)
-def _view_bias(tokens_per_view: int, bias: float):
-    def score_mod(score, batch, head, q, k):
+def _view_bias(tokens_per_view: int, bias: float) -> Callable[..., Tensor]:
+    """A score_mod that adds `bias` to the scores of other views."""
+
+    def score_mod(score: Tensor, batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return torch.where(q // tokens_per_view == k // tokens_per_view, score, score + bias)
 
     return score_mod
@@ -66,7 +73,7 @@ def _view_bias(tokens_per_view: int, bias: float):
 @cached_tables(64)
 def block_mask(
     num_views: int, num_frames: int, tokens_per_frame: int, across: bool, device: torch.device
-):
+) -> "BlockMask":
     """FlexAttention's BlockMask of a grid, made from the frames, never from pairs of tokens.
 
     across=False leaves only the tokens of the own view.
@@ -94,7 +101,7 @@ def block_mask(
     whole[:, last - first + 1 < BLOCK] = False
     partial = (seen > 0) & ~whole
 
-    def mask_mod(batch, head, q, k):
+    def mask_mod(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
         q, k = q // tokens_per_frame, k // tokens_per_frame
         same_view = q // num_frames == k // num_frames
         return same_view | (q % num_frames == k % num_frames) if across else same_view

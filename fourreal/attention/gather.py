@@ -31,9 +31,9 @@ def gather_attention(
 
     def attend(index: int) -> Tensor:
         view, time = divmod(index, num_frames)
-        seen = range(view * num_frames, (view + 1) * num_frames)
-        if others:
-            seen = [*seen, *(i for i in range(time, len(keys), num_frames) if i not in seen)]
+        row = range(view * num_frames, (view + 1) * num_frames)
+        column = range(time, len(keys), num_frames) if others else ()
+        seen = [*row, *(i for i in column if i not in row)]
         k, v = (torch.cat([x[i] for i in seen], dim=2) for x in (keys, values))
         return F.scaled_dot_product_attention(queries[index], k, v, attn_mask=bias)
 

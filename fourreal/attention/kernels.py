@@ -1,59 +1,84 @@
 """Attention kernels that also return the log-sum-exp of each query's scores.
 
-forward(q, k, v) -> (out, lse, rest) and backward(grad, q, k, v, out, lse, rest) -> three gradients,
-all [batch, heads, tokens, dim], lse [batch, heads, tokens], natural, in float32 or better. Given
-the output and log-sum-exp of a softmax over MORE keys, backward gives these keys' part of its
-gradient: every kernel recomputes its weights as exp(score - lse).
+`forward(q, k, v)` gives `out, lse, rest`, and `backward(grad, q, k, v, out, lse, rest)` gives the
+gradients of q, k and v. All are [batch, heads, tokens, dim]; lse is [batch, heads, tokens], with
+the natural logarithm, in float32 or better; rest is whatever else the kernel's backward needs. If
+`out` and `lse` belong to a softmax over a superset of the keys, backward returns these keys'
+contribution to its gradient, because every kernel recomputes its weights as exp(score - lse).
 """
 
 from functools import lru_cache
 from importlib.util import find_spec
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.nn.attention import SDPBackend
 
 aten = torch.ops.aten
 
 
-class FlashCPU:
+class Kernel:
+    """A kernel: its name in words, its forward and its backward."""
+
+    name: ClassVar[str]
+
+    @staticmethod
+    def forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, tuple]:
+        """(out, lse, rest)."""
+        raise NotImplementedError
+
+    @staticmethod
+    def backward(
+        grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, rest: tuple
+    ) -> tuple[Tensor, ...]:
+        """Gradients of q, k and v."""
+        raise NotImplementedError
+
+
+class FlashCPU(Kernel):
     name = "PyTorch's flash kernel for CPUs"
 
     @staticmethod
-    def forward(q, k, v):
+    def forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, tuple]:
         out, lse = aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, False)
         return out, lse, ()
 
     @staticmethod
-    def backward(grad, q, k, v, out, lse, _):
+    def backward(
+        grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, rest: tuple
+    ) -> tuple[Tensor, ...]:
         return aten._scaled_dot_product_flash_attention_for_cpu_backward(
             grad, q, k, v, out, lse, 0.0, False
         )
 
 
-class FlashCUDA:
+class FlashCUDA(Kernel):
     name = "PyTorch's flash kernel"
 
     @staticmethod
-    def forward(q, k, v):
+    def forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, tuple]:
         out, lse, cum_q, cum_k, max_q, max_k, seed, offset, _ = (
             aten._scaled_dot_product_flash_attention(q, k, v, 0.0, False, False)
         )
         return out, lse, (cum_q, cum_k, max_q, max_k, seed, offset)
 
     @staticmethod
-    def backward(grad, q, k, v, out, lse, rest):
+    def backward(
+        grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, rest: tuple
+    ) -> tuple[Tensor, ...]:
         cum_q, cum_k, max_q, max_k, seed, offset = rest
         return aten._scaled_dot_product_flash_attention_backward(
             grad, q, k, v, out, lse, cum_q, cum_k, max_q, max_k, 0.0, False, seed, offset
         )
 
 
-class CuDNN:
+class CuDNN(Kernel):
     name = "cuDNN"
 
     @staticmethod
-    def forward(q, k, v):
+    def forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, tuple]:
         out, lse, cum_q, cum_k, max_q, max_k, seed, offset, _ = (
             aten._scaled_dot_product_cudnn_attention(q, k, v, None, True, 0.0, False, False)
         )
@@ -61,7 +86,9 @@ class CuDNN:
         return out, lse.view(out.shape[:3]), rest  # newer PyTorch: [batch, heads, tokens, 1]
 
     @staticmethod
-    def backward(grad, q, k, v, out, lse, rest):
+    def backward(
+        grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, rest: tuple
+    ) -> tuple[Tensor, ...]:
         cum_q, cum_k, max_q, max_k, seed, offset, shape = rest
         return aten._scaled_dot_product_cudnn_attention_backward(
             grad,
@@ -82,16 +109,18 @@ class CuDNN:
         )
 
 
-class Efficient:
+class Efficient(Kernel):
     name = "PyTorch's memory-efficient kernel"
 
     @staticmethod
-    def forward(q, k, v):
+    def forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, tuple]:
         out, lse, seed, offset = aten._scaled_dot_product_efficient_attention(q, k, v, None, True)
         return out, lse[..., : q.shape[2]], (seed, offset, lse.shape[-1])
 
     @staticmethod
-    def backward(grad, q, k, v, out, lse, rest):
+    def backward(
+        grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, rest: tuple
+    ) -> tuple[Tensor, ...]:
         seed, offset, length = rest
         # The kernel reads whole tiles of queries; infinity gives those past the end no weight.
         lse = F.pad(lse, (0, length - lse.shape[-1]), value=float("inf"))
@@ -100,78 +129,70 @@ class Efficient:
         )[:3]
 
 
-class FlashAttention2:
-    """The package flash-attn, 2.7 or newer, whose layout is [batch, tokens, heads, dim]."""
+def swapped(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Views with tokens and heads swapped: flash-attn's layout is [batch, tokens, heads, dim]."""
+    return tuple(x.transpose(1, 2) for x in tensors)
+
+
+class FlashAttention2(Kernel):
+    """The package flash-attn, 2.7 or newer."""
 
     name = "flash-attn 2"
 
     @staticmethod
-    def forward(q, k, v):
+    def forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, tuple]:
         from flash_attn import flash_attn_func
 
-        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        out, lse, _ = flash_attn_func(q, k, v, return_attn_probs=True)
-        return out.transpose(1, 2), lse, ()
+        out, lse, _ = flash_attn_func(*swapped(q, k, v), return_attn_probs=True)
+        return *swapped(out), lse, ()
 
     @staticmethod
-    def backward(grad, q, k, v, out, lse, _):
+    def backward(
+        grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, rest: tuple
+    ) -> tuple[Tensor, ...]:
         from flash_attn.flash_attn_interface import _flash_attn_backward
 
-        grad, q, k, v, out = (x.transpose(1, 2) for x in (grad, q, k, v, out))
-        grads = [torch.empty_like(x) for x in (q, k, v)]
-        _flash_attn_backward(
-            grad,
-            q,
-            k,
-            v,
-            out,
-            lse,
-            *grads,
-            0.0,
-            q.shape[-1] ** -0.5,
-            False,
-            -1,
-            -1,
-            0.0,
-            None,
-            False,
-        )
-        return tuple(x.transpose(1, 2) for x in grads)
+        given = swapped(grad, q, k, v, out)
+        grads = [torch.empty_like(x) for x in given[1:4]]
+        # dropout, scale, causal, window to the left and right, softcap, alibi slopes, deterministic
+        options = (0.0, q.shape[-1] ** -0.5, False, -1, -1, 0.0, None, False)
+        _flash_attn_backward(*given, lse, *grads, *options)
+        return swapped(*grads)
 
 
-class FlashAttention3:
+class FlashAttention3(Kernel):
     """flash-attn's kernels for Hopper, a package of their own (flash_attn_interface)."""
 
     name = "flash-attn 3"
 
     @staticmethod
-    def forward(q, k, v):
+    def forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, tuple]:
         from flash_attn_interface import flash_attn_func
 
-        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        out, lse = flash_attn_func(q, k, v, return_attn_probs=True)
-        return out.transpose(1, 2), lse, ()
+        out, lse = flash_attn_func(*swapped(q, k, v), return_attn_probs=True)
+        return *swapped(out), lse, ()
 
     @staticmethod
-    def backward(grad, q, k, v, out, lse, _):
+    def backward(
+        grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, rest: tuple
+    ) -> tuple[Tensor, ...]:
         from flash_attn_interface import _flash_attn_backward
 
-        grad, q, k, v, out = (x.transpose(1, 2) for x in (grad, q, k, v, out))
-        grads = [torch.empty_like(x) for x in (q, k, v)]
-        _flash_attn_backward(
-            grad, q, k, v, out, lse, *[None] * 6, *grads, q.shape[-1] ** -0.5, False
-        )
-        return tuple(x.transpose(1, 2) for x in grads)
+        given = swapped(grad, q, k, v, out)
+        grads = [torch.empty_like(x) for x in given[1:4]]
+        lengths = [None] * 6  # cu_seqlens_q to max_seqlen_k: the sequences are not packed
+        _flash_attn_backward(*given, lse, *lengths, *grads, q.shape[-1] ** -0.5, False)
+        return swapped(*grads)
 
 
-CUDA_KERNELS = {
-    SDPBackend.FLASH_ATTENTION: FlashCUDA,
-    SDPBackend.CUDNN_ATTENTION: CuDNN,
-    SDPBackend.EFFICIENT_ATTENTION: Efficient,
+CUDA_KERNELS: dict[SDPBackend, Kernel] = {
+    SDPBackend.FLASH_ATTENTION: FlashCUDA(),
+    SDPBackend.CUDNN_ATTENTION: CuDNN(),
+    SDPBackend.EFFICIENT_ATTENTION: Efficient(),
 }
-KERNELS = {
+KERNELS: dict[str, Kernel] = {
     kernel.name: kernel
-    for kernel in (FlashCPU, *CUDA_KERNELS.values(), FlashAttention2, FlashAttention3)
+    for kernel in (FlashCPU(), *CUDA_KERNELS.values(), FlashAttention2(), FlashAttention3())
 }
 
 
@@ -201,21 +222,19 @@ def flash_attn_kernel(
     if device.type != "cuda":
         return None, f"it runs on CUDA, not on {device.type}"
     hopper = torch.cuda.get_device_capability(device)[0] == 9
-    kernels = [FlashAttention3] if hopper and find_spec("flash_attn_interface") else []
-    kernels += [FlashAttention2] if find_spec("flash_attn") else []
-    if not kernels:
+    names = [FlashAttention3.name] if hopper and find_spec("flash_attn_interface") else []
+    names += [FlashAttention2.name] if find_spec("flash_attn") else []
+    if not names:
         return None, "the package flash-attn is not installed"
-    reasons = {kernel: failure(kernel, device, dtype, head_dim) for kernel in kernels}
-    for kernel, reason in reasons.items():
+    reasons = {name: failure(KERNELS[name], device, dtype, head_dim) for name in names}
+    for name, reason in reasons.items():
         if reason is None:
-            return kernel.name, ""
-    return None, "; ".join(
-        f"{kernel.name} does not work ({why})" for kernel, why in reasons.items()
-    )
+            return name, ""
+    return None, "; ".join(f"{name} does not work ({why})" for name, why in reasons.items())
 
 
 @lru_cache
-def failure(kernel, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
+def failure(kernel: Kernel, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
     """Why `kernel` cannot be used here, or None: one small case is run against plain float64.
 
     A trial, because what a kernel accepts depends on the device, on its build and on its version.
@@ -241,12 +260,10 @@ def failure(kernel, device: torch.device, dtype: torch.dtype, head_dim: int) -> 
         weights.transpose(-1, -2) @ grad,
     ]
     try:
-        *qkv, grad = rounded
-        own_out, own_lse, rest = kernel.forward(*qkv)
-        own = [own_out, own_lse]
-        own += kernel.backward(
-            grad, *qkv, wide_out.to(device, dtype), wide_lse.to(device, torch.float32), rest
-        )
+        q, k, v, grad = rounded
+        own_out, own_lse, rest = kernel.forward(q, k, v)
+        wide = wide_out.to(device, dtype), wide_lse.to(device, torch.float32)
+        own = [own_out, own_lse, *kernel.backward(grad, q, k, v, *wide, rest)]
         own = [x.double().cpu() for x in own]
     except (RuntimeError, ImportError, OSError, AttributeError, TypeError, ValueError) as error:
         return str(error).strip().split("\n")[0]

@@ -5,52 +5,43 @@ union is exp(score - L) with the merged L, and a flash backward kernel recompute
 is given the merged output and the merged L. The gradients are row + a (column - self).
 """
 
+from typing import Any
+
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from fourreal.attention.kernels import KERNELS
-
-# Layouts of the three attentions, from [B, V*F*S, heads, dim] to [batch, heads, tokens, dim].
-# Row and self are views of the tensors; the column is copied.
-ROW = "b (v f s) h d -> (b v) h (f s) d"
-COLUMN = "b (v f s) h d -> (b f) h (v s) d"
-FRAME = "b (v f s) h d -> (b v f) h s d"
+from fourreal.attention.layouts import COLUMN, FRAME, ROW, apart, together
 
 
-def _layouts(num_views: int, view_strength: float) -> list[tuple[str, float]]:
-    """(pattern, weight) of the attentions to add up."""
+def _weighted_layouts(num_views: int, view_strength: float) -> list[tuple[str, float]]:
+    """(layout, weight) of the attentions to add up; the row, of weight 1, comes first."""
     if view_strength == 0 or num_views == 1:
         return [(ROW, 1.0)]
     return [(ROW, 1.0), (COLUMN, view_strength), (FRAME, -view_strength)]
 
 
-def _apart(x: Tensor, pattern: str, sizes: dict[str, int]) -> Tensor:
-    """x in the layout of one of the attentions; kernels need the last dimension dense."""
-    x = rearrange(x, pattern, v=sizes["v"], f=sizes["f"])
-    return x if x.stride(-1) == 1 else x.contiguous()
-
-
-def _together(x: Tensor, pattern: str, sizes: dict[str, int]) -> Tensor:
-    """The way back, [B, V*F*S, heads, dim]."""
-    return rearrange(x, " -> ".join(reversed(pattern.split(" -> "))), **sizes)
-
-
 class _Merge(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, query, key, value, num_views, num_frames, view_strength, name):
-        kernel = KERNELS[name]
-        batch, tokens = query.shape[:2]
-        sizes = {"b": batch, "v": num_views, "f": num_frames}
-        sizes["s"] = tokens // (num_views * num_frames)
-        layouts = _layouts(num_views, view_strength)
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        num_views: int,
+        num_frames: int,
+        view_strength: float,
+        name: str,
+    ) -> Tensor:
+        kernel, grid = KERNELS[name], (num_views, num_frames)
+        layouts = _weighted_layouts(num_views, view_strength)
         outs, lses, extras = [], [], []
-        for pattern, _ in layouts:
+        for layout, _ in layouts:
             out, lse, extra = kernel.forward(
-                *(_apart(x, pattern, sizes) for x in (query, key, value))
+                *(apart(x, layout, *grid) for x in (query, key, value))
             )
-            outs.append(_together(out, pattern, sizes))
-            lses.append(_together(lse[..., None], pattern, sizes))
+            outs.append(together(out, layout, *grid))
+            lses.append(together(lse[..., None], layout, *grid))
             extras.append(extra)
         if len(layouts) == 1:
             merged, lse = outs[0].contiguous(), lses[0]
@@ -58,28 +49,28 @@ class _Merge(torch.autograd.Function):
             # e^L of the union is at least e^Lr, so nothing overflows and nothing cancels badly.
             top = torch.maximum(lses[0], lses[1])
             shares = [weight * (lse - top).exp() for (_, weight), lse in zip(layouts, lses)]
-            total = sum(shares)
+            total = shares[0] + shares[1] + shares[2]
             merged = outs[0] * (shares[0] / total)  # in the type of the log-sum-exp
             for share, out in zip(shares[1:], outs[1:]):
                 merged.addcmul_(out.to(merged.dtype), share / total)
             merged, lse = merged.to(query.dtype), top + total.log()
         ctx.save_for_backward(query, key, value, merged, lse)
-        ctx.settings = (sizes, layouts, extras, name)
+        ctx.settings = (grid, layouts, extras, name)
         return merged
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, merged, lse = ctx.saved_tensors
-        sizes, layouts, extras, name = ctx.settings
-        totals = []
-        for (pattern, weight), extra in zip(layouts, extras):
-            g, q, k, v, out = (_apart(x, pattern, sizes) for x in (grad, query, key, value, merged))
-            own_lse = _apart(lse, pattern, sizes)[..., 0].contiguous()
+        grid, layouts, extras, name = ctx.settings
+        totals: list[Tensor] = []
+        for (layout, weight), extra in zip(layouts, extras):
+            g, q, k, v, out = (apart(x, layout, *grid) for x in (grad, query, key, value, merged))
+            own_lse = apart(lse, layout, *grid)[..., 0].contiguous()
             parts = [
-                _together(part, pattern, sizes)
+                together(part, layout, *grid)
                 for part in KERNELS[name].backward(g, q, k, v, out, own_lse, extra)
             ]
-            if not totals:  # the row, of weight 1
+            if not totals:  # the row
                 totals = [part.to(lse.dtype) for part in parts]
             else:
                 for total, part in zip(totals, parts):
@@ -97,7 +88,7 @@ def merge_attention(
     view_strength: float,
     kernel: str,
 ) -> Tensor:
-    """view_time_attention by the kernel of that name; shapes as there.
+    """view_time_attention by the kernel of that name (of kernels.KERNELS); shapes as there.
 
     Half precision is summed in float32.
     """

@@ -1,5 +1,7 @@
 """View-time attention against one masked attention in float64."""
 
+import sys
+import types
 from functools import lru_cache
 
 import pytest
@@ -139,7 +141,7 @@ def test_each_cuda_kernel_merges(kernel):
     assert relative(out, reference(q, k, v, 3, 4, 1.0)) < 5e-3
 
 
-@pytest.mark.parametrize("kernel", kernels.CUDA_KERNELS.values(), ids=lambda k: k.__name__)
+@pytest.mark.parametrize("kernel", kernels.CUDA_KERNELS.values(), ids=lambda k: k.name)
 def test_cuda_kernels_fit_the_signatures_of_this_pytorch(kernel):
     """On the meta device, where PyTorch knows the shapes without running anything."""
     q, k, v, grad = (torch.empty(2, 4, 100, 64, device="meta", dtype=torch.half) for _ in range(4))
@@ -151,7 +153,7 @@ def test_cuda_kernels_fit_the_signatures_of_this_pytorch(kernel):
 
 def test_a_kernel_that_does_not_keep_the_contract_is_refused():
     cpu = torch.device("cpu")
-    assert kernels.failure(kernels.FlashCPU, cpu, torch.float32, 16) is None
+    assert kernels.failure(kernels.FlashCPU(), cpu, torch.float32, 16) is None
 
     class BaseTwo(kernels.FlashCPU):
         @staticmethod
@@ -170,9 +172,57 @@ def test_a_kernel_that_does_not_keep_the_contract_is_refused():
         def forward(q, k, v):
             raise RuntimeError("no such kernel\nand much more")
 
-    assert "off by" in kernels.failure(BaseTwo, cpu, torch.float32, 16)
-    assert "off by" in kernels.failure(OwnSum, cpu, torch.float32, 16)
-    assert kernels.failure(Absent, cpu, torch.float32, 16) == "no such kernel"
+    assert "off by" in kernels.failure(BaseTwo(), cpu, torch.float32, 16)
+    assert "off by" in kernels.failure(OwnSum(), cpu, torch.float32, 16)
+    assert kernels.failure(Absent(), cpu, torch.float32, 16) == "no such kernel"
+
+
+def packages(seen):
+    """Stand-ins of flash-attn 2.7 and of its Hopper package: their layout [batch, tokens, heads,
+    dim] and the order of their arguments, with PyTorch's flash kernel for CPUs inside."""
+
+    def forward(q, k, v, return_attn_probs):
+        assert return_attn_probs
+        out, lse, _ = kernels.FlashCPU.forward(*(x.transpose(1, 2) for x in (q, k, v)))
+        return out.transpose(1, 2), lse
+
+    def backward(dout, q, k, v, out, softmax_lse, dq, dk, dv, **options):
+        seen.append(options)
+        given = [x.transpose(1, 2) for x in (dout, q, k, v, out)]
+        grads = kernels.FlashCPU.backward(*given, softmax_lse, ())
+        for own, grad in zip((dq, dk, dv), grads):
+            own.copy_(grad.transpose(1, 2))
+
+    def named(names):
+        names = names.split()
+        return lambda *given: backward(**dict(zip(names, given, strict=True)))
+
+    two, hopper = types.ModuleType("flash_attn"), types.ModuleType("flash_attn_interface")
+    two.flash_attn_func = lambda *qkv, **options: (*forward(*qkv, **options), None)
+    two.flash_attn_interface = types.ModuleType("flash_attn.flash_attn_interface")
+    two.flash_attn_interface._flash_attn_backward = named(
+        "dout q k v out softmax_lse dq dk dv dropout_p softmax_scale causal window_size_left "
+        "window_size_right softcap alibi_slopes deterministic"
+    )
+    hopper.flash_attn_func = forward
+    hopper._flash_attn_backward = named(
+        "dout q k v out softmax_lse cu_seqlens_q cu_seqlens_k sequed_q sequed_k max_seqlen_q "
+        "max_seqlen_k dq dk dv softmax_scale is_causal"
+    )
+    return {x.__name__: x for x in (two, two.flash_attn_interface, hopper)}
+
+
+@pytest.mark.parametrize("kernel", [kernels.FlashAttention2(), kernels.FlashAttention3()])
+def test_the_packages_are_called_in_their_own_layout(kernel, monkeypatch):
+    seen = []
+    for name, module in packages(seen).items():
+        monkeypatch.setitem(sys.modules, name, module)
+    assert kernels.failure.__wrapped__(kernel, torch.device("cpu"), torch.float32, 16) is None
+    given = {k: v for k, v in seen[0].items() if v is not None}
+    assert given.pop("softmax_scale") == 0.25
+    assert not given.get("causal") and not given.get("is_causal")
+    neutral = {"dropout_p": 0, "softcap": 0, "window_size_left": -1, "window_size_right": -1}
+    assert {k: v for k, v in given.items() if v is not False} in (neutral, {})
 
 
 class _Largest(TorchDispatchMode):

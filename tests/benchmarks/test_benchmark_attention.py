@@ -34,14 +34,14 @@ def result(monkeypatch, tmp_path, capsys):
 
 def test_table_has_each_backend_its_ratios_and_the_ideal(result):
     rows = result["rows"]
-    assert {REFERENCE, "merge", "gather", "explicit", "dense", "sequential", "ideal"} == set(rows)
+    assert {REFERENCE, "merge", "gather", "matmul", "dense", "sequential", "ideal"} == set(rows)
     assert all(f"| {name} |" in result["table"] for name in rows)
     assert "flash-attn: it runs on CUDA" in result["table"]
     # Each of 768 tokens needs 6 * 32 keys of its view and 3 * 32 of its time.
     flops = 4 * 768 * (6 + 3) * 32 * 2 * 16
     ideal = rows["ideal"]["forward_ms"] / 1e3
     assert ideal * result["matmul_flops"] == pytest.approx(flops)
-    for name in ("merge", "gather", "explicit", "dense"):
+    for name in ("merge", "gather", "matmul", "dense"):
         row = rows[name]
         assert row["difference"] < 1e-6
         assert row["forward_ratio"] == pytest.approx(
