@@ -60,10 +60,9 @@ class InfoConfig:
 
 def render(config: RenderConfig) -> None:
     from fourreal.cameras import load_keyframes
-    from fourreal.commands.generate import scene_path
     from fourreal.files.media import write_depth, write_images, write_video
     from fourreal.formats import load_scene
-    from fourreal.rendering import render_path
+    from fourreal.rendering import render_path, scene_path
 
     scene = load_scene(config.scene)
     keyframes = config.keyframes and load_keyframes(

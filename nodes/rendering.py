@@ -11,8 +11,10 @@ from comfy_api.latest import InputImpl, Types, io
 from fourreal.cameras import (
     PATH_KINDS,
     TIME_KINDS,
+    PathOptions,
     camera_centers,
     camera_path,
+    extrinsics_at,
     look_at,
     matrix_to_quaternion,
     pixel_intrinsics,
@@ -74,7 +76,7 @@ def from_camera_info(camera: dict, width: int, height: int) -> tuple[torch.Tenso
     if camera.get("quaternion"):
         turn = torch.tensor([float(camera["quaternion"][axis]) for axis in "wxyz"])
         rotation = (TURN[:, None] * quaternion_to_matrix(turn) * TURN).T
-        extrinsics = torch.cat([rotation, -rotation @ position[:, None]], dim=1)
+        extrinsics = extrinsics_at(position, rotation)
     else:
         extrinsics = look_at(position, target, torch.tensor([0.0, -1.0, 0.0]))
     half = math.tan(math.radians(float(camera.get("fov", 35.0))) / 2) / float(camera["zoom"])
@@ -204,11 +206,13 @@ class CameraPathNode(io.ComfyNode):
             scene.width,
             scene.height,
             scene.num_frames,
-            kind,
-            frames or None,
-            freeze_at,
-            time=None if time == "auto" else time,
-            distance=scene.at(0).viewing_distance(extrinsics[0]),
+            PathOptions(
+                kind,
+                frames or None,
+                freeze_at,
+                time=None if time == "auto" else time,
+                distance=scene.at(0).viewing_distance(extrinsics[0]),
+            ),
         )
         return io.NodeOutput(path)
 

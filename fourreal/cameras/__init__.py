@@ -1,17 +1,21 @@
 """Pinhole cameras and the paths they take."""
 
+from fourreal.cameras.coverage import Coverage
 from fourreal.cameras.keyframes import Keyframes, load_keyframes
 from fourreal.cameras.paths import (
     PATH_KINDS,
     TIME_KINDS,
     CameraPath,
-    Coverage,
+    PathKind,
+    PathOptions,
+    TimeKind,
     camera_path,
     interpolate_cameras,
     schedule,
 )
 from fourreal.cameras.pinhole import (
     camera_centers,
+    extrinsics_at,
     invert,
     look_at,
     matrix_to_quaternion,
@@ -32,8 +36,12 @@ __all__ = [
     "CameraPath",
     "Coverage",
     "Keyframes",
+    "PathKind",
+    "PathOptions",
+    "TimeKind",
     "camera_centers",
     "camera_path",
+    "extrinsics_at",
     "interpolate_cameras",
     "invert",
     "load_keyframes",

@@ -4,6 +4,7 @@ import json
 import math
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,11 +30,13 @@ def load_keyframes(path: str | os.PathLike, extrinsics: Tensor, num_times: int) 
     Each has "view" (the number of an input camera of extrinsics [V, 3, 4], from 0) or "position"
     and "target" (world, three numbers each) with an optional "up" (default: the first camera's);
     optionally "fov" (vertical, degrees) and "time" (0 to num_times - 1; in all of them or none).
-    Raises ValueError in one sentence for anything else.
+    Raises ValueError in one sentence for anything else, a missing file among it.
     """
     try:
         with open(path, encoding="utf-8") as file:
             items = json.load(file)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}.") from error
     if not isinstance(items, list) or len(items) < 2:
@@ -57,7 +60,7 @@ def load_keyframes(path: str | os.PathLike, extrinsics: Tensor, num_times: int) 
     )
 
 
-def keyframe_camera(item, extrinsics: Tensor, where: str) -> Tensor:
+def keyframe_camera(item: Any, extrinsics: Tensor, where: str) -> Tensor:
     """The camera [3, 4] of one keyframe. Raises ValueError naming `where`."""
     if not isinstance(item, dict) or set(item) - KEYS:
         found = ", ".join(sorted(set(item) - KEYS)) if isinstance(item, dict) else repr(item)
@@ -88,7 +91,8 @@ def keyframe_camera(item, extrinsics: Tensor, where: str) -> Tensor:
     return camera
 
 
-def is_number(value) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value from JSON is a number within +-1e12: not true, false or NaN."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e12
 
 

@@ -18,7 +18,7 @@ def pixel_intrinsics(fov_y: Tensor, height: int, width: int) -> Tensor:
 
 
 def scale_intrinsics(intrinsics: Tensor, scale_x: float, scale_y: float) -> Tensor:
-    """Intrinsics of the same camera after its image was resized by the given factors."""
+    """Intrinsics [..., 3, 3] of the same camera after its image was resized by these factors."""
     factors = intrinsics.new_tensor([scale_x, scale_y, 1.0])
     return intrinsics * factors[:, None]
 
@@ -33,8 +33,13 @@ def look_at(position: Tensor, target: Tensor, up: Tensor) -> Tensor:
         torch.linalg.cross(forward, up.expand_as(forward)), dim=-1
     )
     down = torch.linalg.cross(forward, right)
-    rotation = torch.stack([right, down, forward], dim=-2)
-    return torch.cat([rotation, -rotation @ position[..., None]], dim=-1)
+    return extrinsics_at(position, torch.stack([right, down, forward], dim=-2))
+
+
+def extrinsics_at(center: Tensor, rotation: Tensor) -> Tensor:
+    """Extrinsics [..., 3, 4] of cameras at center [..., 3] with world-to-camera rotation
+    [..., 3, 3]."""
+    return torch.cat([rotation, -rotation @ center[..., None]], dim=-1)
 
 
 def camera_centers(extrinsics: Tensor) -> Tensor:
@@ -51,7 +56,7 @@ def to_homogeneous(extrinsics: Tensor) -> Tensor:
 def invert(extrinsics: Tensor) -> Tensor:
     """Camera-to-world [..., 3, 4] of world-to-camera [..., 3, 4], and back."""
     rotation = extrinsics[..., :3].transpose(-1, -2)
-    return torch.cat([rotation, -rotation @ extrinsics[..., 3:]], dim=-1)
+    return extrinsics_at(extrinsics[..., 3], rotation)
 
 
 def relative_to_first(extrinsics: Tensor) -> Tensor:
@@ -59,7 +64,12 @@ def relative_to_first(extrinsics: Tensor) -> Tensor:
     return (to_homogeneous(extrinsics) @ to_homogeneous(invert(extrinsics[:1])))[..., :3, :]
 
 
-def pixel_grid(height: int, width: int, device=None, dtype=torch.float32) -> Tensor:
+def pixel_grid(
+    height: int,
+    width: int,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
     """Pixel centres [H, W, 2] as (x, y), the first one at (0.5, 0.5)."""
     y, x = torch.meshgrid(
         torch.arange(height, device=device, dtype=dtype) + 0.5,
@@ -70,7 +80,7 @@ def pixel_grid(height: int, width: int, device=None, dtype=torch.float32) -> Ten
 
 
 def unproject(depth: Tensor, extrinsics: Tensor, intrinsics: Tensor) -> Tensor:
-    """World points [..., H, W, 3] of z-depth maps [..., H, W].
+    """World points [..., H, W, 3] of z-depth maps [..., H, W] (world units).
 
     extrinsics [..., 3, 4] and intrinsics [..., 3, 3] broadcast against depth's leading dimensions.
     """
@@ -84,7 +94,11 @@ def unproject(depth: Tensor, extrinsics: Tensor, intrinsics: Tensor) -> Tensor:
 
 
 def project(points: Tensor, extrinsics: Tensor, intrinsics: Tensor) -> tuple[Tensor, Tensor]:
-    """Pixels [..., N, 2] and z-depths [..., N] of world points [..., N, 3]."""
+    """Pixels [..., N, 2] and z-depths [..., N] of world points [..., N, 3].
+
+    extrinsics [..., 3, 4] and intrinsics [..., 3, 3] broadcast against the points' leading
+    dimensions. Points behind the camera have a z-depth below 0 and pixels that mean nothing.
+    """
     camera = points @ extrinsics[..., :3].transpose(-1, -2) + extrinsics[..., None, :, 3]
     depth = camera[..., 2]
     projected = camera @ intrinsics.transpose(-1, -2)

@@ -20,7 +20,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fourreal import __version__, weights
-from fourreal.cameras import CameraPath, camera_path, scale_intrinsics
 from fourreal.files.atomic import REPORT, results_folder
 from fourreal.files.media import (
     VIDEO_SUFFIXES,
@@ -34,7 +33,7 @@ from fourreal.files.media import (
 from fourreal.formats import save_ply_sequence, save_scene
 from fourreal.gaussians import GaussianScene
 from fourreal.grid import contact_sheet, tile_views
-from fourreal.rendering import render_path
+from fourreal.rendering import render_path, scene_path
 
 logger = logging.getLogger(__name__)
 
@@ -201,24 +200,6 @@ def read_reference(path: Path, count: int, config: GenerateConfig, name: str) ->
             + ("give a longer one." if config.fit else "give one of that size or add --fit.")
         )
     return frames
-
-
-def scene_path(scene: GaussianScene, height: int, **options) -> CameraPath:
-    """A path through the scene's cameras for images of `height` pixels, of even width.
-
-    The options are camera_path's: kind, num_frames, freeze_at, time, keyframes, beyond.
-    """
-    width = round(height * scene.width / scene.height / 2) * 2
-    intrinsics = scale_intrinsics(scene.intrinsics, width / scene.width, height / scene.height)
-    return camera_path(
-        scene.extrinsics,
-        intrinsics,
-        width,
-        height,
-        scene.num_frames,
-        **options,
-        distance=scene.at(0).viewing_distance(scene.extrinsics[scene.num_views // 2]),
-    )
 
 
 def write_results(

@@ -12,7 +12,9 @@ left as soon as its pixels are finished.
 """
 
 import math
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,12 +33,9 @@ GEOMETRY = 6  # numbers that place a splat, and coefficients of its polynomial
 LOG_OPACITY = 5  # the last of them
 BLOCK_ELEMENTS_CPU = 2**20  # splats x pixels per step: 4 MB, so that its tensors stay in cache
 BLOCK_ELEMENTS_GPU = 2**23
-# Once a block of nearly 32 MB has been freed, glibc keeps freed memory up to twice its size instead
-# of fetching it from the system anew, page by page (mallopt(3)): a fifth of the time of an image.
-torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
-def pixel_basis(device) -> Tensor:
+def pixel_basis(device: torch.device) -> Tensor:
     """1, x, -y, -x^2 / 2, xy, -y^2 / 2 at the pixels of a tile, from its centre: [PIXELS, 6].
 
     The signs and halves are those of the splats' polynomials, applied here once for all.
@@ -83,8 +82,12 @@ def tile_polynomials(geometry: Tensor, centers: Tensor) -> Tensor:
 
 
 @contextmanager
-def exact_products():
-    """Full float32 matrix products: TF32 would round the exponents to a few percent."""
+def exact_products() -> Iterator[None]:
+    """Full float32 matrix products: TF32 would round the exponents to a few percent.
+
+    PyTorch has this setting for the whole process alone, not for a product; it is given back at the
+    end, whatever happens. Work in other threads meanwhile is more exact, if anything.
+    """
     before = torch.get_float32_matmul_precision()
     if before != "highest":
         torch.set_float32_matmul_precision("highest")
@@ -132,7 +135,7 @@ class Chunks:
         """Opacities [B, PIXELS, K] of splats [6 + C, B, K], before the upper limit."""
         polynomials = tile_polynomials(splats[:GEOMETRY], self.centers[tiles])
         torch.matmul(self.basis, polynomials, out=out)
-        return F.threshold_(out.exp2_(), ALPHA_CUT, 0.0)
+        return torch.threshold_(out.exp2_(), ALPHA_CUT, 0.0)
 
 
 class Workspace:
@@ -155,7 +158,7 @@ class Composite(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, splats: Tensor, lists: TileLists) -> Tensor:
+    def forward(ctx: Any, splats: Tensor, lists: TileLists) -> Tensor:
         image = splats.new_zeros(len(lists.tiles), len(splats) - GEOMETRY, PIXELS)
         used = torch.zeros_like(lists.counts)
         chunks = Chunks(splats, lists)
@@ -171,7 +174,7 @@ class Composite(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_result: Tensor):
+    def backward(ctx: Any, grad_result: Tensor) -> tuple[Tensor, None]:
         splats, image = ctx.saved_tensors
         grad_image = grad_result.index_select(0, ctx.lists.tiles)
         # sum_i w_i (f_i . g): what lies behind a splat is this less what lies before it.
@@ -233,7 +236,7 @@ def transmit(alpha: Tensor, transmittance: Tensor, out: Tensor) -> Tensor:
     alpha.div_(out)
     out[..., 0] *= transmittance
     torch.cumprod(out, dim=-1, out=out)
-    F.threshold_(out, MIN_TRANSMITTANCE, 0.0)
+    torch.threshold_(out, MIN_TRANSMITTANCE, 0.0)
     return out[..., -1].clone()
 
 

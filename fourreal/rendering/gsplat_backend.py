@@ -14,9 +14,9 @@ from torch import Tensor
 from fourreal.cameras import to_homogeneous
 from fourreal.gaussians import Gaussians
 from fourreal.rendering.harmonics import harmonic_degree
-from fourreal.rendering.projection import BLUR, NEAR
+from fourreal.rendering.projection import BLUR, NEAR, View
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @cache
@@ -31,7 +31,7 @@ def why_not() -> str:
     else:
         reason = "" if _C is not None else "its CUDA extension is not built"
     if reason:
-        log.warning(
+        logger.warning(
             "gsplat is not used (%s); rendering with torch. To install it: pip install "
             "'fourreal[cuda]', with a CUDA compiler or a wheel for this torch.",
             reason.rstrip("."),
@@ -44,19 +44,15 @@ def is_available() -> bool:
     return not why_not()
 
 
-def rasterize(
-    gaussians: Gaussians,
-    extrinsics: Tensor,
-    intrinsics: Tensor,
-    width: int,
-    height: int,
-    antialiased: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums over the splats of a pixel: colour [C, H, W, 3], alpha and z-depth [C, H, W, 1]."""
+def rasterize_with_gsplat(gaussians: Gaussians, view: View) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums over the splats of a pixel: colour [C, H, W, 3], alpha and z-depth [C, H, W, 1].
+
+    Neither background nor division by alpha is applied.
+    """
     import gsplat
 
     if not len(gaussians):  # its kernels cannot be launched on nothing
-        image = gaussians.means.new_zeros(len(extrinsics), height, width, 5)
+        image = gaussians.means.new_zeros(len(view.extrinsics), view.height, view.width, 5)
         return image[..., :3], image[..., 3:4], image[..., 4:]
     gaussians = gaussians.map(lambda tensor: tensor.float())
     with torch.autocast("cuda", enabled=False):
@@ -66,14 +62,14 @@ def rasterize(
             scales=gaussians.scales,
             opacities=gaussians.opacities,
             colors=gaussians.harmonics,
-            viewmats=to_homogeneous(extrinsics.float()),
-            Ks=intrinsics.float(),
-            width=width,
-            height=height,
+            viewmats=to_homogeneous(view.extrinsics.float()),
+            Ks=view.intrinsics.float(),
+            width=view.width,
+            height=view.height,
             near_plane=NEAR,
             eps2d=BLUR,
             sh_degree=harmonic_degree(gaussians.harmonics),
             render_mode="RGB+D",
-            rasterize_mode="antialiased" if antialiased else "classic",
+            rasterize_mode="antialiased" if view.antialiased else "classic",
         )
     return images[..., :3], alpha, images[..., 3:]

@@ -2,13 +2,42 @@
 
 from collections.abc import Callable
 from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fourreal.cameras import CameraPath
+from fourreal.cameras import CameraPath, PathOptions, camera_path, scale_intrinsics
 from fourreal.gaussians import Gaussians, GaussianScene
 from fourreal.rendering.rasterize import render
+
+
+def scene_path(
+    scene: GaussianScene,
+    height: int | None = None,
+    *,
+    cameras: tuple[Tensor, Tensor] | None = None,
+    **options: Any,
+) -> CameraPath:
+    """A path through a scene's cameras for images of `height` pixels and of even width, or by
+    default of the scene's own size.
+
+    cameras: others to go through instead, extrinsics [V, 3, 4] and intrinsics [V, 3, 3] in pixels
+    of the scene's images. The options are those of PathOptions but for distance, which is that of
+    what the middle camera sees at the first time. Raises ValueError as camera_path does.
+    """
+    extrinsics, intrinsics = cameras or (scene.extrinsics, scene.intrinsics)
+    width = scene.width if height is None else round(height * scene.width / scene.height / 2) * 2
+    height = height or scene.height
+    distance = scene.at(0).viewing_distance(extrinsics[len(extrinsics) // 2])
+    return camera_path(
+        extrinsics,
+        scale_intrinsics(intrinsics, width / scene.width, height / scene.height),
+        width,
+        height,
+        scene.num_frames,
+        PathOptions(**options, distance=distance),
+    )
 
 
 @torch.no_grad()
@@ -17,7 +46,6 @@ def render_path(
     path: CameraPath,
     *,
     background: Tensor | None = None,
-    backend: str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Render every camera of the path: color [K, H, W, 3], alpha and depth [K, H, W, 1].
@@ -43,7 +71,6 @@ def render_path(
             path.width,
             path.height,
             background=background,
-            backend=backend,
         )
         results.append((rendering.color, rendering.alpha, rendering.depth))
         if progress is not None:
@@ -55,7 +82,7 @@ def render_path(
 class SceneFrames:
     """A scene's Gaussians at one time after another, in one buffer that holds the static once."""
 
-    def __init__(self, scene: GaussianScene):
+    def __init__(self, scene: GaussianScene) -> None:
         self.dynamic = scene.dynamic
         self.begin = len(scene.static)
         largest = max(scene.dynamic, key=len)
@@ -66,7 +93,7 @@ class SceneFrames:
                 Gaussians.empty(scene.num_harmonics, scene.static.means.device),
             ]
         )
-        self.time = None
+        self.time: int | None = None
 
     def at(self, time: int) -> Gaussians:
         """All Gaussians of this time; valid until the next call."""

@@ -9,6 +9,7 @@ and the determinant is computed from the 2x2 minors of the projected axes, which
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +21,27 @@ NEAR = 0.01  # z-depth below which a Gaussian is not drawn
 BLUR = 0.3  # variance added to each splat, px^2: the width of the pixel itself
 ALPHA_CUT = 1.0 / 255.0  # contributions below this are skipped
 FRUSTUM_MARGIN = 0.3  # how far outside the image the linearisation follows the ray, in tan(fov / 2)
+
+
+class View(NamedTuple):
+    """What an image shows: its cameras, its size and how small splats are drawn.
+
+    extrinsics [C, 3, 4] (world to camera, OpenCV) and intrinsics [C, 3, 3] (pixels of a width x
+    height image) of C cameras, or [3, 4] and [3, 3] of one. antialiased: scale opacities by
+    sqrt(det Sigma / det (Sigma + BLUR)), which keeps the brightness of splats smaller than a pixel
+    (Mip-Splatting, Yu et al. 2024).
+    """
+
+    extrinsics: Tensor
+    intrinsics: Tensor
+    width: int
+    height: int
+    antialiased: bool = False
+
+    def each(self) -> "list[View]":
+        """The same view, a camera at a time."""
+        cameras = zip(self.extrinsics, self.intrinsics)
+        return [self._replace(extrinsics=e, intrinsics=i) for e, i in cameras]
 
 
 @dataclass
@@ -37,19 +59,10 @@ class Splats:
     visible: Tensor
 
 
-def project_gaussians(
-    gaussians: Gaussians,
-    extrinsics: Tensor,
-    intrinsics: Tensor,
-    width: int,
-    height: int,
-    antialiased: bool,
-) -> Splats:
-    """Project with extrinsics [3, 4] (world to camera, OpenCV) and intrinsics [3, 3] (pixels).
-
-    `antialiased` scales opacities by sqrt(det Sigma / det (Sigma + BLUR)) (Yu et al. 2024).
-    """
-    rotation, translation = extrinsics[:, :3], extrinsics[:, 3:]
+def project_gaussians(gaussians: Gaussians, view: View) -> Splats:
+    """The Gaussians as one camera sees them (extrinsics [3, 4], intrinsics [3, 3])."""
+    intrinsics = view.intrinsics
+    rotation, translation = view.extrinsics[:, :3], view.extrinsics[:, 3:]
     x, y, z = rotation @ gaussians.means.T + translation
     inverse = 1.0 / z.clamp_min(NEAR)
     slope_x, slope_y = x * inverse, y * inverse
@@ -60,8 +73,8 @@ def project_gaussians(
     axes = quaternion_to_matrix(quaternions).permute(1, 2, 0) * gaussians.scales.T
     axes = (rotation @ axes.reshape(3, -1)).view_as(axes)
     # Their images. Far off screen the linearisation explodes, so its slope is held there.
-    image_x = fx * inverse * (axes[0] - held_slope(slope_x, fx, cx, width) * axes[2])
-    image_y = fy * inverse * (axes[1] - held_slope(slope_y, fy, cy, height) * axes[2])
+    image_x = fx * inverse * (axes[0] - held_slope(slope_x, fx, cx, view.width) * axes[2])
+    image_y = fy * inverse * (axes[1] - held_slope(slope_y, fy, cy, view.height) * axes[2])
 
     variance_x = image_x.square().sum(0) + BLUR  # A
     variance_y = image_y.square().sum(0) + BLUR  # C
@@ -73,7 +86,7 @@ def project_gaussians(
     h = q * p * (unit_x * image_y).sum(0)
 
     opacities = gaussians.opacities
-    if antialiased:  # det Sigma / det (Sigma + BLUR); the floor keeps the root differentiable
+    if view.antialiased:  # det Sigma / det (Sigma + BLUR); the floor keeps the root differentiable
         opacities = opacities * (minors.clamp_min(1e-20).sqrt() * q)
     # The floor keeps the gradient of an invisible Gaussian finite; it is not drawn.
     log_opacity = opacities.clamp_min(ALPHA_CUT).log()

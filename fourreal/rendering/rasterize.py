@@ -1,16 +1,20 @@
 """The one entry to the rasterizers: choose a backend, composite over a background."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fourreal.gaussians import Gaussians
-from fourreal.rendering import gsplat_backend, torch_backend
+from fourreal.rendering import gsplat_backend
+from fourreal.rendering.gsplat_backend import rasterize_with_gsplat
 from fourreal.rendering.harmonics import harmonic_degree
+from fourreal.rendering.projection import View
+from fourreal.rendering.torch_backend import rasterize_with_torch
 
 BACKENDS = ("auto", "torch", "gsplat")
+Rasterizer = Callable[[Gaussians, View], tuple[Tensor, Tensor, Tensor]]  # colour, alpha, depth
 
 
 @dataclass
@@ -53,22 +57,27 @@ def render(
 
     Raises ValueError for wrong shapes, sizes, harmonic degrees, or a backend that cannot be used.
     """
-    if not isinstance(gaussians, Gaussians):
-        options = {"background": background, "antialiased": antialiased, "backend": backend}
-        times = [render(g, extrinsics, intrinsics, width, height, **options) for g in gaussians]
-        return Rendering(
-            *(
-                torch.stack([getattr(t, name) for t in times])
-                for name in ("color", "alpha", "depth")
-            )
-        )
-    check_inputs(gaussians, extrinsics, intrinsics, width, height, backend)
-    device = gaussians.means.device
-    extrinsics, intrinsics = extrinsics.to(device), intrinsics.to(device)
-    chosen = choose_backend(backend, device)
-    color, alpha, depth = chosen.rasterize(
-        gaussians, extrinsics, intrinsics, width, height, antialiased
+    view = View(extrinsics, intrinsics, width, height, antialiased)
+    if isinstance(gaussians, Gaussians):
+        return render_view(gaussians, view, background, backend)
+    times = [render_view(g, view, background, backend) for g in gaussians]
+    return Rendering(
+        torch.stack([time.color for time in times]),
+        torch.stack([time.alpha for time in times]),
+        torch.stack([time.depth for time in times]),
     )
+
+
+def render_view(
+    gaussians: Gaussians, view: View, background: Tensor | None, backend: str
+) -> Rendering:
+    """`render` for the Gaussians of one time."""
+    check_inputs(gaussians, view, backend)
+    device = gaussians.means.device
+    view = view._replace(
+        extrinsics=view.extrinsics.to(device), intrinsics=view.intrinsics.to(device)
+    )
+    color, alpha, depth = choose_rasterizer(backend, device)(gaussians, view)
     # Where anything was drawn alpha is at least 1/255, so the floor only avoids 0 / 0.
     depth = depth / alpha.clamp_min(1e-6)
     if background is not None:
@@ -77,22 +86,27 @@ def render(
     return Rendering(color, alpha, depth)
 
 
-def check_inputs(gaussians, extrinsics, intrinsics, width, height, backend) -> None:
+def check_inputs(gaussians: Gaussians, view: View, backend: str) -> None:
+    """Raise ValueError for wrong shapes, sizes, harmonic degrees and backends."""
+    extrinsics, intrinsics = view.extrinsics, view.intrinsics
     cameras = extrinsics.shape[0]
     if extrinsics.shape != (cameras, 3, 4) or intrinsics.shape != (cameras, 3, 3) or not cameras:
         raise ValueError(
             "render needs extrinsics [C, 3, 4] and intrinsics [C, 3, 3] of the same C >= 1, got "
             f"{tuple(extrinsics.shape)} and {tuple(intrinsics.shape)}."
         )
-    if width < 1 or height < 1:
-        raise ValueError(f"the image size is {width} x {height}, but must be at least 1 x 1.")
+    if view.width < 1 or view.height < 1:
+        raise ValueError(
+            f"the image size is {view.width} x {view.height}, but must be at least 1 x 1."
+        )
     if backend not in BACKENDS:
         raise ValueError(f"backend is {backend!r}, but must be one of {', '.join(BACKENDS)}.")
     harmonic_degree(gaussians.harmonics)
 
 
-def choose_backend(backend: str, device: torch.device):
-    """The module that rasterizes tensors of this device."""
+def choose_rasterizer(backend: str, device: torch.device) -> Rasterizer:
+    """What rasterizes tensors of this device. Raises ValueError when gsplat was asked for and
+    cannot be used."""
     if backend == "gsplat":
         if device.type != "cuda":
             raise ValueError(
@@ -104,7 +118,7 @@ def choose_backend(backend: str, device: torch.device):
                 "backend 'gsplat' was asked for, but gsplat does not work here "
                 f"({gsplat_backend.why_not()}); use 'torch' or 'auto'."
             )
-        return gsplat_backend
+        return rasterize_with_gsplat
     if backend == "auto" and device.type == "cuda" and gsplat_backend.is_available():
-        return gsplat_backend
-    return torch_backend
+        return rasterize_with_gsplat
+    return rasterize_with_torch

@@ -33,24 +33,25 @@ class TileLists:
 
 
 def touched_tiles(low: Tensor, high: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """First tile and number of tiles, of `count` in a line, that have a pixel centre in [low, high]
-    (pixels); int32."""
+    """First tile, and number of tiles, with a pixel centre in [low, high] (pixels), in a line of
+    `count` tiles; int32."""
     # Clamped before the cast to integers.
     first = ((low - 0.5).ceil_() / TILE).floor_().clamp_(0, count).int()
     last = ((high - 0.5).floor_() / TILE).floor_().clamp_(-1, count - 1).int()
     return first, last.sub_(first).add_(1).clamp_min_(0)
 
 
-def repeated(counts: Tensor) -> tuple[Tensor, Tensor]:
-    """For things that each stand for so many in a row (int32 [N]): the thing of each, int32, and
-    where each thing's begin [N]."""
+def expand_runs(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Expand run lengths (int32 [N]): the owner of every element [sum], int32, and the offset where
+    each owner's run starts [N]."""
     ends = counts.cumsum(0)
     total = int(ends[-1]) if len(ends) else 0
     return torch.repeat_interleave(counts, output_size=total).int(), (ends - counts).int()
 
 
 def count_up(starts: Tensor, begins: Tensor, owners: Tensor) -> Tensor:
-    """starts[o], starts[o] + 1, .. for each thing o: begins and owners as `repeated` gives them."""
+    """The runs starts[o], starts[o] + 1, .. of all owners o, one after another; owners and begins
+    (the runs' offsets) as `expand_runs` gives them."""
     steps = torch.arange(len(owners), device=owners.device, dtype=torch.int32)
     return steps.add_((starts - begins).index_select(0, owners))
 
@@ -94,12 +95,12 @@ def list_tiles(splats: Splats, width: int, height: int) -> TileLists:
     half_width = rx * p * square.sqrt_()
     ellipses = torch.stack([x, y, rx, slope, half_width, ry.reciprocal(), slope * ry * ry / rx])
     ellipses = ellipses.index_select(1, drawn)
-    owner, begins = repeated(rows.index_select(0, drawn))
+    owner, begins = expand_runs(rows.index_select(0, drawn))
     row = count_up(top.index_select(0, drawn), begins, owner)
     first, spans = touched_tiles(*row_bounds(ellipses.index_select(1, owner), row), tiles_x)
     first += row * tiles_x
 
-    row_owner, begins = repeated(spans)
+    row_owner, begins = expand_runs(spans)
     tile = count_up(first, begins, row_owner)
     per_tile = torch.bincount(tile, minlength=tiles_x * tiles_y)
     per_tile, tiles = per_tile.sort(descending=True, stable=True)

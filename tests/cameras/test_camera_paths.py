@@ -10,6 +10,7 @@ import torch
 from fourreal.cameras import (
     PATH_KINDS,
     Coverage,
+    PathOptions,
     camera_centers,
     camera_path,
     interpolate_cameras,
@@ -36,7 +37,8 @@ def intrinsics(count=5):
 
 def path(kind="orbit", frames=21, views=None, **options):
     views = ring() if views is None else views
-    return camera_path(views, intrinsics(len(views)), 32, 24, 9, kind, num_frames=frames, **options)
+    options = PathOptions(kind, frames, **options)
+    return camera_path(views, intrinsics(len(views)), 32, 24, 9, options)
 
 
 def test_coverage_is_the_sphere_around_the_point_that_all_axes_meet():
@@ -207,3 +209,8 @@ def test_bad_keyframes_are_refused_in_one_sentence(tmp_path, message):
     with pytest.raises(ValueError, match=message) as error:
         load_keyframes(tmp_path / "keys.json", ring(), 9)
     assert "keys.json" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_missing_keyframes_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"none\.json cannot be read"):
+        load_keyframes(tmp_path / "none.json", ring(), 9)

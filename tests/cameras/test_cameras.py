@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from fourreal.cameras import (
+    PathOptions,
     camera_centers,
     camera_path,
+    extrinsics_at,
     interpolate_cameras,
     invert,
     look_at,
@@ -74,6 +76,16 @@ def test_look_at_puts_the_target_ahead_and_up_upward():
 def test_the_camera_on_the_axis_is_the_identity():
     view = look_at(torch.zeros(3), torch.tensor([0.0, 0.0, 1.0]), UP)
     torch.testing.assert_close(view, torch.eye(3, 4), atol=1e-7, rtol=0)
+
+
+def test_a_camera_is_where_its_centre_is_and_turned_as_its_rotation():
+    center, view = torch.tensor([1.0, 2.0, -3.0]), ring()[1]
+    moved = extrinsics_at(center, view[:, :3])
+    torch.testing.assert_close(camera_centers(moved), center)
+    ahead = center + 2 * view[2, :3]  # the third row is the optical axis
+    pixels, depth = project(ahead[None], moved, intrinsics()[0])
+    torch.testing.assert_close(pixels, torch.tensor([[17.0, 11.0]]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(depth, torch.tensor([2.0]))
 
 
 def test_project_undoes_unproject():
@@ -144,6 +156,11 @@ def test_quaternions_and_matrices_are_two_ways_to_say_one_rotation():
     torch.testing.assert_close(quaternion_to_matrix(back), matrices, atol=1e-10, rtol=0)
 
 
+def test_quaternions_of_any_length_turn_alike():
+    q = torch.randn(20, 4)
+    torch.testing.assert_close(quaternion_to_matrix(q), quaternion_to_matrix(37 * q))
+
+
 def test_interpolation_passes_through_the_cameras():
     views = ring()
     at_inputs = interpolate_cameras(views, torch.arange(5.0))
@@ -166,12 +183,12 @@ def test_interpolation_turns_halfway_about_the_same_axis():
 
 
 def test_one_camera_can_be_a_path():
-    path = camera_path(ring(1), intrinsics(1), 32, 24, num_times=4)
+    path = camera_path(ring(1), intrinsics(1), 32, 24, 4, PathOptions())
     torch.testing.assert_close(path.extrinsics, ring(1).expand(4, 3, 4), atol=1e-5, rtol=0)
 
 
 def test_an_orbit_returns_while_time_plays():
-    path = camera_path(ring(), intrinsics(5), 32, 24, num_times=9)
+    path = camera_path(ring(), intrinsics(5), 32, 24, 9, PathOptions())
     assert path.times.tolist() == list(range(9))
     torch.testing.assert_close(path.extrinsics[0], ring()[0], atol=1e-5, rtol=0)
     torch.testing.assert_close(path.extrinsics[4], ring()[-1], atol=1e-5, rtol=0)
@@ -181,17 +198,17 @@ def test_an_orbit_returns_while_time_plays():
 
 
 def test_the_other_paths_move_what_they_say():
-    inputs = camera_path(ring(), intrinsics(5), 32, 24, 9, "inputs", num_frames=5)
+    inputs = camera_path(ring(), intrinsics(5), 32, 24, 9, PathOptions("inputs", 5))
     torch.testing.assert_close(inputs.extrinsics, ring(), atol=1e-5, rtol=0)
     assert inputs.times.tolist() == [0, 2, 4, 6, 8]
-    frozen = camera_path(ring(), intrinsics(5), 32, 24, 9, "freeze_time", freeze_at=3)
+    frozen = camera_path(ring(), intrinsics(5), 32, 24, 9, PathOptions("freeze_time", freeze_at=3))
     assert frozen.times.tolist() == [3] * 9
     assert not torch.equal(frozen.extrinsics[0], frozen.extrinsics[4])
-    fixed = camera_path(ring(), intrinsics(5), 32, 24, 9, "fixed_view")
+    fixed = camera_path(ring(), intrinsics(5), 32, 24, 9, PathOptions("fixed_view"))
     torch.testing.assert_close(fixed.extrinsics, ring()[:1].expand(9, 3, 4), atol=1e-5, rtol=0)
     assert fixed.times.tolist() == list(range(9))
 
 
 def test_an_unknown_path_is_refused():
     with pytest.raises(ValueError, match="orbit, inputs, freeze_time, fixed_view"):
-        camera_path(ring(), intrinsics(5), 32, 24, 9, "zigzag")
+        camera_path(ring(), intrinsics(5), 32, 24, 9, PathOptions("zigzag"))
