@@ -88,7 +88,7 @@ class Efficient:
     @staticmethod
     def forward(q, k, v):
         out, lse, seed, offset = aten._scaled_dot_product_efficient_attention(q, k, v, None, True)
-        return out, lse[..., : q.shape[2]], (seed, offset, lse.shape[-1])
+        return out, lse.narrow(-1, 0, q.shape[2]), (seed, offset, lse.shape[-1])
 
     @staticmethod
     def backward(grad, q, k, v, out, lse, rest):
