@@ -115,7 +115,7 @@ class Efficient(Kernel):
     @staticmethod
     def forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, tuple]:
         out, lse, seed, offset = aten._scaled_dot_product_efficient_attention(q, k, v, None, True)
-        return out, lse[..., : q.shape[2]], (seed, offset, lse.shape[-1])
+        return out, lse.narrow(-1, 0, q.shape[2]), (seed, offset, lse.shape[-1])
 
     @staticmethod
     def backward(
