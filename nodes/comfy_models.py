@@ -168,7 +168,7 @@ def tokenizer_class(description: str, max_tokens: int):
 
 
 def load_text_encoder(path: Path, max_tokens: int) -> comfy.sd.CLIP:
-    """A CLIP from fourreal.video.text.save_text_encoder's file. Raises ValueError."""
+    """A CLIP from fourreal.embedded.text.save_text_encoder's file. Raises ValueError."""
     from fourreal.files.tensors import read_safetensors
 
     tensors, metadata = read_safetensors(path)

@@ -48,9 +48,8 @@ class LoadEmbeddedModels(io.ComfyNode):
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
-        from fourreal.embedded.autoencoder import BlockAutoencoder
+        from fourreal.embedded.autoencoder import load_autoencoder
         from fourreal.reconstruction import Reconstructor as Network
-        from fourreal.video.wan_keys import load_single_file
         from fourreal.weights import folder
 
         from .comfy_models import (
@@ -69,9 +68,7 @@ class LoadEmbeddedModels(io.ComfyNode):
                 f"{folder()} lacks {', '.join(missing)}; install the pack again, its models are "
                 "part of it."
             )
-        autoencoder, _ = load_single_file(
-            BlockAutoencoder, paths["autoencoder"], lambda key, _: key
-        )
+        autoencoder = load_autoencoder(paths["autoencoder"])
         model = load_transformer(paths["transformer"], EmbeddedLatents(autoencoder))
         max_tokens = model.get_attachment(KEY).get("max_tokens", 32)
         return io.NodeOutput(

@@ -76,29 +76,30 @@ def smaller(prompt: dict) -> dict:
 
 def write_random_weights(folder: Path, conditioning: str = "replace") -> None:
     """Untrained models in the files and formats of the embedded ones."""
-    from fourreal.embedded.autoencoder import BlockAutoencoder
-    from fourreal.reconstruction import VGGT, VGGTConfig, save_model
-    from fourreal.training.train_video import VideoConfig, build_transformer
-    from fourreal.video.text import (
+    from fourreal.embedded.autoencoder import BlockAutoencoder, save_autoencoder
+    from fourreal.embedded.text import (
         build_text_encoder,
         build_tokenizer,
         caption_words,
         save_text_encoder,
     )
-    from fourreal.video.wan_keys import save_single_file, transformer_key
+    from fourreal.reconstruction import VGGT, VGGTConfig, save_model
+    from fourreal.training.train_video import VideoConfig, build_transformer
+    from fourreal.video.wan_files import save_transformer
 
     torch.manual_seed(0)
     folder.mkdir(parents=True, exist_ok=True)
     noted = {"conditioning": conditioning, "max_frames": 8, "max_tokens": 32, "shift": 3.0}
     transformer = build_transformer(VideoConfig(layers=2), CHANNELS)
-    save_single_file(transformer, folder / "transformer.safetensors", transformer_key, noted)
+    tensors = transformer.state_dict()
+    save_transformer(folder / "transformer.safetensors", tensors, transformer.config, noted)
     tokenizer = build_tokenizer(caption_words())
     encoder = build_text_encoder(len(tokenizer))
     save_text_encoder(encoder, tokenizer, folder / "text_encoder.safetensors")
     autoencoder = BlockAutoencoder(z_dim=CHANNELS)
     smooth = torch.rand(6, 3, 3, 8, 8) * 2 - 1
     autoencoder.fit([torch.nn.functional.interpolate(smooth, (9, 64, 64), mode="trilinear")])
-    save_single_file(autoencoder, folder / "autoencoder.safetensors", lambda key, _: key)
+    save_autoencoder(autoencoder, folder / "autoencoder.safetensors")
     save_model(VGGT(VGGTConfig.small()), folder / "reconstructor.safetensors", torch.float16)
 
 
@@ -109,7 +110,7 @@ def write_model_files(models: Path) -> None:
     from safetensors.torch import save_file
     from transformers import UMT5Config, UMT5EncoderModel
 
-    from fourreal.video.wan_keys import transformer_key
+    from fourreal.video.wan_keys import comfy_key
 
     from .tiny import tiny_model
 
@@ -131,7 +132,7 @@ def write_model_files(models: Path) -> None:
         save(
             network.state_dict(),
             f"diffusion_models/{name}.safetensors",
-            lambda key: transformer_key(key, True),
+            comfy_key,
         )
     config = UMT5Config(
         vocab_size=256,

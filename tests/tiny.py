@@ -87,3 +87,87 @@ def pixels(file: bytes) -> np.ndarray:
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
     return float(-10 * np.log10(np.mean((a - b) ** 2)))
+
+
+# ----- video -----
+
+PROMPT = "a red ball bouncing past a blue box"
+
+
+def tiny_transformer(channels: int = 16, heads: int = 2, head_size: int = 24):
+    """A Wan transformer of two layers; public ones have heads of 128."""
+    from diffusers import WanTransformer3DModel
+
+    torch.manual_seed(0)
+    return WanTransformer3DModel(
+        num_attention_heads=heads,
+        attention_head_dim=head_size,
+        in_channels=channels,
+        out_channels=channels,
+        text_dim=32,
+        freq_dim=32,
+        ffn_dim=64,
+        num_layers=2,
+    ).eval()
+
+
+def tiny_vae(channels: int = 16):
+    """The Wan 2.1 VAE (16 channels) or the Wan 2.2 VAE (48) with few channels inside."""
+    from diffusers import AutoencoderKLWan
+
+    from fourreal.video.wan_files import MEAN_22, STD_22
+
+    torch.manual_seed(1)
+    if channels == 16:
+        return AutoencoderKLWan(base_dim=8).eval()
+    return AutoencoderKLWan(
+        base_dim=8,
+        decoder_base_dim=12,
+        z_dim=48,
+        is_residual=True,
+        in_channels=12,
+        out_channels=12,
+        patch_size=2,
+        scale_factor_spatial=16,
+        latents_mean=MEAN_22,
+        latents_std=STD_22,
+    ).eval()
+
+
+def tiny_pipeline(channels: int = 16, heads: int = 2, head_size: int = 24, **options):
+    """A ViewTimePipeline for 8 latent frames with the embedded tokenizer; quiet.
+
+    options replace its parts and what it notes about itself.
+    """
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    from fourreal.embedded.text import build_text_encoder, build_tokenizer, caption_words
+    from fourreal.video import ViewTimePipeline
+
+    tokenizer = build_tokenizer(caption_words())
+    torch.manual_seed(2)
+    parts = {
+        "transformer": tiny_transformer(channels, heads, head_size),
+        "vae": tiny_vae(channels),
+        "text_encoder": build_text_encoder(len(tokenizer), 32).eval(),
+        "tokenizer": tokenizer,
+        "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0),
+        "max_frames": 8,
+    }
+    pipeline = ViewTimePipeline(**(parts | options))
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def sample_grid(pipeline, seed: int = 0, **options) -> torch.Tensor:
+    """Frames (or latents) of a grid of 2 views x 5 frames of 32 x 32 pixels in 2 steps."""
+    defaults = {
+        "prompt": PROMPT,
+        "num_views": 2,
+        "num_frames": 5,
+        "height": 32,
+        "width": 32,
+        "num_inference_steps": 2,
+        "generator": torch.Generator().manual_seed(seed),
+    }
+    return pipeline(**(defaults | options)).frames

@@ -401,7 +401,6 @@ def generate(config: GenerateConfig) -> Path:
         "window_frames": first.window,
         **references,
     }
-    pipeline.check_inputs(first.prompt, steps=first.steps, **options)
     for job in jobs:
         _generate_one(job, pipeline, options, Report(dict(loading.stages)))
     return config.out
@@ -420,7 +419,8 @@ def _generate_one(config: GenerateConfig, pipeline, options: dict, report: Repor
                 generator=torch.Generator().manual_seed(config.seed),
                 **options,
             )
-        report.stages["video"]["seconds_per_step"] = round(answer.seconds_per_step, 4)
+        video = report.stages["video"]
+        video["seconds_per_step"] = round(video["seconds"] / pipeline.num_timesteps, 4)
         file = config.reconstructor or weights.folder() / "reconstructor.safetensors"
         scene = reconstruct_grid(answer.frames, file, config.fps, report)
         scene.metadata["prompt"] = config.prompt

@@ -1,1 +1,1 @@
-"""The embedded models: the small autoencoder, the tokenizer and the text encoder."""
+"""The small models of the package, but for the transformer and the reconstructor."""

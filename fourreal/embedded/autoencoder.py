@@ -4,34 +4,39 @@ One 8x8 block of the first frame, or of four following frames, becomes 16 number
 components (the Karhunen-Loeve transform of procedural scenes), compressed so that strong components
 stay stronger. It has the interface of diffusers' AutoencoderKLWan and the causal layout of its
 latents (first frame alone, then four at a time). The transform alone costs two matrix products;
-`NeighbourDecoder` adds what the blocks around tell, which takes away the edges between blocks and
-the jumps between groups of frames; what is left of those `smooth_edges` spreads over the pixels and
-frames beside them, as video codecs do.
+`NeighbourDecoder` predicts a correction from neighbouring blocks, and `smooth_edges` blends the
+remaining seams between blocks and between groups of frames, as video codecs do.
 """
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
+from accelerate import init_empty_weights
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
 from fourreal.embedded.edges import smooth_edges
+from fourreal.files.models import assign_weights, write_weights
+from fourreal.files.tensors import read_safetensors
 
 BLOCK, STRIDE = 8, 4
-SCALED_TO = 48  # gives 16 components a deviation of about 1.3, and more of them less
+SCALED_TO = 48  # components that set the scale: 16 then have a deviation of about 1.3
 FIRST_SIZE, REST_SIZE = 3 * BLOCK**2, 3 * STRIDE * BLOCK**2
 FIRST = "b c 1 (h i) (w j) -> b 1 h w (c i j)"
 REST = "b c (f k) (h i) (w j) -> b f h w (c k i j)"
 
 
 class NeighbourDecoder(nn.Module):
-    """What the latents of a block and of those around it, in space and time, add to its decoding.
+    """Corrections of decoded blocks, from their latents and those of the blocks around them in
+    space and time.
 
-    Latents [B, z_dim, F, h, w] to corrections of the blocks [B, 1, h, w, 192] and
-    [B, F - 1, h, w, 768]; nothing before it is trained.
+    Latents [B, z_dim, F, h, w] to corrections [B, 1, h, w, 192] of the first frame's blocks and
+    [B, F - 1, h, w, 768] of the others. All zero until it is trained.
     """
 
     def __init__(self, z_dim: int, width: int):
@@ -54,7 +59,7 @@ class NeighbourDecoder(nn.Module):
         return self.first_out(x[:, :1]), self.rest_out(x[:, 1:])
 
 
-class BlockAutoencoder(ModelMixin, ConfigMixin):
+class BlockAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # as diffusers' own do
     """Videos [B, 3, T, H, W] in [-1, 1] to latents [B, z_dim, F, H/8, W/8] and back."""
 
     @register_to_config
@@ -67,23 +72,24 @@ class BlockAutoencoder(ModelMixin, ConfigMixin):
         latents_mean: tuple[float, ...] = (0.0,),
         latents_std: tuple[float, ...] = (1.0,),
     ):
-        # The latents already have mean 0 and deviation about 1, so these are for every channel.
+        """decoder_width: channels of the NeighbourDecoder; 0 leaves the transform alone.
+        latents_mean and latents_std are what a video model normalises latents with, one for all
+        channels: the latents already have mean 0 and deviation about 1."""
         super().__init__()
         self.z_dim = z_dim
         for name, size in (("first", FIRST_SIZE), ("rest", REST_SIZE)):
             self.register_buffer(f"{name}_mean", torch.zeros(size))
             self.register_buffer(f"{name}_basis", torch.zeros(size, z_dim))
             self.register_buffer(f"{name}_scale", torch.ones(z_dim))
-        # 0: no correction, the transpose of the transform alone.
         self.neighbours = NeighbourDecoder(z_dim, decoder_width) if decoder_width else None
 
     @torch.no_grad()
     def fit(self, videos: list[Tensor]) -> None:
         """Set the transform to the principal components of videos [B, 3, T, H, W] in [-1, 1].
 
-        Component k, of deviation d_k, is divided by the root of d_k times a common factor, the
-        root of the mean deviation of the SCALED_TO strongest components. Those of the first frame
-        are turned and scaled to agree with the others'.
+        Component k, of deviation d_k, is divided by sqrt(d_k m), where m is the mean deviation of
+        the SCALED_TO strongest components. The first frame's components are then turned and scaled
+        to agree with the others' (see `_align_first`).
         """
         for name, pattern, clip in (("first", FIRST, slice(0, 1)), ("rest", REST, slice(1, None))):
             blocks = torch.cat(
@@ -106,8 +112,8 @@ class BlockAutoencoder(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def _align_first(self) -> None:
-        """Turn the first frame's basis, within its span, so that a channel says there what it says
-        of a picture that stands still in the others (Procrustes)."""
+        """Turn the first frame's basis, within its span, so that a channel means the same there as
+        in four frames that stand still (orthogonal Procrustes)."""
         parts = self.rest_basis.unflatten(0, (3, STRIDE, BLOCK**2))
         still = parts.sum(1).flatten(0, 1) / STRIDE**0.5  # unit columns, where nothing moves
         left, _, right = torch.linalg.svd((self.first_basis.T @ still).double())
@@ -155,7 +161,31 @@ class BlockAutoencoder(ModelMixin, ConfigMixin):
                 videos = smooth_edges(videos, dim, range(start, videos.shape[dim], step))
         return videos
 
-    def decode(self, latents: Tensor, return_dict: bool = True):
+    def decode(self, latents: Tensor, return_dict: bool = True) -> SimpleNamespace | tuple[Tensor]:
         """`.sample`: videos [B, 3, 4 (F - 1) + 1, 8h, 8w], clamped to [-1, 1]."""
         videos = self.unclamped(latents).clamp(-1, 1)
         return SimpleNamespace(sample=videos) if return_dict else (videos,)
+
+
+def save_autoencoder(vae: BlockAutoencoder, path: Path) -> None:
+    """Write one safetensors file: float16 weights, the config as JSON in the metadata."""
+    config = {k: v for k, v in dict(vae.config).items() if not k.startswith("_")}
+    noted = {"config": json.dumps(config), "fourreal": json.dumps({"kind": "block"})}
+    write_weights(path, vae.state_dict(), noted)
+
+
+def load_autoencoder(path: Path, dtype: torch.dtype | None = torch.float32) -> BlockAutoencoder:
+    """The autoencoder of save_autoencoder's file; dtype None keeps float16.
+
+    Raises ValueError, naming what is wrong, when the file is another, or damaged.
+    """
+    tensors, metadata = read_safetensors(path)
+    if "first_basis" not in tensors or "config" not in metadata:
+        raise ValueError(
+            f"{path} is not an embedded autoencoder, whose file holds its transform (first_basis) "
+            "and its `config`; make one with `fourreal train autoencoder`."
+        )
+    with init_empty_weights():
+        vae = BlockAutoencoder.from_config(json.loads(metadata["config"]))
+    assign_weights(vae, tensors, path, dtype)
+    return vae

@@ -1,16 +1,20 @@
-"""Smoothing of the edges between blocks that were decoded, or generated, apart from each other."""
+"""Smoothing of the edges between blocks that were decoded, or generated, apart from each other.
+
+What goes on steadily across an edge, such as a motion or a gradient, is left alone.
+"""
 
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-SHARES = (0.25, 0.1)  # of a jump that the first and second sample on either side take
+SHARES = (0.25, 0.1)  # of a jump, by which the first and second sample on either side move
 
 
 def jumps(values: Tensor, edges: Tensor) -> Tensor:
-    """What the change at edges of values [N, ...] has over the mean of the changes beside it; at
-    edge 1, where nothing is before, over the one after it."""
+    """The jump at each edge of values [N, ...]: its step minus the mean of the steps before and
+    after it (edge 1 has only the step after). Edge i lies before sample i; edges [E] are from 1 to
+    N - 2, the result is [E, ...]."""
     after = values[edges + 1] - values[edges]
     before = values[edges - 1] - values[(edges - 2).clamp_min(0)]
     alone = (edges == 1).view(-1, *[1] * (values.ndim - 1))
@@ -19,17 +23,15 @@ def jumps(values: Tensor, edges: Tensor) -> Tensor:
 
 
 def smooth_edges(values: Tensor, dim: int, edges: Iterable[int]) -> Tensor:
-    """Values with less of a jump at edges along a dimension, each before the sample of its index.
-
-    A motion or gradient that goes on is left alone (see `jumps`). Differentiable.
-    """
-    edges = [edge for edge in edges if 0 < edge < values.shape[dim] - 1]
-    if not edges:
+    """Values with smaller jumps at the edges along a dimension (see `jumps`); edge i lies before
+    sample i. Edges at the ends are left out. Differentiable."""
+    inner = [edge for edge in edges if 0 < edge < values.shape[dim] - 1]
+    if not inner:
         return values
-    values, edges = values.movedim(dim, 0), torch.tensor(edges, device=values.device)
-    jump, first = jumps(values, edges), edges - 1
+    values, after = values.movedim(dim, 0), torch.tensor(inner, device=values.device)
+    jump, before = jumps(values, after), after - 1
     for offset, share in enumerate(SHARES):
-        values = values.index_add(0, edges + offset, jump, alpha=-share)
-        inside = first >= offset
-        values = values.index_add(0, first[inside] - offset, jump[inside], alpha=share)
+        values = values.index_add(0, after + offset, jump, alpha=-share)
+        inside = before >= offset
+        values = values.index_add(0, before[inside] - offset, jump[inside], alpha=share)
     return values.movedim(0, dim)

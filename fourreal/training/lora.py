@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fourreal.files.atomic import atomic_path
-from fourreal.video.wan_keys import transformer_key
+from fourreal.video.wan_keys import comfy_key
 
 SELF_ATTENTION = r"blocks\.\d+\.attn1\.(to_q|to_k|to_v|to_out\.0)"
 PARTS = {"lora_A": "lora_down", "lora_B": "lora_up"}
@@ -32,7 +32,7 @@ def lora_tensors(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     tensors = {}
     for name, value in weights.items():
         layer, part, _ = name.rsplit(".", 3)[0], *name.rsplit(".", 3)[1:3]
-        key = "diffusion_model." + transformer_key(f"{layer}.weight", True).removesuffix(".weight")
+        key = "diffusion_model." + comfy_key(f"{layer}.weight").removesuffix(".weight")
         tensors[f"{key}.{PARTS[part]}.weight"] = value.detach().half().contiguous().cpu()
         if part == "lora_A":
             tensors[f"{key}.alpha"] = torch.tensor(float(len(value)))

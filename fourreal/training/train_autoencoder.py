@@ -12,16 +12,14 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from fourreal.data.cache import SceneCache
-from fourreal.embedded.autoencoder import BlockAutoencoder
+from fourreal.embedded.autoencoder import BlockAutoencoder, load_autoencoder, save_autoencoder
 from fourreal.files.media import write_image
 from fourreal.grid import grid_to_sequence, num_latent_frames, reference_mask, sequence_to_grid
 from fourreal.metrics.pixels import psnr
 from fourreal.training.loop import Loop, LoopConfig
 from fourreal.video.conditioning import model_inputs
-from fourreal.video.embedded import load_embedded_pipeline
-from fourreal.video.pipeline import ViewTimePipeline
+from fourreal.video.pipeline import ViewTimePipeline, load_embedded_pipeline
 from fourreal.video.transformer import apply_view_time
-from fourreal.video.wan_keys import load_single_file, save_single_file
 
 NOISE = 0.3  # at most, added to latents in training: generated ones are not exact either
 GUESSED = 0.5  # of the steps decode a video model's guesses, where one is given
@@ -118,7 +116,7 @@ def train_autoencoder(config: AutoencoderConfig) -> None:
     scenes.fill(config.num_scenes)
     vae = BlockAutoencoder(config.z_dim, config.decoder_width)
     if config.start_from is not None:
-        kept, _ = load_single_file(BlockAutoencoder, config.start_from, lambda key, _: key)
+        kept = load_autoencoder(config.start_from)
         whole = kept.config.decoder_width == config.decoder_width
         vae.load_state_dict(
             kept.state_dict() if whole else dict(kept.named_buffers()), strict=False
@@ -175,5 +173,4 @@ def train_autoencoder(config: AutoencoderConfig) -> None:
         print(sample(config.loop.out))
     with loop.averaged():
         if is_main_process:
-            path = config.loop.out / "autoencoder.safetensors"
-            save_single_file(vae, path, lambda key, _: key, {"kind": "block"})
+            save_autoencoder(vae, config.loop.out / "autoencoder.safetensors")

@@ -10,7 +10,6 @@ the model (the embedded one, from nothing), its self-attention, or a LoRA on tha
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 from einops import rearrange
@@ -18,7 +17,13 @@ from torch import Tensor, nn
 
 from fourreal.data.cache import TensorCache, fingerprint
 from fourreal.data.grids import DataConfig, GridData, Pick
-from fourreal.embedded.autoencoder import BlockAutoencoder
+from fourreal.embedded.autoencoder import load_autoencoder
+from fourreal.embedded.text import (
+    build_text_encoder,
+    build_tokenizer,
+    caption_words,
+    save_text_encoder,
+)
 from fourreal.files.media import write_image
 from fourreal.grid import contact_sheet, num_latent_frames, reference_mask
 from fourreal.metrics.pixels import psnr
@@ -26,16 +31,9 @@ from fourreal.training.loop import Loop, LoopConfig, whole
 from fourreal.training.lora import SELF_ATTENTION, add_lora, save_lora
 from fourreal.video.conditioning import model_inputs
 from fourreal.video.pipeline import ViewTimePipeline
-from fourreal.video.text import (
-    MAX_TOKENS,
-    build_text_encoder,
-    build_tokenizer,
-    caption_words,
-    encode_text,
-    save_text_encoder,
-)
 from fourreal.video.transformer import apply_view_time
-from fourreal.video.wan_keys import load_single_file, save_single_file, transformer_key
+from fourreal.video.umt5 import encode_text
+from fourreal.video.wan_files import save_transformer
 
 TUNES = ("all", "attention", "lora")
 TUNED_WITH_ATTENTION = SELF_ATTENTION + r"|blocks\.\d+\.(attn1\.norm_[qk]|view_time_sync)"
@@ -148,9 +146,7 @@ def load_base(config: VideoConfig) -> tuple[ViewTimePipeline, bool]:
 
     start = config.start_from
     if start is None:
-        vae, _ = load_single_file(
-            BlockAutoencoder, config.autoencoder or SCRATCH_AUTOENCODER, lambda key, _: key
-        )
+        vae = load_autoencoder(config.autoencoder or SCRATCH_AUTOENCODER)
         tokenizer = build_tokenizer(caption_words())
         transformer = build_transformer(config, vae.config.z_dim)
         # Nothing is said before anything is learned, and blocks start as small corrections.
@@ -164,7 +160,6 @@ def load_base(config: VideoConfig) -> tuple[ViewTimePipeline, bool]:
             FlowMatchEulerDiscreteScheduler(shift=3.0),
             conditioning="replace",
             max_frames=max(num_latent_frames(frames) for _, frames in grids_of(config)),
-            max_tokens=MAX_TOKENS,
             guidance_scale=2.5,
         ), True
     if not start.exists():
@@ -423,7 +418,7 @@ def train_video(config: VideoConfig) -> None:
         "architecture": architecture,
         "conditioning": conditioning,
         "max_frames": max_frames,
-        "max_tokens": pipe.config.max_tokens,
+        "max_tokens": pipe.max_tokens,
         "shift": shift,
         "guidance_scale": guidance_scale,
         "grid": grids[-1],
@@ -441,7 +436,7 @@ def cached_text(pipe: ViewTimePipeline, data: GridData, device) -> Callable[[str
     uses the same embeddings.
     """
     cache = TensorCache(data.config.cache / "text")
-    name, count = fingerprint(pipe.text_encoder), pipe.config.max_tokens
+    name, count = fingerprint(pipe.text_encoder), pipe.max_tokens
     pipe.text_encoder.to(device)
     encode = pipe.encode_prompt
 
@@ -474,7 +469,6 @@ def save_trained(
     tensors = {k: whole(v.detach()).half().cpu() for k, v in transformer.state_dict().items()}
     if not is_main:
         return
-    in_one_piece = SimpleNamespace(state_dict=lambda: tensors, config=transformer.config)
-    save_single_file(in_one_piece, out / "transformer.safetensors", transformer_key, metadata)
+    save_transformer(out / "transformer.safetensors", tensors, transformer.config, metadata)
     if with_text:
         save_text_encoder(pipe.text_encoder, pipe.tokenizer, out / "text_encoder.safetensors")

@@ -13,15 +13,20 @@ In the latter two, within a view only differences of time count and within a tim
 views, so v + t loses nothing.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor, nn
 
+# Query, key and value [B, N, heads, dim] to what is attended to.
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 ARCHITECTURES = ("fused", "fused-sum", "sequential", "parallel-hard", "parallel-soft")
 
 
 class Synchronisation(nn.Module):
-    """What joins the two streams after one layer; the state is [2B, N, width], time first."""
+    """Joins the two streams after one layer; the state is [2B, N, width], the time stream first."""
 
     def __init__(self, width: int, hard: bool):
         super().__init__()
@@ -47,23 +52,25 @@ class Synchronisation(nn.Module):
 
 
 def set_synchronisation(transformer: WanTransformer3DModel, architecture: str) -> None:
-    """Give the blocks the layers of a parallel architecture, `view_time_sync`, unless there.
+    """Give each block the layer of a parallel architecture, `view_time_sync`, unless it has it.
 
     Needed before such a model's weights are loaded or its parameters are given to an optimizer.
     """
-    width = transformer.config.num_attention_heads * transformer.config.attention_head_dim
+    config: Any = transformer.config
+    blocks: Any = transformer.blocks
+    width = config.num_attention_heads * config.attention_head_dim
     hard = architecture == "parallel-hard"
-    for block in transformer.blocks:
+    for block in blocks:
         present = getattr(block, "view_time_sync", None)
         if present is None or present.hard != hard:
             block.view_time_sync = Synchronisation(width, hard).to(block.scale_shift_table.device)
 
 
-def attend_over_time_first(processor):
-    """Forward pre-hook of a block: its self-attention by `processor`, with norm, modulation and
-    residual, before the block itself runs."""
+def attend_over_time_first(processor: Callable[..., Tensor]) -> Callable[..., tuple]:
+    """Forward pre-hook of a block: before it runs, its self-attention over time by `processor`,
+    with the block's norm, modulation and residual."""
 
-    def hook(block, args):
+    def hook(block: Any, args: tuple) -> tuple:
         hidden_states, text, temb, rotary = args
         shift, scale, gate = (block.scale_shift_table + temb.float()).unbind(-2)[:3]
         if temb.ndim == 3:  # one noise level for all tokens
@@ -76,18 +83,32 @@ def attend_over_time_first(processor):
     return hook
 
 
-def run_both_streams(first: bool, last: bool):
-    """(forward pre-hook, forward hook) of a block: the first one doubles the state, each joins the
-    streams, the last one leaves their mean."""
+def attend_in_streams(
+    over_time: Attend, over_views: Attend, query: Tensor, key: Tensor, value: Tensor
+) -> Tensor:
+    """Attention of two streams, [2B, N, heads, dim]: the first over time, the second over views."""
+    streams = zip(query.chunk(2), key.chunk(2), value.chunk(2))
+    return torch.cat([over(*qkv) for over, qkv in zip((over_time, over_views), streams)])
 
-    def before(_, args):
+
+def run_both_streams(first: bool, last: bool) -> tuple[Callable[..., tuple], Callable[..., Tensor]]:
+    """(forward pre-hook, forward hook) of a block that runs two streams.
+
+    The first block's doubles the state, every block's synchronises the streams, the last one's
+    leaves their mean.
+    """
+
+    def before(_: Any, args: tuple) -> tuple:
         hidden_states, text, temb, rotary = args
         if first:
             hidden_states = torch.cat([hidden_states, hidden_states])
         return hidden_states, torch.cat([text, text]), torch.cat([temb, temb]), rotary
 
-    def after(block, args, hidden_states):
+    def after(block: Any, args: tuple, hidden_states: Tensor) -> Tensor:
         hidden_states = block.view_time_sync(hidden_states, args[2])
-        return sum(hidden_states.chunk(2)) / 2 if last else hidden_states
+        if not last:
+            return hidden_states
+        over_time, over_views = hidden_states.chunk(2)
+        return (over_time + over_views) / 2
 
     return before, after

@@ -1,25 +1,40 @@
 """How references enter the model, how strongly text guides, and Wan's conventions: pure torch.
 
-Paper, section 3; used alike by the diffusers pipeline and by ComfyUI's sampler.
+Paper, section 3. The diffusers pipeline, ComfyUI's sampler and training all use these formulas.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-# Of Wan 2.1 (16 latent channels) and Wan 2.2 TI2V (48): the longest video it was trained on in
-# latent frames, how it takes references, and its timestep shift.
-WAN_DEFAULTS = {
-    16: {"max_frames": 21, "conditioning": "add", "shift": 3.0},
-    48: {"max_frames": 31, "conditioning": "replace", "shift": 5.0},
-}
 CONDITIONINGS = ("add", "replace")
 GUIDANCE_BOTH = 1.0  # paper, supplement: guidance matters little with both references
 
 
+@dataclass(frozen=True)
+class WanConventions:
+    """What holds for a public Wan family: how it takes references (one of CONDITIONINGS), the
+    longest video it was trained on in latent frames (T_max), and its timestep shift."""
+
+    conditioning: str
+    max_frames: int
+    shift: float
+
+
+# By the number of latent channels: Wan 2.1 T2V, and Wan 2.2 TI2V.
+WAN_CONVENTIONS = {
+    16: WanConventions("add", max_frames=21, shift=3.0),
+    48: WanConventions("replace", max_frames=31, shift=5.0),
+}
+
+
 def stage_guidance(guidance_scale: float, num_stages: int, has_first_cell: bool) -> list[float]:
-    """Guidance scale of each of the sampling_stages of a grid: as given for a stage alone and for
-    one without any reference, GUIDANCE_BOTH for the last, which has both, and halfway between for
-    those with a first cell: text that leads away from it changes shapes and colours over time.
+    """Guidance scale of each of a grid's num_stages stages (see sampling_stages).
+
+    guidance_scale for a single stage and for one without references; 1 for the last, which has both
+    references; the midpoint otherwise, because strong guidance pulls objects away from a known
+    first cell.
     """
     if num_stages == 1:
         return [guidance_scale]
@@ -35,20 +50,21 @@ def model_inputs(
     timestep: Tensor,
     conditioning: str,
     rows: int,
-    columns: int | None = None,
+    columns: int,
 ) -> tuple[Tensor, Tensor]:
-    """What the transformer gets: latents [B, C, N, h, w], timesteps [B] or [B, N*rows*columns].
+    """What the transformer gets: latents [B, C, N, h, w], and timesteps [B] or, one for each token,
+    [B, N*rows*columns].
 
-    noised and references are [B, C, N, h, w], known is [B, N] (cells that have a reference),
-    timestep is [B], rows x columns are the tokens of a frame. add (paper): references are added to
-    the noised latents, which adds their patch embeddings, the embedding being linear. replace (Wan
-    2.2): known cells are the references and have timestep 0.
+    noised and references are [B, C, N, h, w], known is boolean [B, N] (frames that have a
+    reference), timestep is [B], a frame has rows x columns tokens. With `add` (paper) the
+    references are added to the noised latents; the patch embedding is linear, so this adds their
+    patch embeddings. With `replace` (Wan 2.2) known frames are the references and have timestep 0.
     """
-    cells = known[:, None, :, None, None]
+    frames = known[:, None, :, None, None]
     if conditioning == "add":
-        return noised + cells * references, timestep
-    inputs = torch.where(cells, references, noised)
+        return noised + frames * references, timestep
+    inputs = torch.where(frames, references, noised)
     if not known.any():
         return inputs, timestep
     per_frame = timestep[:, None] * ~known
-    return inputs, per_frame.repeat_interleave(rows * (columns or rows), dim=1)
+    return inputs, per_frame.repeat_interleave(rows * columns, dim=1)

@@ -1,18 +1,27 @@
 """A SentencePiece unigram model, as it lies in ComfyUI's UMT5 file, as a transformers tokenizer.
 
-Of the protocol buffer (google/sentencepiece, sentencepiece_model.proto) only the pieces, the
-normalisation table and the byte fallback are read, so neither sentencepiece nor protobuf is needed.
+Read by hand on purpose: transformers reads such a model only with the packages sentencepiece and
+protobuf, two dependencies for three fields of one protocol buffer (google/sentencepiece,
+sentencepiece_model.proto): the pieces, the normalisation table and the byte fallback. The tests
+compare the tokens with the sentencepiece package's.
 """
 
 import struct
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 UNKNOWN = 2  # of SentencePiece.Type; 1, normal, when it is not stored
 WHITESPACE = "▁"
 
 
-def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """(field number, value) of a protocol buffer message; integers, or bytes of anything else."""
+def message_fields(message: bytes) -> Iterator[tuple[int, Any]]:
+    """(field number, value) of a protocol buffer message: an int, or the bytes of anything else.
+
+    Raises IndexError or KeyError where the bytes are no such message.
+    """
     place = 0
 
     def varint() -> int:
@@ -36,10 +45,10 @@ def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
         place += size
 
 
-def load_sentencepiece(model: bytes, max_tokens: int):
+def load_sentencepiece(model: bytes, max_tokens: int) -> "PreTrainedTokenizerFast":
     """The fast tokenizer of a serialised SentencePiece unigram model that ends texts with </s>.
 
-    Raises ValueError when the bytes are no such model.
+    max_tokens is its model_max_length. Raises ValueError when the bytes are no such model.
     """
     from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors
     from tokenizers.models import Unigram
@@ -47,15 +56,15 @@ def load_sentencepiece(model: bytes, max_tokens: int):
 
     pieces, kinds, charsmap, byte_fallback = [], [], b"", False
     try:
-        for number, value in fields(model):
+        for number, value in message_fields(model):
             if number == 1:
-                piece = dict(fields(value))
+                piece = dict(message_fields(value))
                 pieces.append((piece[1].decode(), struct.unpack("<f", piece[2])[0]))
                 kinds.append(piece.get(3, 1))
             elif number == 2:
-                byte_fallback = bool(dict(fields(value)).get(35, False))
+                byte_fallback = bool(dict(message_fields(value)).get(35, False))
             elif number == 3:
-                charsmap = dict(fields(value)).get(2, b"")
+                charsmap = dict(message_fields(value)).get(2, b"")
         unknown = kinds.index(UNKNOWN)
         end, pad = ([piece for piece, _ in pieces].index(name) for name in ("</s>", "<pad>"))
     except (IndexError, KeyError, ValueError, TypeError, AttributeError, struct.error) as error:

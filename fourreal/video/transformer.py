@@ -1,16 +1,22 @@
-"""View-time attention in a stock diffusers Wan transformer, and out of it again.
+"""Put view-time attention into a stock diffusers Wan transformer, and take it out again.
 
 No fork: the self-attention processors and the rotary positions are exchanged, the weights and their
 names stay. Fused is the paper's architecture (section 3.1) and adds no parameters; the others are
 for comparison (`architectures.py`).
 """
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
-from diffusers.models.transformers.transformer_wan import WanAttnProcessor, WanTransformer3DModel
+from diffusers.models.transformers.transformer_wan import (
+    WanAttention,
+    WanAttnProcessor,
+    WanTransformer3DModel,
+)
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from fourreal.attention import (
     time_attention,
@@ -20,22 +26,32 @@ from fourreal.attention import (
 )
 from fourreal.video.architectures import (
     ARCHITECTURES,
+    Attend,
+    attend_in_streams,
     attend_over_time_first,
     run_both_streams,
     set_synchronisation,
 )
 
+EXCHANGED = "_view_time_exchanged"  # attribute of a transformer with view-time attention
+
 
 class ViewTimeAttnProcessor(WanAttnProcessor):
     """WanAttnProcessor whose self-attention is `attend`(query, key, value), [B, N, heads, dim]."""
 
-    def __init__(self, attend: Callable[[Tensor, Tensor, Tensor], Tensor]):
+    def __init__(self, attend: Attend):
         super().__init__()
         self.attend = attend
 
     def __call__(
-        self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, rotary_emb=None
+        self,
+        attn: WanAttention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        rotary_emb: Any = None,
     ) -> Tensor:
+        """Self-attention of hidden_states [B, N, width]; rotary_emb: ViewTimeRotary's tables."""
         if attn.fused_projections:
             query, key, value = attn.to_qkv(hidden_states).chunk(3, dim=-1)
         else:
@@ -67,7 +83,7 @@ def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class ViewTimeRotary(nn.Module):
     """Wan's rotary embedding with the temporal positions [V*F] of the grid's frames."""
 
-    def __init__(self, rope: nn.Module, positions: Tensor):
+    def __init__(self, rope: Any, positions: Tensor):
         super().__init__()
         self.rope = rope
         self.positions = positions
@@ -102,10 +118,36 @@ class ViewTimeRotary(nn.Module):
         return table(rope.freqs_cos), table(rope.freqs_sin)
 
 
+@dataclass
+class _Exchanged:
+    """What apply_view_time took out of a transformer, and the hooks that it put in."""
+
+    rope: nn.Module
+    processors: list[Any]
+    hooks: list[RemovableHandle]
+
+
+def _self_attentions(transformer: WanTransformer3DModel) -> list[Any]:
+    blocks: Any = transformer.blocks
+    return [block.attn1 for block in blocks]
+
+
+def _give_back(transformer: WanTransformer3DModel) -> None:
+    """Undo apply_view_time, where it was called."""
+    exchanged = vars(transformer).pop(EXCHANGED, None)
+    if exchanged is None:
+        return
+    for hook in exchanged.hooks:
+        hook.remove()
+    transformer.register_module("rope", exchanged.rope)
+    for attention, processor in zip(_self_attentions(transformer), exchanged.processors):
+        attention.set_processor(processor)
+
+
 def apply_view_time(
     transformer: WanTransformer3DModel,
     num_views: int | None,
-    num_frames: int | None = None,
+    num_frames: int = 1,
     *,
     max_frames: int | None = None,
     view_strength: float = 1.0,
@@ -116,19 +158,14 @@ def apply_view_time(
 
     Its input then is one sequence [B, C, V*F, h, w], view-major. max_frames (T_max of the base
     model, default num_frames) spaces the views' positions. num_views=None gives the stock model
-    back. With one view the result is the stock model's, whatever the architecture. architecture is
-    one of ARCHITECTURES; the parallel ones have parameters of their own, `view_time_sync` of each
-    block, which are made here when they are not there, and are kept by num_views=None.
-    view_strength and backend are for fused. Returns the transformer. Raises ValueError for what
-    does not fit the model.
+    back, with the attention processors that it had. With one view the result is the stock model's,
+    whatever the architecture. architecture is one of ARCHITECTURES; the parallel ones have
+    parameters of their own, `view_time_sync` of each block, which are made here when they are not
+    there, and are kept by num_views=None. view_strength and backend are for fused. Returns the
+    transformer. Raises ValueError for what does not fit the model.
     """
-    for hook in transformer.__dict__.pop("_view_time_hooks", ()):
-        hook.remove()
-    stock_rope = getattr(transformer.rope, "rope", transformer.rope)
+    _give_back(transformer)
     if num_views is None:
-        transformer.rope = stock_rope
-        for block in transformer.blocks:
-            block.attn1.set_processor(WanAttnProcessor())
         return transformer
     if architecture not in ARCHITECTURES:
         raise ValueError(
@@ -139,39 +176,40 @@ def apply_view_time(
             f"view_strength is {view_strength}, but the architecture {architecture} has none; "
             "leave it at 1."
         )
-    positions = view_time_positions(num_views, num_frames, max_frames or num_frames)
-    over_time = partial(time_attention, num_views=num_views, num_frames=num_frames)
-    over_views = partial(view_attention, num_views=num_views, num_frames=num_frames)
-    attend = partial(
+    if architecture == "fused":
+        positions = view_time_positions(num_views, num_frames, max_frames or num_frames)
+    else:
+        positions = (torch.arange(num_views)[:, None] + torch.arange(num_frames)).flatten()
+    rope = ViewTimeRotary(transformer.rope, positions)
+    if architecture.startswith("parallel"):
+        set_synchronisation(transformer, architecture)
+
+    attend: Attend = partial(
         view_time_attention,
         num_views=num_views,
         num_frames=num_frames,
         view_strength=view_strength,
         backend=backend,
     )
+    over_time = partial(time_attention, num_views=num_views, num_frames=num_frames)
+    over_views = partial(view_attention, num_views=num_views, num_frames=num_frames)
     hooks = []
-    if architecture.startswith("parallel"):
-        set_synchronisation(transformer, architecture)
-    if architecture != "fused":
-        positions = (torch.arange(num_views)[:, None] + torch.arange(num_frames)).flatten()
     if architecture == "sequential" and num_views > 1:
         attend = over_views
         hook = attend_over_time_first(ViewTimeAttnProcessor(over_time))
         hooks = [block.register_forward_pre_hook(hook) for block in transformer.blocks]
     elif architecture.startswith("parallel") and num_views > 1:
-
-        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            streams = zip(query.chunk(2), key.chunk(2), value.chunk(2))
-            return torch.cat([over(*qkv) for over, qkv in zip((over_time, over_views), streams)])
-
+        attend = partial(attend_in_streams, over_time, over_views)
         last = len(transformer.blocks) - 1
         for index, block in enumerate(transformer.blocks):
             before, after = run_both_streams(index == 0, index == last)
-            hooks.append(block.register_forward_pre_hook(before))
-            hooks.append(block.register_forward_hook(after))
-    transformer.rope = ViewTimeRotary(stock_rope, positions)
+            hooks += [block.register_forward_pre_hook(before), block.register_forward_hook(after)]
+
+    attentions = _self_attentions(transformer)
+    processors = [attention.processor for attention in attentions]
+    vars(transformer)[EXCHANGED] = _Exchanged(transformer.rope, processors, hooks)
+    transformer.register_module("rope", rope)
     processor = ViewTimeAttnProcessor(attend)
-    for block in transformer.blocks:
-        block.attn1.set_processor(processor)
-    transformer._view_time_hooks = hooks
+    for attention in attentions:
+        attention.set_processor(processor)
     return transformer

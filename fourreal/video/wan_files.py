@@ -2,22 +2,34 @@
 
 Wan 2.1 T2V 1.3B and 14B, Wan 2.2 TI2V 5B, and the VAEs of both, in fp32, fp16, bf16, fp8 or
 fp8_scaled, with or without the prefix model.diffusion_model. Nothing is fetched: the sizes are read
-from the shapes. Files of this project carry their config instead.
+from the shapes. Files of this project carry in their metadata `config` (the diffusers config as
+JSON) and `fourreal` (conditioning, max_frames, the grid it was trained on, ...).
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import init_empty_weights
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+    FlowMatchEulerDiscreteScheduler,
+)
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from torch import Tensor
 
-from fourreal.embedded.autoencoder import BlockAutoencoder
+from fourreal.embedded.autoencoder import BlockAutoencoder, load_autoencoder
+from fourreal.files.models import assign_weights, write_weights
 from fourreal.files.tensors import read_safetensors
 from fourreal.video.architectures import set_synchronisation
-from fourreal.video.conditioning import WAN_DEFAULTS
-from fourreal.video.wan_keys import fill_model, rename_keys, transformer_key, vae_key
+from fourreal.video.conditioning import WAN_CONVENTIONS
+from fourreal.video.wan_keys import comfy_key, transformer_to_diffusers, vae_to_diffusers
+
+if TYPE_CHECKING:
+    from transformers import UMT5EncoderModel
 
 PREFIX = "model.diffusion_model."
 HEAD_SIZE = 128  # of all Wan transformers
@@ -51,6 +63,7 @@ STD_22 = (
 FP8 = ("float8_e4m3fn", "float8_e5m2")
 WEIGHT_SCALES = (".scale_weight", ".weight_scale")  # as first released, as ComfyUI writes now
 UNUSED = ("scaled_fp8", ".scale_input", ".input_scale", ".comfy_quant")  # markers, and activations
+EMBEDDED_VAE = "the embedded autoencoder"
 
 
 def transformer_name(width: int, channels: int) -> str:
@@ -61,7 +74,7 @@ def transformer_name(width: int, channels: int) -> str:
 
 def name_of(transformer: WanTransformer3DModel) -> str:
     """transformer_name of a model."""
-    config = transformer.config
+    config: Any = transformer.config
     return transformer_name(
         config.num_attention_heads * config.attention_head_dim, config.in_channels
     )
@@ -72,8 +85,9 @@ def vae_name(channels: int) -> str:
     return VAES.get(channels, f"a VAE of {channels} latent channels")
 
 
-def recognise(tensors: dict[str, Tensor]) -> tuple[str, str]:
-    """(kind, name) of a checkpoint: transformer, vae, text encoder or unknown, and what it is."""
+def recognise_wan(tensors: dict[str, Tensor]) -> tuple[str, str]:
+    """(kind, name) of a file's tensors: transformer, vae, text encoder or unknown, and what it is
+    called in messages."""
     if {"patch_embedding.weight", "head.head.weight"} <= tensors.keys():
         width, channels = tensors["patch_embedding.weight"].shape[:2]
         for start, variant in VARIANTS.items():
@@ -85,7 +99,7 @@ def recognise(tensors: dict[str, Tensor]) -> tuple[str, str]:
     if {"conv2.weight", "decoder.middle.0.residual.0.gamma"} <= tensors.keys():
         return "vae", vae_name(tensors["conv2.weight"].shape[0])
     if "first_basis" in tensors:
-        return "vae", "the embedded autoencoder"
+        return "vae", EMBEDDED_VAE
     if "encoder.block.0.layer.0.SelfAttention.q.weight" in tensors:
         return "text encoder", "a T5 text encoder"
     if "condition_embedder.time_proj.weight" in tensors or "quant_conv.weight" in tensors:
@@ -96,13 +110,13 @@ def recognise(tensors: dict[str, Tensor]) -> tuple[str, str]:
 def dequantise(
     tensors: dict[str, Tensor], metadata: dict[str, str], path: Path, dtype: torch.dtype | None
 ) -> dict[str, Tensor]:
-    """The tensors with fp8 weights as numbers, weight * scale in float32, then dtype.
+    """The tensors, where fp8 weights are weight * scale (computed in float32) of type dtype.
 
     fp8_scaled files hold a scale for each weight (scale_weight, or weight_scale in newer ones);
     plain fp8 files hold none. dtype None gives bfloat16. Raises ValueError for other quantisations.
     """
     notes = [value for key, value in tensors.items() if key.endswith(".comfy_quant")]
-    noted = [json.loads(bytes(value.tolist())) for value in notes]
+    noted: list[dict[str, Any]] = [json.loads(bytes(value.tolist())) for value in notes]
     noted += json.loads(metadata.get("_quantization_metadata", "{}")).get("layers", {}).values()
     foreign = {layer.get("format") for layer in noted} - set(FP8)
     if foreign:
@@ -129,20 +143,22 @@ def dequantise(
 def read_checkpoint(
     path: Path, kind: str, needed: str, dtype: torch.dtype | None
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors (no prefix, no fp8) and metadata of a file of the kind; `needed` says what that is.
+    """Tensors (no prefix, no fp8) and metadata of a file of a kind (see recognise_wan).
 
-    Raises ValueError that names what was found instead.
+    `needed` is what the message calls it. Raises ValueError that names what was found instead.
     """
     tensors, metadata = read_safetensors(path)
     tensors = {key.removeprefix(PREFIX): value for key, value in tensors.items()}
-    found, name = recognise(tensors)
+    found, name = recognise_wan(tensors)
     if found != kind:
         raise ValueError(f"{path} holds {name}, but {needed} is needed here.")
     return dequantise(tensors, metadata, path, dtype), metadata
 
 
-def load_transformer(path: Path, dtype: torch.dtype | None = None):
-    """(WanTransformer3DModel, settings) of a single file.
+def load_transformer(
+    path: Path, dtype: torch.dtype | None = None
+) -> tuple[WanTransformer3DModel, dict[str, Any]]:
+    """(transformer, settings) of a single file.
 
     settings are what a 4D checkpoint notes about itself (conditioning, max_frames, ...), empty for
     a public file. dtype None keeps the file's, bfloat16 for fp8. Raises ValueError, naming what was
@@ -169,24 +185,49 @@ def load_transformer(path: Path, dtype: torch.dtype | None = None):
         model = WanTransformer3DModel.from_config(config)
         if settings.get("architecture", "").startswith("parallel"):
             set_synchronisation(model, settings["architecture"])
-    renamed = rename_keys(tensors, lambda key: transformer_key(key, to_comfy=False))
-    fill_model(model, renamed, path, dtype)
+    assign_weights(model, transformer_to_diffusers(tensors), path, dtype)
     return model, settings
 
 
-def load_vae(path: Path, dtype: torch.dtype | None = None):
+def save_transformer(
+    path: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any], settings: dict[str, Any]
+) -> None:
+    """Write a transformer as one file in ComfyUI's layout, float16, that load_transformer reads.
+
+    tensors are its state dict (diffusers' names), config is its diffusers config, settings are what
+    it notes about itself.
+    """
+    kept = {k: v for k, v in config.items() if not k.startswith("_")}
+    noted = {"config": json.dumps(kept), "fourreal": json.dumps(settings)}
+    write_weights(path, {comfy_key(k): v for k, v in tensors.items()}, noted)
+
+
+def build_scheduler(
+    transformer: WanTransformer3DModel, settings: Mapping[str, Any]
+) -> FlowMatchEulerDiscreteScheduler | UniPCMultistepScheduler:
+    """The scheduler of a transformer: this project's where its settings have a timestep shift, else
+    Wan's own."""
+    if "shift" in settings:
+        # Fresh noise at each step: a small model's mistakes do not add up from step to step.
+        return FlowMatchEulerDiscreteScheduler(shift=settings["shift"], stochastic_sampling=True)
+    return UniPCMultistepScheduler(
+        prediction_type="flow_prediction",
+        use_flow_sigmas=True,
+        flow_shift=WAN_CONVENTIONS[transformer.config["in_channels"]].shift,
+    )
+
+
+def load_vae(path: Path, dtype: torch.dtype | None = None) -> AutoencoderKLWan | BlockAutoencoder:
     """AutoencoderKLWan of a Wan 2.1 or 2.2 VAE file, or the embedded autoencoder of its file.
 
     dtype None keeps the file's. Raises ValueError, naming what was found, for anything else.
     """
-    tensors, metadata = read_checkpoint(path, "vae", "a Wan 2.1 or 2.2 VAE", dtype)
-    if "fourreal" in metadata:
-        with init_empty_weights():
-            model = BlockAutoencoder.from_config(json.loads(metadata["config"]))
-        fill_model(model, tensors, path, dtype)
-        return model
+    tensors, _ = read_checkpoint(path, "vae", "a Wan 2.1 or 2.2 VAE", dtype)
+    if recognise_wan(tensors)[1] == EMBEDDED_VAE:
+        return load_autoencoder(path, dtype)
     channels = tensors["conv2.weight"].shape[0]
-    config = {"base_dim": tensors["encoder.conv1.weight"].shape[0], "z_dim": channels}
+    width = tensors["encoder.conv1.weight"].shape[0]
+    config: dict[str, Any] = {"base_dim": width, "z_dim": channels}
     if channels == len(MEAN_22):
         config |= {
             "decoder_base_dim": tensors["decoder.head.0.gamma"].shape[0],
@@ -200,22 +241,27 @@ def load_vae(path: Path, dtype: torch.dtype | None = None):
         }
     with init_empty_weights():
         model = AutoencoderKLWan.from_config(config)
-    fill_model(model, rename_keys(tensors, vae_key), path, dtype)
+    assign_weights(model, vae_to_diffusers(tensors), path, dtype)
     return model
 
 
-def check_parts(transformer, vae, text_encoder=None) -> None:
+def check_parts(
+    transformer: WanTransformer3DModel,
+    vae: AutoencoderKLWan | BlockAutoencoder,
+    text_encoder: "UMT5EncoderModel | None" = None,
+) -> None:
     """Raise ValueError, naming both, when two parts of a pipeline do not fit each other."""
-    config, name = transformer.config, name_of(transformer)
-    if config.in_channels != config.out_channels or config.in_channels not in WAN_DEFAULTS:
+    config: Any = transformer.config
+    name, channels = name_of(transformer), vae.config["z_dim"]
+    if config.in_channels != config.out_channels or config.in_channels not in WAN_CONVENTIONS:
         raise ValueError(
             f"the transformer has {config.in_channels} input and {config.out_channels} output "
             "channels, but a text-to-video one of Wan 2.1 (16) or Wan 2.2 TI2V (48) is needed."
         )
-    if vae.config.z_dim != config.in_channels:
+    if channels != config.in_channels:
         raise ValueError(
             f"the transformer is {name}, which needs {vae_name(config.in_channels)}, but "
-            f"{vae_name(vae.config.z_dim)} was given."
+            f"{vae_name(channels)} was given."
         )
     if text_encoder is not None and text_encoder.config.d_model != config.text_dim:
         raise ValueError(

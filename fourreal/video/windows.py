@@ -1,14 +1,19 @@
-"""Longer videos than a model was made for: windows over time, each begun by the last one's end.
+"""Longer videos than a model was made for: overlapping windows over time.
 
-A window is generated like any grid. Its first columns are references: the last frames of the window
-before it, encoded anew, which works because the autoencoder's first latent frame is one pixel frame
-whatever came before. Memory is that of one window.
+Each window is generated like any grid and starts with the last frames of the previous one. These
+are references, its first columns, and are encoded anew; that works because the autoencoder's first
+latent frame is one pixel frame whatever came before. Memory is that of one window.
 """
+
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fourreal.embedded.edges import jumps
+from fourreal.grid import TEMPORAL_STRIDE, num_latent_frames, reference_mask, sampling_stages
+from fourreal.video.request import GridRequest
 
 FADE = (0.8, 0.6, 0.4, 0.2)  # of a jump that the first frames of a window take
 
@@ -17,7 +22,6 @@ def time_windows(num_frames: int, window: int, overlap: int) -> list[tuple[int, 
     """Windows (start, stop) of about equal length that cover num_frames latent frames.
 
     None is longer than `window`; each begins `overlap` latent frames before the end of the last.
-    Pixel frames of a window are 4 start to 4 (stop - 1), both included.
     """
     if num_frames <= window:
         return [(0, num_frames)]
@@ -34,3 +38,87 @@ def fade_joint(frames: Tensor, joint: int) -> Tensor:
     jump = jumps(values, torch.tensor([2], device=frames.device))
     shares = frames.new_tensor(FADE).view(-1, 1, 1, 1, 1)
     return (values[2:] - shares * jump).clamp(0, 1).transpose(0, 1)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Latent frames start to stop (exclusive) of a grid.
+
+    known [V, F]: the cells that references show. stages: sizes (views, frames) of the grids that
+    are sampled one after the other, the last of which is the window itself.
+    """
+
+    start: int
+    stop: int
+    known: Tensor
+    stages: list[tuple[int, int]]
+
+    @property
+    def first_frame(self) -> int:
+        """Its first pixel frame."""
+        return TEMPORAL_STRIDE * self.start
+
+    @property
+    def end_frame(self) -> int:
+        """The pixel frame after its last one."""
+        return TEMPORAL_STRIDE * (self.stop - 1) + 1
+
+
+def plan_windows(request: GridRequest, max_frames: int, staged: bool) -> list[Window]:
+    """The windows of a request that check has passed, for a model of max_frames latent frames.
+
+    Staged windows sample the references that are missing first (sampling_stages).
+    """
+    overlap = num_latent_frames(request.window_overlap)
+    cuts = time_windows(
+        num_latent_frames(request.num_frames), request.window_length(max_frames), overlap
+    )
+    windows = []
+    for start, stop in cuts:
+        shown = overlap if start else int(request.freeze_time is not None)
+        known = reference_mask(
+            request.num_views, stop - start, request.fixed_view is not None, shown
+        )
+        if start == 0 and request.image is not None:
+            known[0, 0] = True
+        stages = sampling_stages(known) if staged else [(request.num_views, stop - start)]
+        windows.append(Window(start, stop, known, stages))
+    return windows
+
+
+class JoinedFrames:
+    """The frames of a grid, filled window by window: joints fade, and the references stay as they
+    were given.
+
+    frames [V, T, 3, H, W] in [0, 1] on the CPU, of which the first `done` times are filled.
+    """
+
+    def __init__(self, request: GridRequest):
+        self.request = request
+        self.frames = torch.empty(
+            request.num_views, request.num_frames, 3, request.height, request.width
+        )
+        self.done = 0
+
+    def next_columns(self) -> Tensor | None:
+        """The first columns [V, n, 3, H, W] of the next window: the freeze-time reference, if
+        there is one, and after that the end of the window before."""
+        if self.done:
+            return self.frames[:, self.done - self.request.window_overlap : self.done]
+        freeze_time = self.request.freeze_time
+        return None if freeze_time is None else freeze_time[:, None]
+
+    def add(self, window: Window, views: Iterable[Tensor]) -> None:
+        """Append what is new of the window's decoded views, each [T, 3, H, W] in [0, 1]."""
+        request, frames, joint, end = self.request, self.frames, self.done, window.end_frame
+        for view, decoded in enumerate(views):
+            frames[view, joint:end] = decoded[joint - window.first_frame :]
+        if joint:
+            frames[:, joint : joint + len(FADE)] = fade_joint(frames, joint)
+        elif request.freeze_time is not None:
+            frames[:, 0] = request.freeze_time.to(frames)
+        elif request.image is not None:
+            frames[0, 0] = request.image.to(frames)
+        if request.fixed_view is not None:
+            frames[0, :end] = request.fixed_view[:end].to(frames)
+        self.done = end

@@ -10,20 +10,20 @@ from PIL import Image
 
 from fourreal.cli import main
 from fourreal.commands import generate as job
-from fourreal.embedded.autoencoder import BlockAutoencoder
+from fourreal.embedded.autoencoder import BlockAutoencoder, save_autoencoder
+from fourreal.embedded.text import (
+    build_text_encoder,
+    build_tokenizer,
+    caption_words,
+    save_text_encoder,
+)
 from fourreal.files.media import read_video, write_video
 from fourreal.formats import load_ply, load_scene
 from fourreal.reconstruction.checkpoint import save_model
 from fourreal.reconstruction.config import VGGTConfig
 from fourreal.reconstruction.network import VGGT
 from fourreal.training.train_video import VideoConfig, build_transformer
-from fourreal.video.text import (
-    build_text_encoder,
-    build_tokenizer,
-    caption_words,
-    save_text_encoder,
-)
-from fourreal.video.wan_keys import save_single_file, transformer_key
+from fourreal.video.wan_files import save_transformer
 
 SMALL = [
     "--views",
@@ -63,13 +63,13 @@ def weights(tmp_path_factory):
         "shift": 3.0,
         "guidance_scale": 2.5,
     }
-    save_single_file(
-        build_transformer(config, 16), folder / "transformer.safetensors", transformer_key, settings
-    )
+    transformer = build_transformer(config, 16)
+    tensors = transformer.state_dict()
+    save_transformer(folder / "transformer.safetensors", tensors, transformer.config, settings)
     vae = BlockAutoencoder()
     coarse = torch.rand(4, 3, 3, 4, 4)
     vae.fit([torch.nn.functional.interpolate(coarse, (9, 32, 32), mode="trilinear") * 2 - 1])
-    save_single_file(vae, folder / "autoencoder.safetensors", lambda key, _: key)
+    save_autoencoder(vae, folder / "autoencoder.safetensors")
     tokenizer = build_tokenizer(caption_words())
     save_text_encoder(
         build_text_encoder(len(tokenizer), 32), tokenizer, folder / "text_encoder.safetensors"

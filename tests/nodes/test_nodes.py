@@ -57,19 +57,14 @@ def test_node_files_are_plain_ascii():
 
 
 def diffusers_pipeline(folder: Path):
-    from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
+    from diffusers import FlowMatchEulerDiscreteScheduler
 
-    from fourreal.embedded.autoencoder import BlockAutoencoder
     from fourreal.video.pipeline import ViewTimePipeline
-    from fourreal.video.text import load_text_encoder
-    from fourreal.video.wan_keys import load_single_file, transformer_key
+    from fourreal.video.umt5 import load_text_encoder
+    from fourreal.video.wan_files import load_transformer, load_vae
 
-    transformer, noted = load_single_file(
-        WanTransformer3DModel, folder / "transformer.safetensors", transformer_key
-    )
-    vae, _ = load_single_file(
-        BlockAutoencoder, folder / "autoencoder.safetensors", lambda key, _: key
-    )
+    transformer, noted = load_transformer(folder / "transformer.safetensors", torch.float32)
+    vae = load_vae(folder / "autoencoder.safetensors", torch.float32)
     tokenizer, encoder = load_text_encoder(folder / "text_encoder.safetensors")
     pipe = ViewTimePipeline(
         transformer,
@@ -79,7 +74,6 @@ def diffusers_pipeline(folder: Path):
         FlowMatchEulerDiscreteScheduler(shift=3.0),
         conditioning=noted["conditioning"],
         max_frames=noted["max_frames"],
-        max_tokens=32,
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -222,9 +216,9 @@ def test_wan_files_in_comfyuis_loader_sample_as_in_diffusers(pack, family, tmp_p
     from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
 
     from fourreal.embedded.autoencoder import BlockAutoencoder
+    from fourreal.embedded.text import build_text_encoder, build_tokenizer, caption_words
     from fourreal.video.pipeline import ViewTimePipeline
-    from fourreal.video.text import build_text_encoder, build_tokenizer, caption_words
-    from fourreal.video.wan_keys import transformer_key
+    from fourreal.video.wan_keys import comfy_key
 
     nodes = sys.modules["fourreal_pack.nodes"]
     channels = {"add": 16, "replace": 48}[family]
@@ -238,7 +232,7 @@ def test_wan_files_in_comfyuis_loader_sample_as_in_diffusers(pack, family, tmp_p
         ffn_dim=128,
         num_layers=2,
     )
-    tensors = {transformer_key(k, True): v.clone() for k, v in transformer.state_dict().items()}
+    tensors = {comfy_key(k): v.clone() for k, v in transformer.state_dict().items()}
     model = comfy.sd.load_diffusion_model_state_dict(
         tensors, model_options={"dtype": torch.float32}
     )
@@ -258,7 +252,6 @@ def test_wan_files_in_comfyuis_loader_sample_as_in_diffusers(pack, family, tmp_p
         FlowMatchEulerDiscreteScheduler(shift=8.0),
         conditioning=family,
         max_frames={"add": 21, "replace": 31}[family],
-        max_tokens=32,
     )
     pipe.set_progress_bar_config(disable=True)
     vae = importlib.import_module("fourreal_pack.nodes.comfy_models").EmbeddedVAE(autoencoder)

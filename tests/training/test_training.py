@@ -174,13 +174,12 @@ def test_all_trainers_run_and_their_files_load(tmp_path, scenes):
 
 
 def test_an_autoencoder_without_decoder_is_the_linear_transform_alone(tmp_path, scenes, capsys):
-    from fourreal.embedded.autoencoder import BlockAutoencoder
-    from fourreal.video.wan_keys import load_single_file
+    from fourreal.embedded.autoencoder import load_autoencoder
 
     loop = LoopConfig(tmp_path, mixed_precision="no")
     train_autoencoder(AutoencoderConfig(loop, None, scenes, 1, 32, decoder_width=0))
     path = tmp_path / "autoencoder.safetensors"
-    vae, _ = load_single_file(BlockAutoencoder, path, lambda key, _: key)
+    vae = load_autoencoder(path)
     assert vae.neighbours is None and not list(vae.parameters())
     basis, mean = vae.first_basis, vae.first_mean
     torch.testing.assert_close(basis.T @ basis, torch.eye(16), atol=1e-3, rtol=0)
@@ -414,9 +413,10 @@ def test_a_stopped_tuning_run_resumes_to_the_same_losses(tmp_path, scenes):
 
 
 def test_a_lora_loads_through_diffusers_and_gives_the_tuned_model(tmp_path, scenes):
-    from diffusers import WanPipeline, WanTransformer3DModel
+    from diffusers import WanPipeline
 
-    from fourreal.video.wan_keys import load_single_file, transformer_key
+    from fourreal.video.wan_files import load_transformer
+    from fourreal.video.wan_keys import comfy_key
 
     tune_embedded(tmp_path, scenes)
     path = tmp_path / "lora.safetensors"
@@ -429,9 +429,7 @@ def test_a_lora_loads_through_diffusers_and_gives_the_tuned_model(tmp_path, scen
         metadata = json.loads(file.metadata()["fourreal"])
     assert metadata["conditioning"] == "replace" and metadata["grid"] == [2, 5]
 
-    model, _ = load_single_file(
-        WanTransformer3DModel, weights.folder() / "transformer.safetensors", transformer_key
-    )
+    model, _ = load_transformer(weights.folder() / "transformer.safetensors", torch.float32)
     inputs = (
         torch.randn(1, model.config.in_channels, 2, 4, 4, generator=step_generator(0, 0)),
         torch.tensor([500.0]),
@@ -439,7 +437,7 @@ def test_a_lora_loads_through_diffusers_and_gives_the_tuned_model(tmp_path, scen
     )
     # The second way to the same weights: W + alpha / r * up @ down, by ComfyUI's keys.
     merged = copy.deepcopy(model)
-    state = {transformer_key(k, True): v for k, v in merged.state_dict().items()}
+    state = {comfy_key(k): v for k, v in merged.state_dict().items()}
     for key in {k.rsplit(".", 2)[0] for k in tensors if "lora" in k}:
         pair = [tensors[f"{key}.lora_{part}.weight"].float() for part in ("up", "down")]
         scale = float(tensors[f"{key}.alpha"]) / len(pair[1])

@@ -4,28 +4,15 @@ import copy
 
 import pytest
 import torch
-from diffusers import WanTransformer3DModel
 from einops import rearrange
 
 from fourreal.video import apply_view_time
 from fourreal.video.architectures import ARCHITECTURES
 
+from ..tiny import tiny_transformer
+
 VIEWS, FRAMES, TOKENS, WIDTH = 3, 2, 4, 48
 ALONG_AXES = ("sequential", "parallel-hard", "parallel-soft")
-
-
-def tiny_transformer():
-    torch.manual_seed(0)
-    return WanTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=24,
-        in_channels=4,
-        out_channels=4,
-        text_dim=32,
-        freq_dim=32,
-        ffn_dim=64,
-        num_layers=2,
-    ).eval()
 
 
 def model_args(per_token=False):
@@ -136,7 +123,7 @@ def expected_output(model, args, architecture):
 @pytest.mark.parametrize("architecture", ALONG_AXES)
 @pytest.mark.parametrize("per_token", [False, True])
 def test_architectures_equal_stock_layers_run_along_each_axis(architecture, per_token):
-    model, args = tiny_transformer(), model_args(per_token)
+    model, args = tiny_transformer(channels=4), model_args(per_token)
     with torch.no_grad():
         run(model, args, architecture)
         for name, parameter in model.named_parameters():
@@ -147,7 +134,7 @@ def test_architectures_equal_stock_layers_run_along_each_axis(architecture, per_
 
 
 def test_fused_sum_is_fused_with_positions_v_plus_f():
-    model, args = tiny_transformer(), model_args()
+    model, args = tiny_transformer(channels=4), model_args()
     with torch.no_grad():
         fused = run(model, args, "fused")
         assert (run(model, args, "fused-sum") - fused).abs().max() > 1e-3
@@ -161,7 +148,7 @@ def test_fused_sum_is_fused_with_positions_v_plus_f():
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_parameters_added_are_those_of_the_synchronisation_only(architecture):
-    model = tiny_transformer()
+    model = tiny_transformer(channels=4)
     keys = set(model.state_dict())
     before = sum(p.numel() for p in model.parameters())
     apply_view_time(model, VIEWS, FRAMES, architecture=architecture)
@@ -175,7 +162,7 @@ def test_parameters_added_are_those_of_the_synchronisation_only(architecture):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES[1:])
 def test_gradients_reach_all_layers_and_the_stock_model_comes_back(architecture):
-    model, args = tiny_transformer(), model_args()
+    model, args = tiny_transformer(channels=4), model_args()
     with torch.no_grad():
         stock = model(*args).sample
     run(model, args, architecture).square().mean().backward()
@@ -192,7 +179,7 @@ def test_gradients_reach_all_layers_and_the_stock_model_comes_back(architecture)
 
 @pytest.mark.parametrize("architecture", ["parallel-hard", "parallel-soft"])
 def test_learned_synchronisation_survives_state_dicts_copies_and_the_way_back(architecture):
-    model, args = tiny_transformer(), model_args()
+    model, args = tiny_transformer(channels=4), model_args()
     with torch.no_grad():
         run(model, args, architecture)
         for block in model.blocks:
@@ -204,14 +191,14 @@ def test_learned_synchronisation_survives_state_dicts_copies_and_the_way_back(ar
         assert torch.equal(twin(*args).sample, learned)
         apply_view_time(twin, None)
         assert torch.equal(run(twin, args, architecture), learned)
-        loaded = apply_view_time(tiny_transformer(), 1, 1, architecture=architecture)
+        loaded = apply_view_time(tiny_transformer(channels=4), 1, 1, architecture=architecture)
         loaded.load_state_dict(twin.state_dict())
         assert torch.equal(run(loaded, args, architecture), learned)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_one_view_is_the_stock_model_in_every_architecture(architecture):
-    model, args = tiny_transformer(), model_args()
+    model, args = tiny_transformer(channels=4), model_args()
     with torch.no_grad():
         stock = model(*args).sample
         apply_view_time(model, 1, VIEWS * FRAMES, architecture=architecture)
@@ -221,7 +208,7 @@ def test_one_view_is_the_stock_model_in_every_architecture(architecture):
 def test_checkpointing_gives_the_same_gradients():
     gradients = []
     for checkpointing in (False, True):
-        model, args = tiny_transformer().train(), model_args()
+        model, args = tiny_transformer(channels=4).train(), model_args()
         if checkpointing:
             model.enable_gradient_checkpointing()
         run(model, args, "parallel-hard").square().mean().backward()

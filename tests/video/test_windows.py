@@ -7,7 +7,12 @@ from itertools import pairwise
 import pytest
 import torch
 
-from fourreal.video.windows import time_windows
+from fourreal.video import denoising as loop
+from fourreal.video import load_embedded_pipeline, pipeline
+from fourreal.video.request import GridRequest
+from fourreal.video.windows import JoinedFrames, fade_joint, plan_windows, time_windows
+
+from ..tiny import PROMPT
 
 
 @pytest.mark.parametrize("overlap", [1, 2, 3])
@@ -25,34 +30,58 @@ def test_windows_cover_every_frame_and_overlap_as_asked(num_frames, overlap):
     assert len(time_windows(15, 8, 1)) == 2  # 8 x 57 frames from a model of 29
 
 
+def test_the_jump_of_a_window_fades():
+    steady = torch.linspace(0, 0.4, 9)[None, :, None, None, None].expand(2, 9, 3, 4, 4)
+    assert torch.allclose(fade_joint(steady, 5), steady[:, 5:])
+    jump = steady.clone()
+    jump[:, 5:] += 0.5
+    faded = fade_joint(jump, 5) - steady[:, 5:]
+    wanted = 0.5 * torch.tensor([0.2, 0.4, 0.6, 0.8])
+    assert torch.allclose(faded, wanted[:, None, None, None].expand_as(faded), atol=1e-6)
+
+
+@pytest.mark.parametrize("overlap", [1, 5])
+def test_the_plan_and_the_joined_frames_agree_about_every_pixel_frame(overlap):
+    """Views that show the number of each of their frames, joined window by window."""
+    request = GridRequest(2, 41, 4, 4, window_frames=17, window_overlap=overlap)
+    joined, windows = JoinedFrames(request), plan_windows(request, 8, staged=False)
+    assert len(windows) > 2
+    numbers = (torch.arange(41.0) / 41).view(-1, 1, 1, 1).expand(-1, 3, 4, 4)
+    for window in windows:
+        columns, count = joined.next_columns(), overlap if window.start else 0
+        shown = columns if count else numbers[:0].expand(2, -1, -1, -1, -1)
+        begin = window.first_frame
+        assert torch.allclose(shown, numbers[begin : begin + count].expand(2, -1, -1, -1, -1))
+        latent_columns = (overlap - 1) // 4 + 1 if window.start else 0
+        assert window.known.sum(1).tolist() == [latent_columns] * 2
+        joined.add(window, [numbers[begin : window.end_frame]] * 2)
+    assert joined.done == 41
+    assert torch.allclose(joined.frames, numbers.expand(2, -1, -1, -1, -1), atol=1e-6)
+
+
 @pytest.fixture(scope="module")
 def embedded():
-    from fourreal.video import load_embedded_pipeline
-
     pipe = load_embedded_pipeline()
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-PROMPT = "a red ball bouncing past a blue box"
 
 
 @pytest.mark.parametrize("overlap", [1, 5])
 def test_a_window_begins_with_the_end_of_the_one_before(embedded, monkeypatch, overlap):
     """The known cells of each window are the encoded frames that the user gets."""
     shown, given = [], []
-    references, denoise = type(embedded)._references, type(embedded)._denoise
+    references_of, denoise = pipeline.reference_latents, loop.denoise
 
-    def keep_columns(pipeline, row, columns, image, shape):
+    def keep_columns(encode, request, window, columns, like):
         shown.append(columns)
-        return references(pipeline, row, columns, image, shape)
+        return references_of(encode, request, window, columns, like)
 
-    def keep_known(pipeline, noise, references, known, *options):
+    def keep_known(pipe, sampler, noise, references, known, guidance_scale, first_step):
         given.append((references.clone(), known.clone()))
-        return denoise(pipeline, noise, references, known, *options)
+        return denoise(pipe, sampler, noise, references, known, guidance_scale, first_step)
 
-    monkeypatch.setattr(type(embedded), "_references", keep_columns)
-    monkeypatch.setattr(type(embedded), "_denoise", keep_known)
+    monkeypatch.setattr(pipeline, "reference_latents", keep_columns)
+    monkeypatch.setattr(loop, "denoise", keep_known)
     row = torch.rand(17, 3, 32, 32)
     frames = embedded(
         PROMPT,

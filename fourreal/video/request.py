@@ -1,0 +1,128 @@
+"""What a call of the pipeline asks for: texts, and a grid with its references and windows."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fourreal.grid import TEMPORAL_STRIDE, check_size, num_latent_frames
+
+
+@dataclass(frozen=True)
+class TextRequest:
+    """Prompts, or in their place what encode_prompt makes of them, embeddings [1, L, D].
+
+    The negative ones are needed where a call is guided.
+    """
+
+    prompt: str | None
+    negative_prompt: str | None
+    prompt_embeds: Tensor | None
+    negative_prompt_embeds: Tensor | None
+    guided: bool
+
+    def check(self, width: int, has_encoder: bool) -> None:
+        """Raise ValueError, in one sentence, for what a model that reads embeddings of `width`
+        numbers cannot use, or not without a text encoder."""
+        if (self.prompt is None) == (self.prompt_embeds is None):
+            raise ValueError("give either prompt or prompt_embeds, to which it would be encoded.")
+        if self.prompt is not None and not self.prompt.strip():
+            raise ValueError("the prompt is empty; say what the scene shows and how it moves.")
+        needed = {"prompt_embeds": self.prompt_embeds}
+        if self.guided:
+            needed["negative_prompt_embeds"] = self.negative_prompt_embeds
+        missing = [name for name, given in needed.items() if given is None]
+        if missing and not has_encoder:
+            raise ValueError(
+                f"this pipeline has no text encoder, so it needs {' and '.join(missing)}."
+            )
+        for name, given in needed.items():
+            if given is not None and (given.ndim != 3 or given.shape[::2] != (1, width)):
+                raise ValueError(
+                    f"{name} has shape {tuple(given.shape)}, but this model reads text embeddings "
+                    f"[1, L, {width}]; give those of encode_prompt."
+                )
+
+
+@dataclass(frozen=True)
+class GridLimits:
+    """What a model can make: pixels of height and width come in multiples of size_multiple, it was
+    made for max_frames latent frames (T_max) and has max_positions temporal positions."""
+
+    size_multiple: int
+    max_frames: int
+    max_positions: int
+
+
+@dataclass(frozen=True)
+class GridRequest:
+    """A grid of num_views x num_frames frames and what is known of it, as in the pipeline's call.
+
+    fixed_view [T, 3, H, W], freeze_time [V, 3, H, W] and image [3, H, W] are in [0, 1].
+    window_frames and window_overlap are in pixel frames.
+    """
+
+    num_views: int
+    num_frames: int
+    height: int
+    width: int
+    fixed_view: Tensor | None = None
+    freeze_time: Tensor | None = None
+    image: Tensor | None = None
+    window_frames: int | None = None
+    window_overlap: int = 1
+
+    @property
+    def has_both_references(self) -> bool:
+        return self.fixed_view is not None and self.freeze_time is not None
+
+    def window_length(self, max_frames: int) -> int:
+        """Latent frames of a window, at most, of a model made for max_frames."""
+        return num_latent_frames(self.window_frames) if self.window_frames else max_frames
+
+    def check(self, limits: GridLimits) -> None:
+        """Raise ValueError, in one sentence, for a grid that a model cannot make."""
+        if self.num_views < 1:
+            raise ValueError(f"num_views is {self.num_views}, but at least one view is needed.")
+        check_size(self.height, self.width, limits.size_multiple)
+        num_latent_frames(self.num_frames)
+        window = self.window_length(limits.max_frames)
+        if window > limits.max_frames:
+            raise ValueError(
+                f"window_frames is {self.window_frames}, but this model was made for at most "
+                f"{TEMPORAL_STRIDE * (limits.max_frames - 1) + 1} frames at a time."
+            )
+        if num_latent_frames(self.window_overlap) >= window:
+            raise ValueError(
+                f"window_overlap is {self.window_overlap}, but must be shorter than a window of "
+                f"{TEMPORAL_STRIDE * (window - 1) + 1} frames."
+            )
+        if self.num_views * limits.max_frames > limits.max_positions:
+            raise ValueError(
+                f"num_views is {self.num_views}, but this model has positions for at most "
+                f"{limits.max_positions // limits.max_frames} views."
+            )
+        self._check_references()
+
+    def _check_references(self) -> None:
+        """Raise ValueError for references that the grid cannot hold."""
+        frame = (3, self.height, self.width)
+        for name, given, shape in (
+            ("fixed_view", self.fixed_view, (self.num_frames, *frame)),
+            ("freeze_time", self.freeze_time, (self.num_views, *frame)),
+            ("image", self.image, frame),
+        ):
+            if given is None:
+                continue
+            if given.shape != shape:
+                raise ValueError(
+                    f"{name} has shape {tuple(given.shape)}, but {shape} is needed, as the grid "
+                    "has; resize it or change the grid."
+                )
+            if not torch.isfinite(given).all():
+                raise ValueError(f"{name} holds NaN or infinite values; give pixels in [0, 1].")
+        if self.image is not None and (self.fixed_view is not None or self.freeze_time is not None):
+            raise ValueError(
+                "image is the grid's first cell, which fixed_view and freeze_time hold already; "
+                "give either image or those."
+            )

@@ -1,0 +1,122 @@
+"""Text encoders: Wan's UMT5-XXL of ComfyUI's file, or the embedded small UMT5.
+
+Both give embeddings [B, L, D] with zeros after the end token.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fourreal.embedded.text import load_small_text_encoder
+from fourreal.files.models import assign_weights
+from fourreal.video.sentencepiece import load_sentencepiece
+from fourreal.video.wan_files import read_checkpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
+
+WAN_TOKENS = 512
+
+
+def text_length(tokenizer: "PreTrainedTokenizerBase") -> int:
+    """Tokens that every text is filled or cut to: the tokenizer's limit, but at most Wan's 512,
+    because tokenizers of public folders name no limit."""
+    return min(tokenizer.model_max_length, WAN_TOKENS)
+
+
+def encode_text(
+    tokenizer: "PreTrainedTokenizerBase",
+    text_encoder: "UMT5EncoderModel",
+    texts: list[str],
+    device: torch.device | None = None,
+) -> Tensor:
+    """Embeddings [B, text_length, D] of texts; zeros where a text has ended.
+
+    device is where the encoder runs, when that is not where its weights are (offloading).
+    """
+    tokens = tokenizer(
+        texts,
+        padding="max_length",
+        max_length=text_length(tokenizer),
+        truncation=True,
+        add_special_tokens=True,
+        return_attention_mask=True,
+        return_tensors="pt",
+    ).to(device or text_encoder.device)
+    embeddings = text_encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
+    return embeddings * tokens.attention_mask[..., None].to(embeddings.dtype)
+
+
+def load_text_encoder(
+    path: Path, tokenizer: str | Path | None = None, dtype: torch.dtype | None = torch.float32
+) -> tuple["PreTrainedTokenizerBase", "UMT5EncoderModel"]:
+    """Tokenizer and text encoder of ComfyUI's UMT5-XXL file, or of the embedded one's.
+
+    ComfyUI's file holds its tokenizer (spiece_model); for one that does not, tokenizer is a
+    spiece.model or a folder of a transformers tokenizer. dtype None keeps the file's, bfloat16 for
+    fp8. Raises ValueError, naming what was found, for any other file.
+    """
+    from accelerate import init_empty_weights
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    tensors, metadata = read_checkpoint(path, "text encoder", "the UMT5-XXL text encoder", dtype)
+    if "tokenizer" in metadata:
+        return load_small_text_encoder(path, dtype)
+    pieces, config = tensors.pop("spiece_model", None), umt5_config(tensors, path)
+    tokens = load_tokenizer(path, pieces, tokenizer)
+    tensors["encoder.embed_tokens.weight"] = tensors["shared.weight"]
+    with init_empty_weights():
+        text_encoder = UMT5EncoderModel(UMT5Config.from_dict(config))
+    assign_weights(text_encoder, tensors, path, dtype)
+    text_encoder.tie_weights()
+    return tokens, text_encoder
+
+
+def umt5_config(tensors: dict[str, Tensor], path: Path) -> dict[str, Any]:
+    """The sizes of a UMT5 encoder, from its shapes. Raises ValueError when it is not one."""
+    start = "encoder.block.{}.layer.0.SelfAttention.{}.weight"
+    layers = sum(key.endswith(".SelfAttention.q.weight") for key in tensors)
+    bias = tensors.get(start.format(layers - 1, "relative_attention_bias"))
+    if bias is None or "shared.weight" not in tensors:
+        raise ValueError(
+            f"{path} holds a T5 text encoder, but Wan needs UMT5-XXL, which has a relative "
+            "attention bias in every layer; use umt5_xxl_fp16 or umt5_xxl_fp8_e4m3fn_scaled."
+        )
+    vocabulary, width = tensors["shared.weight"].shape
+    return {
+        "vocab_size": vocabulary,
+        "d_model": width,
+        "d_kv": tensors[start.format(0, "q")].shape[0] // bias.shape[1],
+        "d_ff": tensors["encoder.block.0.layer.1.DenseReluDense.wi_0.weight"].shape[0],
+        "num_layers": layers,
+        "num_heads": bias.shape[1],
+        "relative_attention_num_buckets": bias.shape[0],
+        "relative_attention_max_distance": 128,
+        "feed_forward_proj": "gated-gelu",
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "is_encoder_decoder": False,
+        "use_cache": False,
+    }
+
+
+def load_tokenizer(
+    path: Path, pieces: Tensor | None, tokenizer: str | Path | None
+) -> "PreTrainedTokenizerBase":
+    """The tokenizer given (a spiece.model or a folder), or of a file's spiece_model bytes."""
+    from transformers import AutoTokenizer
+
+    if tokenizer is None:
+        if pieces is None:
+            raise ValueError(
+                f"{path} holds no tokenizer (spiece_model); use ComfyUI's UMT5 file, or give as "
+                "tokenizer the spiece.model of google/umt5-xxl or the tokenizer folder of Wan."
+            )
+        return load_sentencepiece(pieces.numpy().tobytes(), WAN_TOKENS)
+    if Path(tokenizer).is_dir():
+        return AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
+    if not Path(tokenizer).is_file():
+        raise ValueError(f"{tokenizer} does not exist; give a spiece.model or its folder.")
+    return load_sentencepiece(Path(tokenizer).read_bytes(), WAN_TOKENS)
