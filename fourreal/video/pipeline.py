@@ -218,7 +218,7 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
         window_overlap=1,
     ) -> None:
         """Raise ValueError, in one sentence, for anything that cannot work."""
-        if not prompt.strip():
+        if prompt is not None and not prompt.strip():
             raise ValueError("the prompt is empty; say what the scene shows and how it moves.")
         if num_views < 1:
             raise ValueError(f"num_views is {num_views}, but at least one view is needed.")
@@ -328,7 +328,7 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
     @torch.no_grad()
     def __call__(
         self,
-        prompt: str,
+        prompt: str | None = None,
         negative_prompt: str | None = None,
         num_views: int = 8,
         num_frames: int = 29,
@@ -345,6 +345,8 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
         staged: bool | None = None,
         generator: torch.Generator | None = None,
         latents: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
         output_type: str = "pt",
         backend: str = "auto",
         callback_on_step_end: Callable | None = None,
@@ -356,7 +358,8 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
         first column; image [3, H, W] is the first cell alone. num_frames T = 4k + 1; height and
         width are multiples of the latent cell times the patch. guidance_scale defaults to 1 with
         both references and to the config's otherwise; 1 turns it off. view_strength 0 gives
-        independent views. latents [V, C, F, h, w] replaces the starting noise. staged (default: the
+        independent views. latents [V, C, F, h, w] replaces the starting noise, prompt_embeds and
+        negative_prompt_embeds [1, L, D] (encode_prompt) replace the texts. staged (default: the
         config's) generates the references that are missing before the rest: the first column, then
         the first row, then the other cells, each with its stage_guidance.
 
@@ -408,10 +411,14 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
         self._num_timesteps = num_inference_steps * sum(len(stages) for _, stages in plans)
 
         # 2. Text and noise
-        texts = {"cond": self.encode_prompt(prompt)}
-        if guidance_scale != 1:
-            texts["uncond"] = self.encode_prompt(negative_prompt or "")
         device = self._execution_device
+        given = {"cond": (prompt, prompt_embeds)}
+        if guidance_scale != 1:
+            given["uncond"] = (negative_prompt or "", negative_prompt_embeds)
+        texts = {
+            name: self.encode_prompt(text) if embeds is None else embeds.to(device)
+            for name, (text, embeds) in given.items()
+        }
         if latents is None:
             latents = randn_tensor(shape, generator, device, torch.float32)
 

@@ -123,11 +123,16 @@ def _is_residual(name: str) -> bool:
     return name.startswith(("residual.", "shortcut."))
 
 
-def save_single_file(model, path: Path, key_map, metadata: dict | None = None) -> None:
-    """Write a diffusers model in ComfyUI's layout, fp16, its config and `metadata` beside it."""
+def save_single_file(
+    model, path: Path, key_map, metadata: dict | None = None, state_dict: dict | None = None
+) -> None:
+    """Write a diffusers model in ComfyUI's layout, fp16, its config and `metadata` beside it.
+
+    state_dict takes the place of the model's own, as in diffusers' save_pretrained.
+    """
     tensors = {
         key_map(k, True): v.detach().half().contiguous().cpu()
-        for k, v in model.state_dict().items()
+        for k, v in (state_dict or model.state_dict()).items()
     }
     config = {k: v for k, v in dict(model.config).items() if not k.startswith("_")}
     with atomic_path(path) as temporary:
