@@ -78,7 +78,8 @@ def write_random_weights(folder: Path, conditioning: str = "replace") -> None:
     """Untrained models in the files and formats of the embedded ones."""
     from fourreal.embedded.autoencoder import BlockAutoencoder
     from fourreal.reconstruction import VGGT, VGGTConfig, save_model
-    from fourreal.training.train_video import VideoConfig, build_transformer
+    from fourreal.training.video_config import VideoConfig
+    from fourreal.training.video_model import build_transformer
     from fourreal.video.text import (
         build_text_encoder,
         build_tokenizer,

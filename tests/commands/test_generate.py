@@ -16,7 +16,8 @@ from fourreal.formats import load_ply, load_scene
 from fourreal.reconstruction.checkpoint import save_model
 from fourreal.reconstruction.config import VGGTConfig
 from fourreal.reconstruction.network import VGGT
-from fourreal.training.train_video import VideoConfig, build_transformer
+from fourreal.training.video_config import VideoConfig
+from fourreal.training.video_model import build_transformer
 from fourreal.video.text import (
     build_text_encoder,
     build_tokenizer,
