@@ -59,10 +59,10 @@ def to_rgb(frame: av.VideoFrame) -> np.ndarray:
 def read_video(
     path: str | os.PathLike, max_frames: int | None = None, start: int = 0
 ) -> tuple[Tensor, float]:
-    """At most max_frames (or all) frames [T, 3, H, W] in [0, 1] of a video from frame `start` on,
-    and its fps.
+    """At most max_frames (or all) frames [T, 3, H, W] in [0, 1] of a video, from frame `start` on
+    (one that it has), and its fps.
 
-    Raises ValueError when the file is not a video, cannot be decoded or ends before `start`.
+    Raises ValueError when the file is not a video or cannot be decoded.
     """
     frames = []
     try:
