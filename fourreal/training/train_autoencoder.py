@@ -102,7 +102,7 @@ def guess(
     noise = torch.randn(latents.shape, generator=generator).to(latents)
     exact = grid_to_sequence(latents)
     noised = grid_to_sequence((1 - sigma) * latents + sigma * noise)
-    patch = pipeline.transformer.config.patch_size[-1]
+    patch = pipeline.transformer.config["patch_size"][-1]
     inputs, timesteps = model_inputs(
         noised,
         exact,
@@ -213,7 +213,7 @@ class AutoencoderTraining:
     def sample(self, out: Path) -> dict[str, float]:
         """Draw samples.png, exact frames beside decoded ones; the PSNR of held-out clips."""
         latents = self.vae.encode(as_clips(self.held_out)).latent_dist.mean
-        decoded = self.vae.decode(latents).sample.transpose(1, 2) / 2 + 0.5
+        decoded = self.vae.decode(latents, return_dict=False)[0].transpose(1, 2) / 2 + 0.5
         if self.loop.accelerator.is_main_process:
             pairs = torch.stack([self.held_out, decoded])[:, :8, [0, 10, 20]]
             picture = rearrange(pairs, "side n t c h w -> c (n h) (t side w)")

@@ -102,7 +102,7 @@ class VideoTraining:
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         amount = sigma.view(-1, 1, 1, 1, 1)
         noised = (1 - amount) * latents + amount * noise
-        patch = self.transformer.config.patch_size[-1]
+        patch = self.transformer.config["patch_size"][-1]
         rows, columns = (n // patch for n in latents.shape[-2:])
         conditioning = self.pipe.config.conditioning
         inputs, timesteps = model_inputs(
