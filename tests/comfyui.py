@@ -84,7 +84,8 @@ def write_random_weights(folder: Path, conditioning: str = "replace") -> None:
         save_text_encoder,
     )
     from fourreal.reconstruction import VGGT, VGGTConfig, save_model
-    from fourreal.training.train_video import VideoConfig, build_transformer
+    from fourreal.training.video_config import VideoConfig
+    from fourreal.training.video_model import build_transformer
     from fourreal.video.wan_files import save_transformer
 
     torch.manual_seed(0)

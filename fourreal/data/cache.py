@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,12 +13,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from fourreal.files.atomic import atomic_path
-from fourreal.scenes import describe, make_batch, scene_seed
+from fourreal.scenes import SceneBatch, describe, scene_seed
 
 
 def fingerprint(model: nn.Module) -> str:
     """A short name for a model's config and weights (the first values of each tensor)."""
-    config = model.config.to_dict() if hasattr(model.config, "to_dict") else dict(model.config)
+    config: Any = model.config  # of transformers or of diffusers
+    config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
     digest = hashlib.sha256(json.dumps(config, default=str, sort_keys=True).encode())
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
@@ -31,9 +33,17 @@ class TensorCache:
     def __init__(self, folder: Path):
         self.folder = Path(folder)
 
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
+
+    def read(self, key: str) -> Tensor | None:
+        """The tensor of a key in float16; None when it is not there yet."""
+        path = self._path(key)
+        return load_file(path)["tensor"] if path.exists() else None
+
     def get(self, key: str, compute: Callable[[], Tensor]) -> Tensor:
         """The tensor of a key in float16, computed when it is not there yet."""
-        path = self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
+        path = self._path(key)
         if not path.exists():
             with atomic_path(path) as temporary:
                 save_file({"tensor": compute().half().contiguous().cpu()}, temporary)
@@ -66,11 +76,14 @@ class SceneCache:
     def _path(self, index: int) -> Path:
         return self.folder / f"{index:06d}.npy"
 
-    def frames(self, index: int, views=slice(None), times=slice(None)) -> Tensor:
+    def frames(
+        self, index: int, views: list[int] | slice = slice(None), times: slice = slice(None)
+    ) -> Tensor:
         path = self._path(index)
         if not path.exists():
             seed = scene_seed(self.split, index)
-            drawn, _ = make_batch([seed], self.num_views, self.num_frames, self.height, self.width)
+            scene = SceneBatch([describe(seed, self.num_views, self.num_frames)])
+            drawn = scene.draw(self.height, self.width)
             with atomic_path(path) as temporary, open(temporary, "wb") as file:
                 np.save(file, (drawn[0] * 255).round().byte().numpy())
         kept = np.load(path, mmap_mode="r")[:, times][views]
@@ -84,7 +97,3 @@ class SceneCache:
         missing = [i for i in range(count) if not self._path(i).exists()]
         for index in tqdm(missing, desc=f"drawing {self.split} scenes", disable=not missing):
             self.frames(index)
-
-    def available(self) -> list[int]:
-        """Indices of the scenes drawn so far."""
-        return sorted(int(p.stem) for p in self.folder.glob("??????.npy"))

@@ -14,15 +14,23 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, Literal, get_args
 
 import av
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from fourreal.files.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_order, read_image, to_rgb
+from fourreal.files.media import (
+    IMAGE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    natural_order,
+    read_image,
+    read_video,
+)
 
-KINDS = ("multiview", "static", "video")
+Kind = Literal["multiview", "static", "video"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 KUBRIC_HIGH_VIEWS = 4  # views 0 to 3 look down from 45 degrees, the others form a ring
 
 
@@ -30,7 +38,7 @@ KUBRIC_HIGH_VIEWS = 4  # views 0 to 3 look down from 45 degrees, the others form
 class Clip:
     """One clip: its views in order, each a video, a folder of frames or (static) a photo."""
 
-    kind: str
+    kind: Kind
     path: Path
     views: tuple[Path, ...]
     caption: str
@@ -62,7 +70,7 @@ def _syncam_views(scene: Path) -> list[Path]:
     return [views[i] for i in _along_azimuth(positions)] if views else []
 
 
-def list_views(kind: str, folder: Path) -> list[Path]:
+def list_views(kind: Kind, folder: Path) -> list[Path]:
     """The views of the clip that lies in a folder, in order along their arc; [] when none does."""
     if kind == "video":
         return []
@@ -79,8 +87,8 @@ def list_views(kind: str, folder: Path) -> list[Path]:
     return _files(folder, VIDEO_SUFFIXES)
 
 
-def _listed(root: Path, problems: list[str]) -> list[dict]:
-    """The lines of metadata.jsonl."""
+def _listed(root: Path, problems: list[str]) -> list[dict[str, Any]]:
+    """The lines of metadata.jsonl. What is wrong with others is added to `problems`."""
     entries = []
     for number, line in enumerate((root / "metadata.jsonl").read_text().splitlines(), 1):
         if not line.strip():
@@ -95,7 +103,7 @@ def _listed(root: Path, problems: list[str]) -> list[dict]:
     return entries
 
 
-def _discovered(kind: str, root: Path, problems: list[str]) -> list[dict]:
+def _discovered(kind: Kind, root: Path, problems: list[str]) -> list[dict[str, Any]]:
     """Every clip below a folder."""
     if root.is_file():
         return [{"path": root}]
@@ -113,7 +121,7 @@ def _discovered(kind: str, root: Path, problems: list[str]) -> list[dict]:
     return found
 
 
-def _caption(entry: dict, default: str | None) -> str | None:
+def _caption(entry: dict[str, Any], default: str | None) -> str | None:
     path = entry["path"]
     if entry.get("caption") is not None:
         return entry["caption"]
@@ -127,22 +135,23 @@ def _mv_video_caption(clip: Path) -> str | None:
     """MV-Video (animated Objaverse): clips videos/UID/00, captions in uid_info_dict.json above."""
     for folder in clip.absolute().parents[1:3]:
         if (listed := folder / "uid_info_dict.json").is_file():
-            objects = _read_json(listed, listed.stat().st_mtime_ns)
+            objects = _read_captions(listed, listed.stat().st_mtime_ns)
             animation = objects.get(clip.parent.name, {}).get("anim", {}).get(clip.name, {})
             return animation.get("text_prompt")
     return None
 
 
 @lru_cache(maxsize=4)
-def _read_json(path: Path, changed: int) -> dict:
+def _read_captions(path: Path, changed: int) -> dict[str, Any]:
+    """The content of a uid_info_dict.json, read once for all clips until it has `changed`."""
     try:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
 
 
-def place(view: Path) -> Path:
-    """The file or folder on disk that a view lies in: itself, or what its pattern begins with."""
+def path_of_view(view: Path) -> Path:
+    """The file or folder on disk that holds a view: itself, or what is before a pattern's `*`."""
     return view.parent.parent if view.parent.name == "*" else view
 
 
@@ -150,20 +159,20 @@ def frame_files(folder: Path) -> list[Path]:
     """The frames of a view that is kept as images, in a folder (of Kubric's the colour images only)
     or, with the folder `*`, in one folder per time."""
     if folder.parent.name == "*":
-        files = place(folder).glob(f"*/{folder.name}")
+        files = path_of_view(folder).glob(f"*/{folder.name}")
         return sorted(files, key=lambda file: natural_order(file.parent))
     return _files(folder, IMAGE_SUFFIXES, "rgba_*") or _files(folder, IMAGE_SUFFIXES)
 
 
-def measure(view: Path) -> tuple[int, int, int]:
+def size_of_view(view: Path) -> tuple[int, int, int]:
     """(frames, height, width) of a video, a folder of frames or a photo.
 
     Of a video every packet is read and every key frame decoded, of a folder the first image.
     Raises ValueError naming the file when it cannot be decoded.
     """
-    if not place(view).exists():
+    if not path_of_view(view).exists():
         raise ValueError(f"{view} does not exist")
-    folder = place(view).is_dir()
+    folder = path_of_view(view).is_dir()
     if folder or view.suffix.lower() in IMAGE_SUFFIXES:
         images = frame_files(view) if folder else [view]
         if not images:
@@ -185,13 +194,13 @@ def measure(view: Path) -> tuple[int, int, int]:
 
 
 def _check(
-    kind: str, path: Path, views: list[Path], caption: str, num_views: int, num_frames: int
+    kind: Kind, path: Path, views: list[Path], caption: str, num_views: int, num_frames: int
 ) -> Clip:
     """The clip. Raises ValueError, naming the file, when it cannot be used."""
     needed = 1 if kind == "video" else num_views
     if len(views) < needed:
         raise ValueError(f"{path} has {len(views)} views, but {needed} are needed")
-    sizes = [measure(view) for view in views]
+    sizes = [size_of_view(view) for view in views]
     for view, size in zip(views, sizes):
         if size != sizes[0]:
             raise ValueError(
@@ -204,7 +213,7 @@ def _check(
 
 
 def find_clips(
-    kind: str, root: Path, num_views: int, num_frames: int, caption: str | None = None
+    kind: Kind, root: Path, num_views: int, num_frames: int, caption: str | None = None
 ) -> tuple[list[Clip], list[str]]:
     """(usable clips, problems) of a folder, or of one video or clip folder.
 
@@ -212,13 +221,14 @@ def find_clips(
     caption (`caption` where it has none of its own). A problem is half a sentence that names the
     file.
     """
-    root, problems = Path(root), []
+    root = Path(root)
+    problems: list[str] = []
     if not root.exists():
         return [], [f"{root} does not exist"]
     listed = root.is_dir() and (root / "metadata.jsonl").is_file()
     entries = _listed(root, problems) if listed else _discovered(kind, root, problems)
 
-    def check(entry: dict) -> Clip | str:
+    def check(entry: dict[str, Any]) -> Clip | str:
         path, text = entry["path"], _caption(entry, caption)
         if not path.exists():
             return f"{path} does not exist"
@@ -234,8 +244,8 @@ def find_clips(
             return str(error).rstrip(".")
 
     with ThreadPoolExecutor() as pool:
-        checked = pool.map(check, entries)
-        checked = list(tqdm(checked, f"checking {root}", len(entries), disable=len(entries) < 50))
+        found = pool.map(check, entries)
+        checked = list(tqdm(found, f"checking {root}", len(entries), disable=len(entries) < 50))
     problems += [c for c in checked if isinstance(c, str)]
     return [c for c in checked if isinstance(c, Clip)], problems
 
@@ -245,19 +255,11 @@ def read_window(view: Path, start: int, count: int) -> Tensor:
 
     Raises ValueError naming the file when it ends early.
     """
-    if place(view).is_dir():
-        return torch.stack([read_image(p) for p in frame_files(view)[start : start + count]])
-    frames = []
-    try:
-        with av.open(str(view)) as container:
-            container.streams.video[0].thread_type = "AUTO"
-            for number, frame in enumerate(container.decode(video=0)):
-                if number >= start:
-                    frames.append(torch.from_numpy(to_rgb(frame)))
-                if len(frames) == count:
-                    break
-    except av.FFmpegError as error:
-        raise ValueError(f"{view} cannot be decoded as video: {error.strerror}.") from error
+    if path_of_view(view).is_dir():
+        images = [read_image(p) for p in frame_files(view)[start : start + count]]
+        frames = torch.stack(images) if images else torch.empty(0)
+    else:
+        frames, _ = read_video(view, count, start)
     if len(frames) < count:
         raise ValueError(f"{view} ends at frame {start + len(frames)}; {start + count} are needed.")
-    return torch.stack(frames).permute(0, 3, 1, 2).float() / 255
+    return frames

@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fourreal.data.cache import SceneCache
-from fourreal.data.clips import KINDS, Clip, find_clips, place, read_window
+from fourreal.data.clips import KINDS, Clip, find_clips, path_of_view, read_window
 from fourreal.data.pseudo4d import random_quads, warp_views
 from fourreal.files.media import fit_frames, read_image
 from fourreal.grid import contact_sheet
 
 PROCEDURAL_GRID = (8, 29)  # views x frames of a scene; more where the model needs more
-SHARES = ("multiview", "static", "video", "procedural")
+SOURCES = (*KINDS, "procedural")
 
 
 @dataclass
@@ -28,12 +28,12 @@ class DataConfig:
     """Folders of synchronised clips of still cameras (plain, SynCamVideo's, Kubric-4D's)."""
     static: tuple[Path, ...] = ()
     """Folders of photos of things that stand still, one folder per scene."""
-    video: tuple[Path, ...] = ()
+    videos: tuple[Path, ...] = ()
     """Folders of ordinary videos, or single ones, to be warped to several views (pseudo-4D)."""
-    weights: tuple[float, float, float, float] = (40.0, 20.0, 20.0, 20.0)
-    """Shares of multiview, static, video and procedural; a kind without data has none."""
+    shares: tuple[float, float, float, float] = (40.0, 20.0, 20.0, 20.0)
+    """Shares of multiview, static, videos and procedural; a kind without data has none."""
     caption: str | None = None
-    """Caption of clips that have none of their own; without it they are bad."""
+    """Caption for clips without one; if unset, such clips are rejected."""
     skip_bad: bool = False
     """Leave out clips that cannot be used instead of stopping."""
     height: int = 64
@@ -41,8 +41,8 @@ class DataConfig:
     scenes: int = 1000
     """Number of procedural scenes."""
     draws: int = 0
-    """So many crops, windows and warps of each clip are encoded once and kept in `cache`; 0 draws
-    and encodes anew at every step. Use 8 or more with a real video autoencoder."""
+    """Number of random crops, windows and warps per clip, encoded once and kept in `cache`; 0
+    encodes a new one each step. Use 8 or more with a real video autoencoder."""
     cache: Path = Path("out/train/scenes")
     """Where drawn scenes, latents and text embeddings are kept."""
 
@@ -68,12 +68,13 @@ class Pick:
 
 def pick_views(generator: torch.Generator, available: int, count: int) -> list[int]:
     """`count` evenly spaced views out of those available, at a random spacing and start."""
-    stride = 1 + _pick(generator, max(available // count, 1))
-    first = _pick(generator, available - stride * (count - 1))
+    stride = 1 + _below(generator, max(available // count, 1))
+    first = _below(generator, available - stride * (count - 1))
     return list(range(first, first + stride * (count - 1) + 1, stride))
 
 
-def _pick(generator: torch.Generator, count: int) -> int:
+def _below(generator: torch.Generator, count: int) -> int:
+    """A random number from 0 to count - 1."""
     return int(torch.randint(count, (1,), generator=generator))
 
 
@@ -86,13 +87,14 @@ class GridData:
     """
 
     def __init__(self, config: DataConfig, num_views: int, num_frames: int):
-        if len(config.weights) != len(SHARES) or min(config.weights) < 0:
-            raise ValueError(f"weights are {config.weights}, but must be four shares from 0 up.")
-        self.config, self.problems = config, []
+        if len(config.shares) != len(SOURCES) or min(config.shares) < 0:
+            raise ValueError(f"shares are {config.shares}, but must be four numbers from 0 up.")
+        self.config = config
+        self.problems: list[str] = []
         self.clips: dict[str, list[Clip]] = {}
-        for kind in KINDS:
+        for kind, roots in zip(KINDS, (config.multiview, config.static, config.videos)):
             found: list[Clip] = []
-            for root in getattr(config, kind):
+            for root in roots:
                 clips, problems = find_clips(kind, root, num_views, num_frames, config.caption)
                 found += clips
                 self.problems += problems
@@ -105,9 +107,9 @@ class GridData:
                 f"some training data cannot be used: {shown}{more}. Mend or remove it "
                 "(--data.caption is for clips without a caption), or add --data.skip-bad."
             )
-        self.shares = {k: w for k, w in zip(SHARES, config.weights) if k in self.clips and w > 0}
-        if config.weights[-1] and config.scenes:
-            self.shares["procedural"] = config.weights[-1]
+        self.shares = {k: w for k, w in zip(SOURCES, config.shares) if k in self.clips and w > 0}
+        if config.shares[-1] and config.scenes:
+            self.shares["procedural"] = config.shares[-1]
             views, frames = (max(a, b) for a, b in zip(PROCEDURAL_GRID, (num_views, num_frames)))
             self.scenes = {
                 validation: SceneCache(
@@ -118,7 +120,7 @@ class GridData:
         if not self.shares:
             raise ValueError(
                 "there is nothing to train on; give folders with --data.multiview, --data.static "
-                "or --data.video, or a share and a number of procedural scenes."
+                "or --data.videos, or a share and a number of procedural scenes."
             )
 
     def fill(self) -> None:
@@ -140,8 +142,8 @@ class GridData:
         if len(kinds) > 1:
             shares = torch.tensor([self.shares[k] for k in kinds])
             kind = kinds[int(torch.multinomial(shares, 1, generator=generator))]
-        index = _pick(generator, self.size(kind))
-        return Pick(kind, index, _pick(generator, self.config.draws or 2**31))
+        index = _below(generator, self.size(kind))
+        return Pick(kind, index, _below(generator, self.config.draws or 2**31))
 
     def validation(self, count: int) -> list[Pick]:
         """Fixed examples that are not trained on (with one clip of a kind: other draws of it)."""
@@ -158,7 +160,7 @@ class GridData:
         if pick.kind == "procedural":
             return f"procedural {self.scenes[pick.validation].folder.name} {pick.index}"
         clip = self.clips[pick.kind][pick.index]
-        changed = [place(view).stat().st_mtime_ns for view in clip.views]
+        changed = [path_of_view(view).stat().st_mtime_ns for view in clip.views]
         return f"{pick.kind} {[str(view.absolute()) for view in clip.views]} {changed}"
 
     def caption(self, pick: Pick) -> str:
@@ -179,10 +181,10 @@ class GridData:
         size = self.config.height, self.config.width
         if pick.kind == "procedural":
             scenes = self.scenes[pick.validation]
-            views = pick_views(generator, scenes.num_views, num_views)
-            start = _pick(generator, scenes.num_frames - num_frames + 1)
-            frames = scenes.frames(pick.index, views, slice(start, start + num_frames))
-            if not pick.validation and _pick(generator, 2):
+            chosen = pick_views(generator, scenes.num_views, num_views)
+            start = _below(generator, scenes.num_frames - num_frames + 1)
+            frames = scenes.frames(pick.index, chosen, slice(start, start + num_frames))
+            if not pick.validation and _below(generator, 2):
                 frames = frames.flip(1)  # their motions are as likely backwards
             return Grid(frames, self.caption(pick), False)
         clip = self.clips[pick.kind][pick.index]
@@ -190,15 +192,15 @@ class GridData:
             views = [clip.views[v] for v in pick_views(generator, len(clip.views), num_views)]
             photos = torch.cat([fit_frames(read_image(v)[None], 1, *size) for v in views])
             return Grid(photos[:, None].expand(-1, num_frames, -1, -1, -1), clip.caption, True)
-        start = _pick(generator, clip.num_frames - num_frames + 1)
+        start = _below(generator, clip.num_frames - num_frames + 1)
         if pick.kind == "video":
             window = read_window(clip.views[0], start, num_frames)
             aspect = window.shape[-1] / window.shape[-2] * size[0] / size[1]
             frames = warp_views(window, random_quads(num_views, aspect, generator), *size)
             return Grid(frames, clip.caption, False)
         views = [clip.views[v] for v in pick_views(generator, len(clip.views), num_views)]
-        frames = [fit_frames(read_window(v, start, num_frames), num_frames, *size) for v in views]
-        return Grid(torch.stack(frames), clip.caption, False)
+        windows = [fit_frames(read_window(v, start, num_frames), num_frames, *size) for v in views]
+        return Grid(torch.stack(windows), clip.caption, False)
 
     def report(self) -> str:
         """What would be read, one line per kind, and what would be left out."""

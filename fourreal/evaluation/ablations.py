@@ -166,7 +166,7 @@ def train_variants(config: VideoAblation) -> dict[str, Path]:
         used, architecture = data, name
         if name == "pseudo-4d":
             shares = (0.0, 0.0, PSEUDO_4D_SHARE, 100 - PSEUDO_4D_SHARE)
-            used = replace(data, video=(ordinary_videos(config),), weights=shares)
+            used = replace(data, videos=(ordinary_videos(config),), shares=shares)
             architecture = "fused"
         folders[name] = run(
             name,

@@ -57,8 +57,11 @@ def to_rgb(frame: av.VideoFrame) -> np.ndarray:
     return frame.to_ndarray(format="rgb24")
 
 
-def read_video(path: str | os.PathLike, max_frames: int | None = None) -> tuple[Tensor, float]:
-    """The first max_frames (or all) frames [T, 3, H, W] in [0, 1] of a video, and its fps.
+def read_video(
+    path: str | os.PathLike, max_frames: int | None = None, start: int = 0
+) -> tuple[Tensor, float]:
+    """At most max_frames (or all) frames [T, 3, H, W] in [0, 1] of a video, from frame `start` on
+    (one that it has), and its fps.
 
     Raises ValueError when there is no such file, it is not a video or it cannot be decoded.
     """
@@ -67,15 +70,18 @@ def read_video(path: str | os.PathLike, max_frames: int | None = None) -> tuple[
         with av.open(str(existing_file(path))) as container:
             if not container.streams.video:
                 raise ValueError(f"{path} has no video in it.")
+            container.streams.video[0].thread_type = "AUTO"
             rate = container.streams.video[0].average_rate
-            for frame in container.decode(video=0):
-                frames.append(torch.from_numpy(to_rgb(frame)))
+            for number, frame in enumerate(container.decode(video=0)):
+                if number >= start:
+                    frames.append(torch.from_numpy(to_rgb(frame)))
                 if max_frames is not None and len(frames) >= max_frames:
                     break
     except av.FFmpegError as error:
         raise ValueError(f"{path} cannot be decoded as video: {error.strerror}.") from error
     if not frames or not rate:
-        raise ValueError(f"{path} cannot be decoded as video: it has no frames.")
+        reason = f"it ends before frame {start}" if start else "it has no frames"
+        raise ValueError(f"{path} cannot be decoded as video: {reason}.")
     return torch.stack(frames).permute(0, 3, 1, 2).float().div_(255), float(rate)
 
 

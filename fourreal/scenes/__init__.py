@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from fourreal.cameras import relative_to_first
@@ -45,20 +44,13 @@ class Scene:
 
 
 def make_scene(
-    seed: int,
-    num_views: int = 8,
-    num_frames: int = 29,
-    height: int = 64,
-    width: int = 64,
-    *,
-    samples: int = 2,
-    device="cpu",
+    seed: int, num_views: int = 8, num_frames: int = 29, height: int = 64, width: int = 64
 ) -> Scene:
-    """Draw the scene of a seed (see scene_seed), samples^2 rays per pixel."""
-    batch = SceneBatch([describe(seed, num_views, num_frames)], device)
+    """Draw the scene of a seed (see scene_seed)."""
+    batch = SceneBatch([describe(seed, num_views, num_frames)])
     depth, instances, moving = batch.geometry(height, width)
     return Scene(
-        frames=batch.draw(height, width, samples)[0],
+        frames=batch.draw(height, width)[0],
         depth=depth[0],
         instances=instances[0],
         moving=moving[0],
@@ -67,12 +59,3 @@ def make_scene(
         caption=batch.descriptions[0].caption,
         seed=seed,
     )
-
-
-def make_batch(
-    seeds: list[int], num_views: int, num_frames: int, height: int, width: int, device="cpu"
-) -> tuple[Tensor, list[str]]:
-    """Frames [B, V, T, 3, H, W] and captions of several scenes, for training."""
-    batch = SceneBatch([describe(s, num_views, num_frames) for s in seeds], device)
-    with torch.no_grad():
-        return batch.draw(height, width), [d.caption for d in batch.descriptions]

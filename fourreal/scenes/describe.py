@@ -147,7 +147,9 @@ def _inside(thing: Thing) -> bool:
     return bool(x < 1.1 and z.min() > -0.9 and z.max() < 1.1)
 
 
-def _caption(rng: np.random.Generator, things: list[Thing], floor: str, wall: str, room: bool):
+def _caption(
+    rng: np.random.Generator, things: list[Thing], floor: str, wall: str, room: bool
+) -> str:
     names = []
     for thing in things:
         size = thing.half_extents.max()
@@ -177,7 +179,8 @@ def describe(seed: int, num_views: int, num_frames: int) -> SceneDescription:
     count = int(rng.choice([1, 2, 3], p=[0.35, 0.50, 0.15]))
     colors = rng.permutation(list(COLORS))[:count]
     moving = ["bounce", "orbit", "slide", "spin", "swing"]
-    things, seeds = [], []
+    things: list[Thing] = []
+    seeds: list[int] = []
     for i in range(count):
         motion = str(rng.choice(moving)) if i == 0 else str(rng.choice([*moving, "still", "still"]))
         for _ in range(40):

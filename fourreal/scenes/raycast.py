@@ -5,6 +5,8 @@ their own frame, scaled to a unit sphere, cube or cylinder; lighting is Lambert 
 shadow, softened by supersampling.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from einops import rearrange
@@ -23,6 +25,7 @@ from fourreal.scenes.describe import (
 )
 
 FAR = 1e6
+SAMPLES = 2  # a pixel of a frame is the mean of SAMPLES x SAMPLES rays
 SHAPE_IDS = {"sphere": 0, "ellipsoid": 0, "box": 1, "cylinder": 2}
 
 
@@ -69,16 +72,13 @@ INTERSECT = (_unit_sphere, _unit_box, _unit_cylinder)
 
 def _any_shape(shape: Tensor, o: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
     """Hits with one object of each scene; shape [B] says which unit solid it is."""
-    present = shape.unique().tolist()
-    t = normal = None
-    for kind in present:
+    first, *others = shape.unique().tolist()
+    t, normal = INTERSECT[first](o, d)
+    for kind in others:
         t_kind, n_kind = INTERSECT[kind](o, d)
-        if t is None:
-            t, normal = t_kind, n_kind
-        else:
-            chosen = (shape == kind).view(-1, *[1] * (t.ndim - 1))
-            t = torch.where(chosen, t_kind, t)
-            normal = torch.where(chosen[..., None], n_kind, normal)
+        chosen = (shape == kind).view(-1, *[1] * (t.ndim - 1))
+        t = torch.where(chosen, t_kind, t)
+        normal = torch.where(chosen[..., None], n_kind, normal)
     return t, normal
 
 
@@ -97,23 +97,23 @@ def _texture(kind: Tensor, u: Tensor, v: Tensor) -> Tensor:
 
 
 class SceneBatch:
-    """B scenes of V views and T times on a device, ready to be drawn."""
+    """B scenes of V views and T times, ready to be drawn."""
 
-    def __init__(self, descriptions: list[SceneDescription], device="cpu"):
-        def tensor(rows, dtype=torch.float32):
-            return torch.as_tensor(np.asarray(rows), dtype=dtype, device=device)
+    def __init__(self, descriptions: list[SceneDescription]):
+        def tensor(rows: Any, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.as_tensor(np.asarray(rows), dtype=dtype)
 
         self.descriptions = descriptions
         slots = max(len(d.things) for d in descriptions)
         times = descriptions[0].things[0].positions.shape[0]
         count = len(descriptions)
-        self.shape = torch.zeros(count, slots, dtype=torch.long, device=device)
-        self.exists = torch.zeros(count, slots, dtype=torch.bool, device=device)
-        self.mobile = torch.zeros(count, slots, dtype=torch.bool, device=device)
-        self.color = torch.zeros(count, slots, 3, device=device)
-        self.half = torch.ones(count, slots, 3, device=device)
-        self.position = torch.zeros(count, times, slots, 3, device=device)
-        self.rotation = torch.eye(3, device=device).repeat(count, times, slots, 1, 1)
+        self.shape = torch.zeros(count, slots, dtype=torch.long)
+        self.exists = torch.zeros(count, slots, dtype=torch.bool)
+        self.mobile = torch.zeros(count, slots, dtype=torch.bool)
+        self.color = torch.zeros(count, slots, 3)
+        self.half = torch.ones(count, slots, 3)
+        self.position = torch.zeros(count, times, slots, 3)
+        self.rotation = torch.eye(3).repeat(count, times, slots, 1, 1)
         for b, description in enumerate(descriptions):
             for n, thing in enumerate(description.things):
                 self.shape[b, n] = SHAPE_IDS[thing.shape]
@@ -141,7 +141,9 @@ class SceneBatch:
     def num_times(self) -> int:
         return self.position.shape[1]
 
-    def select(self, views: list[int] | None = None, times: list[int] | None = None):
+    def select(
+        self, views: list[int] | None = None, times: list[int] | None = None
+    ) -> "SceneBatch":
         """Keep only some views and (or) times, in the order given; returns itself."""
         if views is not None:
             self.camera, self.fov_y = self.camera[:, views], self.fov_y[:, views]
@@ -155,7 +157,7 @@ class SceneBatch:
 
     def rays(self, height: int, width: int, samples: int) -> Tensor:
         """Directions [B, V, 3, P] with camera z = 1 through a samples x samples grid per pixel."""
-        grid = pixel_grid(height * samples, width * samples, self.camera.device) / samples
+        grid = pixel_grid(height * samples, width * samples) / samples
         grid = rearrange(grid, "(h i) (w j) c -> (h w i j) c", i=samples, j=samples)
         k = self.intrinsics(height, width)
         local = torch.cat(
@@ -204,7 +206,7 @@ class SceneBatch:
         """Maps [B, 3, 3] from the set frame to object n's unit frame at a time."""
         return self.rotation[:, time, n].transpose(-1, -2) / self.half[:, n, :, None]
 
-    def _cast(self, d: Tensor, background_t: Tensor, time: int):
+    def _cast(self, d: Tensor, background_t: Tensor, time: int) -> tuple[Tensor, Tensor, Tensor]:
         """Nearest depth [B, V, P], object index (-1 is the set) and its normal."""
         nearest = background_t.clone()
         index = torch.full_like(nearest, -1, dtype=torch.long)
@@ -232,16 +234,16 @@ class SceneBatch:
             lit = lit * ((t >= FAR) | (owner == n) | ~self.exists[:, n, None, None])
         return lit
 
-    def draw(self, height: int, width: int, samples: int = 2) -> Tensor:
-        """Frames [B, V, T, 3, H, W] in [0, 1], samples x samples rays per pixel."""
-        d = self.rays(height, width, samples)
+    def draw(self, height: int, width: int) -> Tensor:
+        """Frames [B, V, T, 3, H, W] in [0, 1]."""
+        d = self.rays(height, width, SAMPLES)
         t_set, albedo_set, normal_set = self.background(d)
         frames = []
         for time in range(self.num_times):
             t, index, normal = self._cast(d, t_set, time)
             on_set = (index < 0)[..., None, :]
             color = self.color[
-                torch.arange(len(index), device=d.device)[:, None, None], index.clamp_min(0)
+                torch.arange(len(index))[:, None, None], index.clamp_min(0)
             ].transpose(-1, -2)
             albedo = torch.where(on_set, albedo_set, color)
             normal = torch.where(on_set, normal_set, normal)
@@ -252,7 +254,7 @@ class SceneBatch:
             ambient = self.ambient[:, None, None]
             light = ambient + (1 - ambient) * 1.1 * cosine * self._lit(hit, index, time)
             color = (albedo * light[..., None, :]).clamp(0, 1)
-            pixels = color.unflatten(-1, (height, width, samples * samples)).mean(-1)
+            pixels = color.unflatten(-1, (height, width, SAMPLES**2)).mean(-1)
             frames.append(pixels)
         return torch.stack(frames, 2)
 
@@ -266,7 +268,7 @@ class SceneBatch:
             t, index, _ = self._cast(d, t_set, time)
             depth.append(t.unflatten(-1, (height, width)))
             instances.append((index + 1).unflatten(-1, (height, width)))
-        instances = torch.stack(instances, 2)
+        owners = torch.stack(instances, 2)
         mobile = torch.cat([torch.zeros_like(self.mobile[:, :1]), self.mobile], 1)
-        batch = torch.arange(len(mobile), device=d.device).view(-1, 1, 1, 1, 1)
-        return torch.stack(depth, 2), instances, mobile[batch, instances]
+        batch = torch.arange(len(mobile)).view(-1, 1, 1, 1, 1)
+        return torch.stack(depth, 2), owners, mobile[batch, owners]

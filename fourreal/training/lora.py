@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from fourreal.files.atomic import atomic_path
 from fourreal.video.wan_keys import comfy_key
@@ -14,7 +16,7 @@ SELF_ATTENTION = r"blocks\.\d+\.attn1\.(to_q|to_k|to_v|to_out\.0)"
 PARTS = {"lora_A": "lora_down", "lora_B": "lora_up"}
 
 
-def add_lora(transformer: nn.Module, rank: int) -> None:
+def add_lora(transformer: WanTransformer3DModel, rank: int) -> None:
     """Add a trainable LoRA (scale 1, second factor zero) to every self-attention layer."""
     from peft import LoraConfig
 
@@ -39,7 +41,7 @@ def lora_tensors(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
-def save_lora(weights: dict[str, Tensor], path: Path, metadata: dict) -> None:
+def save_lora(weights: dict[str, Tensor], path: Path, metadata: dict[str, Any]) -> None:
     """Write lora_tensors(weights), with `metadata` as JSON under the key `fourreal`."""
     with atomic_path(path) as temporary:
         save_file(lora_tensors(weights), temporary, {"fourreal": json.dumps(metadata)})

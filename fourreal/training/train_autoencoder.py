@@ -1,7 +1,7 @@
 """`fourreal train autoencoder`: fit the embedded block transform to procedural scenes.
 
 Its decoder can also learn from what a video model makes of noised latents: generated latents have
-faults of their own, of which a decoder that knows exact ones alone makes edges between blocks.
+faults of their own, which a decoder that has seen only exact ones turns into edges between blocks.
 """
 
 from dataclasses import dataclass, field
@@ -25,6 +25,9 @@ NOISE = 0.3  # at most, added to latents in training: generated ones are not exa
 GUESSED = 0.5  # of the steps decode a video model's guesses, where one is given
 GUESSED_FROM = (0.2, 0.95)  # the noise levels of the latents it guesses from
 MOTION_WEIGHT = 0.5
+NUM_VIEWS, NUM_FRAMES = 8, 29  # of the scenes
+FITTED = 96  # scenes that set the linear transform
+VALIDATION_SCENES = 8
 
 
 @dataclass
@@ -43,10 +46,12 @@ class AutoencoderConfig:
     num_scenes: int = 600
     """Training scenes; the first 96 of them set the linear transform."""
     size: int = 64
+    """Height and width of the scenes in pixels."""
     z_dim: int = 16
+    """Channels of the latents."""
     decoder_width: int = 96
     """Channels between neighbouring blocks in the decoder; 0 leaves the transform alone."""
-    video: Path | None = None
+    model: Path | None = None
     """Folder of an embedded video model whose guesses of noised latents are decoded in every other
     step."""
 
@@ -95,7 +100,7 @@ def guess(
     noise = torch.randn(latents.shape, generator=generator).to(latents)
     exact = grid_to_sequence(latents)
     noised = grid_to_sequence((1 - sigma) * latents + sigma * noise)
-    patch = pipeline.transformer.config.patch_size[-1]
+    patch = pipeline.transformer.config["patch_size"][-1]
     inputs, timesteps = model_inputs(
         noised,
         exact,
@@ -110,67 +115,122 @@ def guess(
     return sequence_to_grid(guessed, views)
 
 
-def train_autoencoder(config: AutoencoderConfig) -> None:
-    torch.manual_seed(config.loop.seed)
-    scenes = SceneCache(config.cache, "train", 8, 29, config.size)
-    scenes.fill(config.num_scenes)
-    vae = BlockAutoencoder(config.z_dim, config.decoder_width)
-    if config.start_from is not None:
-        kept = load_autoencoder(config.start_from)
-        whole = kept.config.decoder_width == config.decoder_width
-        vae.load_state_dict(
-            kept.state_dict() if whole else dict(kept.named_buffers()), strict=False
-        )
-    else:
-        count = min(config.num_scenes, 96)
-        vae.fit([scenes.frames(i)[::2].transpose(1, 2) * 2 - 1 for i in range(count)])
-    validation = SceneCache(config.cache, "validation", 8, 29, config.size)
-    held_out = torch.stack([validation.frames(i)[::4] for i in range(8)]).flatten(0, 1)
-    loop = Loop(config.loop, NoisyDecoding(vae), {"decoder_width": config.decoder_width})
-    device = loop.accelerator.device
-    is_main_process = loop.accelerator.is_main_process
-    held_out = held_out.to(device)
-    pipeline = None
-    if config.video is not None:
-        pipeline = load_embedded_pipeline(config.video).to(device)
-        frames = num_latent_frames(scenes.num_frames)
-        apply_view_time(
-            pipeline.transformer, scenes.num_views, frames, max_frames=pipeline.config.max_frames
-        )
+@dataclass
+class Clips:
+    """Clips [B, 3, T, H, W] in [-1, 1]; with a caption they are the views of one scene, whose
+    latents a video model is to guess."""
 
-    def loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        def below(limit):
+    clips: Tensor
+    caption: str | None = None
+
+
+@dataclass
+class ClipDraws:
+    """Draws random views of random scenes; where guesses are wanted, in every other draw all views
+    of one scene."""
+
+    scenes: SceneCache
+    num_scenes: int
+    batch_size: int
+    guesses: bool
+
+    def draw(self, generator: torch.Generator, progress: float) -> Clips:
+        """Choose and read a batch; all that is random comes from the generator."""
+
+        def below(limit: int) -> int:
             return int(torch.randint(limit, (1,), generator=generator))
 
-        if pipeline is not None and torch.rand((), generator=generator) < GUESSED:
-            index = below(config.num_scenes)
-            clips = (scenes.frames(index).transpose(1, 2) * 2 - 1).to(device)
-            latents = vae.encode(clips).latent_dist.mean
-            guessed = guess(pipeline, latents, scenes.caption(index), generator)
-            chosen = torch.randperm(len(clips), generator=generator)[: config.loop.batch_size]
-            return decoding_loss(
-                loop.model(clips[chosen], generator, guessed[chosen]), clips[chosen]
-            )
-        clips = [
-            scenes.frames(below(config.num_scenes), [below(8)])[0]
-            for _ in range(config.loop.batch_size)
+        if self.guesses and torch.rand((), generator=generator) < GUESSED:
+            index = below(self.num_scenes)
+            return Clips(as_clips(self.scenes.frames(index)), self.scenes.caption(index))
+        views = [
+            self.scenes.frames(below(self.num_scenes), [below(NUM_VIEWS)])[0]
+            for _ in range(self.batch_size)
         ]
-        clips = (torch.stack(clips).transpose(1, 2) * 2 - 1).to(device)
-        return decoding_loss(loop.model(clips, generator), clips)
+        return Clips(as_clips(torch.stack(views)))
 
-    def sample(out: Path) -> dict:
-        decoded = vae.decode(vae.encode(held_out.transpose(1, 2) * 2 - 1).latent_dist.mean).sample
-        decoded = decoded.transpose(1, 2) / 2 + 0.5
-        pairs = torch.stack([held_out, decoded])[:, :8, [0, 10, 20]]
-        if is_main_process:
+
+def as_clips(frames: Tensor) -> Tensor:
+    """Frames [B, T, 3, H, W] in [0, 1] as an autoencoder takes them: [B, 3, T, H, W] in [-1, 1]."""
+    return frames.transpose(1, 2) * 2 - 1
+
+
+def start_autoencoder(config: AutoencoderConfig, scenes: SceneCache) -> BlockAutoencoder:
+    """The autoencoder whose decoder is trained, its linear transform fitted or kept."""
+    vae = BlockAutoencoder(config.z_dim, config.decoder_width)
+    if config.start_from is None:
+        count = min(config.num_scenes, FITTED)
+        vae.fit([as_clips(scenes.frames(i)[::2]) for i in range(count)])
+        return vae
+    kept = load_autoencoder(config.start_from)
+    alike = kept.config.decoder_width == config.decoder_width
+    vae.load_state_dict(kept.state_dict() if alike else dict(kept.named_buffers()), strict=False)
+    return vae
+
+
+class AutoencoderTraining:
+    """A training run of the autoencoder's decoder: its loss, its samples and what it saves."""
+
+    def __init__(self, config: AutoencoderConfig):
+        self.config = config
+        torch.manual_seed(config.loop.seed)
+        scenes, validation = (
+            SceneCache(config.cache, split, NUM_VIEWS, NUM_FRAMES, config.size)
+            for split in ("train", "validation")
+        )
+        scenes.fill(config.num_scenes)
+        self.vae = start_autoencoder(config, scenes)
+        notes = {"decoder_width": config.decoder_width}
+        self.loop = Loop(config.loop, NoisyDecoding(self.vae), notes, "autoencoder.safetensors")
+        self.device = self.loop.accelerator.device
+        held_out = [validation.frames(i)[::4] for i in range(VALIDATION_SCENES)]
+        self.held_out = torch.stack(held_out).flatten(0, 1).to(self.device)
+        self.pipeline: ViewTimePipeline | None = None
+        if config.model is not None:
+            self.pipeline = load_embedded_pipeline(config.model).to(self.device)
+            apply_view_time(
+                self.pipeline.transformer,
+                NUM_VIEWS,
+                num_latent_frames(NUM_FRAMES),
+                max_frames=self.pipeline.config.max_frames,
+            )
+        guesses = self.pipeline is not None
+        self.draws = ClipDraws(scenes, config.num_scenes, config.loop.batch_size, guesses)
+
+    def loss(self, batch: Clips, generator: torch.Generator) -> dict[str, Tensor]:
+        """The decoder's error from noisy latents, or from a video model's guesses of them."""
+        clips = batch.clips.to(self.device)
+        if self.pipeline is None or batch.caption is None:
+            return decoding_loss(self.loop.model(clips, generator), clips)
+        latents = self.vae.encode(clips).latent_dist.mean
+        guessed = guess(self.pipeline, latents, batch.caption, generator)
+        chosen = torch.randperm(len(clips), generator=generator)[: self.config.loop.batch_size]
+        decoded = self.loop.model(clips[chosen], generator, guessed[chosen])
+        return decoding_loss(decoded, clips[chosen])
+
+    def sample(self, out: Path) -> dict[str, float]:
+        """Draw samples.png, exact frames beside decoded ones; the PSNR of held-out clips."""
+        latents = self.vae.encode(as_clips(self.held_out)).latent_dist.mean
+        decoded = self.vae.decode(latents, return_dict=False)[0].transpose(1, 2) / 2 + 0.5
+        if self.loop.accelerator.is_main_process:
+            pairs = torch.stack([self.held_out, decoded])[:, :8, [0, 10, 20]]
             picture = rearrange(pairs, "side n t c h w -> c (n h) (t side w)")
             write_image(out / "samples.png", picture)
-        return {"validation_psnr": round(float(psnr(decoded, held_out)), 2)}
+        return {"validation_psnr": round(psnr(decoded, self.held_out), 2)}
 
+    def save(self) -> None:
+        """Write the autoencoder with its averaged decoder."""
+        with self.loop.averaged():
+            if self.loop.accelerator.is_main_process:
+                path = self.config.loop.out / "autoencoder.safetensors"
+                save_autoencoder(self.vae, path)
+
+
+def train_autoencoder(config: AutoencoderConfig) -> None:
+    """Fit, and train the decoder if there is one; autoencoder.safetensors in the run's folder."""
+    training = AutoencoderTraining(config)
     if config.decoder_width:
-        loop.run(loss, sample)
-    elif is_main_process:
-        print(sample(config.loop.out))
-    with loop.averaged():
-        if is_main_process:
-            save_autoencoder(vae, config.loop.out / "autoencoder.safetensors")
+        training.loop.run(training.loss, training.sample, training.draws.draw)
+    elif training.loop.accelerator.is_main_process:
+        print(training.sample(config.loop.out))
+    training.save()

@@ -22,7 +22,8 @@ from fourreal.formats import load_ply, load_scene
 from fourreal.reconstruction.checkpoint import save_model
 from fourreal.reconstruction.config import VGGTConfig
 from fourreal.reconstruction.network import VGGT
-from fourreal.training.train_video import VideoConfig, build_transformer
+from fourreal.training.video_config import VideoConfig
+from fourreal.training.video_model import build_transformer
 from fourreal.video.wan_files import save_transformer
 
 SMALL = [

@@ -237,7 +237,7 @@ def test_variants_are_trained_alike_from_one_base_and_only_once(monkeypatch, tmp
     ]
     assert all(v == alike[0] and v.start_from == tmp_path / "base" for v in alike)
     data = [v.data for v in variants]
-    assert all(d == base.data for d in data[:-1]) and data[-1].video == (tmp_path / "videos",)
+    assert all(d == base.data for d in data[:-1]) and data[-1].videos == (tmp_path / "videos",)
     assert not find_clips("video", tmp_path / "videos", 1, 13, None)[1]
     assert [c.video.name for c in scored] == list(ablations.VARIANTS)
     assert all(replace(c, video=None) == replace(scored[0], video=None) for c in scored)

@@ -17,7 +17,7 @@ def test_exact_depth_and_cameras_render_the_frames():
     """Catches half-pixel, axis and order mistakes: Gaussians from exact depth, rendered at the
     input cameras, are the frames."""
     for index in (0, 1):
-        scene = make_scene(scene_seed("test", index), 4, 5, 256, 256, samples=1)
+        scene = make_scene(scene_seed("test", index), 4, 5, 256, 256)
         for time in (0, 4):
             depth, frames = scene.depth[:, time], scene.frames[:, time]
             gaussians = gaussians_from_depth(
@@ -25,11 +25,11 @@ def test_exact_depth_and_cameras_render_the_frames():
             )
             gaussians.scales = gaussians.scales * 0.4  # small: a fifth of a pixel
             rendering = render(gaussians, scene.extrinsics, scene.intrinsics, 256, 256)
-            assert psnr(rendering.color.movedim(-1, 1), frames) >= 30
+            assert psnr(rendering.color.movedim(-1, 1), frames) >= 32
 
 
 def test_views_agree_on_the_points_they_both_see():
-    scene = make_scene(scene_seed("test", 3), 4, 1, 96, 96, samples=1)
+    scene = make_scene(scene_seed("test", 3), 4, 1, 96, 96)
     points = unproject(scene.depth[0, 0], scene.extrinsics[0], scene.intrinsics[0])
     pixels, depth = project(points.view(-1, 3), scene.extrinsics[3], scene.intrinsics[3])
     column, row = pixels.floor().long().unbind(-1)

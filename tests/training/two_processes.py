@@ -1,29 +1,30 @@
-"""Run by test_training in two processes: train a line, write what each process saw."""
+"""Run by test_loop in two processes: train whole, stop, resume; write what each process saw."""
 
+import contextlib
 import json
 import sys
 from pathlib import Path
 
-import torch
+from accelerate import Accelerator
 
-from fourreal.training.loop import Loop, LoopConfig
+sys.path.insert(0, str(Path(__file__).parent))
+from short_runs import fit
 
 out = Path(sys.argv[1])
-torch.manual_seed(0)
-loop = Loop(
-    LoopConfig(out, 3, save_every=3, warmup_steps=1, mixed_precision="no"), torch.nn.Linear(3, 1)
-)
-seen = []
-
-
-def loss(step, generator):
-    x = torch.randn(4, 3, generator=generator)
-    seen.append(float(x.sum()))
-    return {"loss": (loop.model(x) - x.sum(1, keepdim=True)).square().mean()}
-
-
-loop.run(loss, lambda folder: {})
-weight = loop.plain_model.weight.detach().flatten().tolist()
-process = loop.accelerator.process_index
-(out / f"{process}.json").write_text(json.dumps({"seen": seen, "weight": weight}))
-loop.accelerator.end_training()
+process = Accelerator().process_index
+for optimizer in ("muon", "adamw"):
+    whole = fit(out / optimizer / "whole", optimizer=optimizer)
+    with contextlib.suppress(KeyboardInterrupt):
+        fit(out / optimizer / "broken", stop_at=5, optimizer=optimizer)
+    resumed = fit(out / optimizer / "broken", optimizer=optimizer)
+    (out / f"{optimizer}_{process}.json").write_text(
+        json.dumps(
+            {
+                "losses": whole.losses,
+                "resumed": resumed.losses,
+                "weights": [p.tolist() for p in whole.weights],
+                "ends_alike": resumed.ends_like(whole),
+            }
+        )
+    )
+Accelerator().end_training()

@@ -1,0 +1,114 @@
+"""Clips on disk: the layouts that are known, their captions, what cannot be used."""
+
+import json
+
+import pytest
+import torch
+
+from fourreal.data.clips import find_clips, read_window
+from fourreal.files.media import write_image
+
+from .clip_files import grey_video, multiview, write_bad_clips
+
+
+def test_plain_folders_of_clips_take_their_captions_from_metadata(tmp_path):
+    multiview(tmp_path / "a")
+    multiview(tmp_path / "b")
+    lines = [
+        {"path": "a", "caption": "first", "views": ["cam2.mp4", "cam0.mp4"]},
+        {"path": "b", "caption": "second"},
+    ]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    clips, problems = find_clips("multiview", tmp_path, 2, 5)
+    assert problems == []
+    assert [c.caption for c in clips] == ["first", "second"]
+    assert [v.name for v in clips[0].views] == ["cam2.mp4", "cam0.mp4"]
+    assert [v.name for v in clips[1].views] == ["cam0.mp4", "cam1.mp4", "cam2.mp4"]
+    assert clips[0].num_frames == 5
+
+
+def test_syncamvideo_cameras_are_put_in_the_order_of_their_arc(tmp_path):
+    scene = tmp_path / "train" / "f24_aperture5" / "scene1"
+    azimuths = {"cam01": 100, "cam02": 20, "cam03": 60, "cam04": 140}
+    cameras = {}
+    for name, azimuth in azimuths.items():
+        grey_video(scene / "videos" / f"{name}.mp4")
+        angle = torch.deg2rad(torch.tensor(float(azimuth)))
+        x, y = 300 * angle.cos(), 300 * angle.sin()
+        cameras[name] = f"[1 0 0 0] [0 1 0 0] [0 0 1 0] [{x} {y} 120 1] "
+    (scene / "cameras").mkdir()
+    (scene / "cameras" / "camera_extrinsics.json").write_text(json.dumps({"frame0": cameras}))
+    clips, problems = find_clips("multiview", tmp_path, 4, 5, "animals")
+    assert problems == []
+    order = [v.stem for v in clips[0].views]
+    assert order in (["cam02", "cam03", "cam01", "cam04"], ["cam04", "cam01", "cam03", "cam02"])
+
+
+@pytest.mark.parametrize("root", ["", "videos"])
+def test_mv_video_has_its_captions_in_one_file(tmp_path, root):
+    for animation in ("00", "01"):
+        for view in (0, 1, 10, 2):
+            grey_video(tmp_path / "videos" / "a1b2" / animation / f"view_{view}.mp4")
+    listed = {"a1b2": {"url": "", "anim": {"00": {"text_prompt": "a dog runs"}, "01": {}}}}
+    (tmp_path / "uid_info_dict.json").write_text(json.dumps(listed))
+    clips, problems = find_clips("multiview", tmp_path / root, 4, 5, "something")
+    assert problems == []
+    assert [c.caption for c in clips] == ["a dog runs", "something"]
+    assert [v.stem for v in clips[0].views] == ["view_0", "view_1", "view_2", "view_10"]
+    (tmp_path / "uid_info_dict.json").write_text("{")
+    with pytest.raises(ValueError, match="is not JSON"):
+        find_clips("multiview", tmp_path / root, 4, 5, "something")
+
+
+def test_kubric_4d_gives_the_ring_of_low_cameras_and_colour_frames_only(tmp_path):
+    scene = tmp_path / "scn00000"
+    for v in range(16):
+        (scene / f"frames_p0_v{v}").mkdir(parents=True)
+        for t in range(2):
+            image = torch.full((3, 8, 8), v / 16)
+            write_image(scene / f"frames_p0_v{v}" / f"rgba_{t:05d}.png", image)
+            write_image(scene / f"frames_p0_v{v}" / f"segmentation_{t:05d}.png", 1 - image)
+    clips, problems = find_clips("multiview", tmp_path, 8, 1, "things fall")
+    assert problems == [] and clips[0].num_frames == 2
+    assert [v.name for v in clips[0].views] == [f"frames_p0_v{v}" for v in range(4, 16)]
+    frames = read_window(clips[0].views[4], 1, 1)
+    assert frames.shape == (1, 3, 8, 8)
+    assert float(frames.mean()) == pytest.approx(8 / 16, abs=0.003)
+
+
+def test_windows_of_a_video_start_where_they_should(tmp_path):
+    path = grey_video(tmp_path / "a.mp4", 0.3, frames=9)
+    window = read_window(path, 4, 3)
+    expected = 0.3 + 0.02 * torch.tensor([4.0, 5.0, 6.0])
+    assert torch.allclose(window.mean((1, 2, 3)), expected, atol=0.006)
+    with pytest.raises(ValueError, match=r"a\.mp4 ends at frame 9; 10 are needed"):
+        read_window(path, 7, 3)
+    with pytest.raises(ValueError, match=r"a\.mp4 .* it ends before frame 9"):
+        read_window(path, 9, 1)
+
+
+def test_windows_of_a_folder_of_frames_are_as_long_as_asked(tmp_path):
+    for number in range(4):
+        write_image(tmp_path / f"{number}.png", torch.full((3, 4, 4), 0.2 * number))
+    levels = read_window(tmp_path, 1, 3).mean((1, 2, 3))
+    assert torch.allclose(levels, torch.tensor([0.2, 0.4, 0.6]), atol=0.003)
+    with pytest.raises(ValueError, match="ends at frame 4; 5 are needed"):
+        read_window(tmp_path, 2, 3)
+
+
+def test_bad_clips_are_reported_with_the_names_of_the_files(tmp_path):
+    expected = write_bad_clips(tmp_path)
+    clips, problems = find_clips("multiview", tmp_path, 3, 5)
+    assert [c.caption for c in clips] == ["good"]
+    assert len(problems) == len(expected)
+    for text in expected:
+        assert any(text in problem for problem in problems), (text, problems)
+
+
+def test_a_metadata_line_without_path_or_caption_is_named(tmp_path):
+    grey_video(tmp_path / "a.mp4")
+    (tmp_path / "metadata.jsonl").write_text('{"path": "a.mp4"}\n{"caption": "x"}\nno json\n')
+    clips, problems = find_clips("video", tmp_path, 1, 5)
+    assert clips == []
+    assert "metadata.jsonl line 2" in problems[0] and "metadata.jsonl line 3" in problems[1]
+    assert problems[2].endswith("a.mp4 has no caption")
