@@ -1,5 +1,6 @@
 """Run the demo: `python tasks.py demo ["PROMPT"] [options]`; run the tests: `python tasks.py test`.
 
+The tests are ruff, mypy and pytest; `python tasks.py lint` runs the first two alone.
 `python tasks.py test --comfyui PATH` also runs what needs a ComfyUI checkout (0.28 or newer).
 
 Standard library only; works on Linux, macOS and Windows. Everything is installed into `.venv`
@@ -10,13 +11,16 @@ import os
 import shutil
 import subprocess
 import sys
+import urllib.request
 import venv
+from http.client import HTTPException
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENT = HERE / ".venv"
 DEMO_PROMPT, DEMO_SEED = "a red ball bouncing next to a yellow cylinder", "2"
-CPU_TORCH = "torch==2.13.0"  # where pip offers a CPU build under this version
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"  # PyTorch's own CPU builds
+CPU_TORCH = "torch==2.13.0"  # some mirrors of PyPI offer a CPU build under this version
 
 
 def python() -> Path:
@@ -34,15 +38,44 @@ def run(*command, check: bool = True, **options) -> int:
     return code
 
 
+def reachable(address: str, seconds: float = 5) -> bool:
+    """Whether a web address answers."""
+    try:
+        with urllib.request.urlopen(address, timeout=seconds):
+            return True
+    except (OSError, HTTPException):  # no network, no such host, an error, or too late
+        return False
+
+
+def cpu_index() -> list[str]:
+    """pip's option for PyTorch's own CPU builds, if there is no NVIDIA GPU and they are in reach.
+
+    On Linux pip's own choice is a CUDA build of several gigabytes.
+    """
+    if shutil.which("nvidia-smi") or not reachable(f"{CPU_INDEX}/torch/"):
+        return []
+    return ["--index-url", CPU_INDEX]
+
+
+def torch_attempts() -> list[list[str]]:
+    """What pip may be asked for to get torch, the best first."""
+    if shutil.which("nvidia-smi"):
+        return [["torch"]]
+    index = cpu_index()
+    return [*([["torch", *index]] if index else []), [CPU_TORCH], ["torch"]]
+
+
 def install_torch() -> None:
-    """A CPU build where there is no NVIDIA GPU and pip offers one, else pip's own choice."""
+    """Install torch if it cannot be imported: a CPU build where there is no NVIDIA GPU."""
     if run(python(), "-c", "import torch", check=False, stderr=subprocess.DEVNULL) == 0:
         return
-    has_gpu = shutil.which("nvidia-smi") is not None
-    attempts = [["torch"]] if has_gpu else [[CPU_TORCH], ["torch"]]
-    for wanted in attempts:
-        if run(python(), "-m", "pip", "install", "-q", *wanted, check=wanted == ["torch"]) == 0:
+    for wanted in torch_attempts():
+        if run(python(), "-m", "pip", "install", "-q", *wanted, check=False) == 0:
             return
+    sys.exit(
+        f"pip could not install torch (see its messages above). Install it into {ENVIRONMENT} as "
+        "https://pytorch.org/get-started says, then run this again."
+    )
 
 
 def setup(extras: str) -> None:
@@ -79,9 +112,19 @@ def use_comfyui(folder: Path) -> None:
         sys.exit(f"{folder} is not a ComfyUI checkout: it has no main.py.")
     marker, wanted = ENVIRONMENT / "installed-comfyui", requirements.read_text()
     if not marker.exists() or marker.read_text() != wanted:
+        index = cpu_index()
+        if index:  # these two must be of the same build as torch
+            run(python(), "-m", "pip", "install", "-q", "torchvision", "torchaudio", *index)
         run(python(), "-m", "pip", "install", "-q", "-r", requirements)
         marker.write_text(wanted)
     os.environ["COMFYUI_PATH"] = str(folder)
+
+
+def lint(_: list[str]) -> None:
+    setup("test")
+    run(python(), "-m", "ruff", "check", ".")
+    run(python(), "-m", "ruff", "format", "--check", ".")
+    run(python(), "-m", "mypy", "fourreal")
 
 
 def test(arguments: list[str]) -> None:
@@ -91,13 +134,12 @@ def test(arguments: list[str]) -> None:
             sys.exit("--comfyui needs the path of a ComfyUI checkout.")
         use_comfyui(Path(arguments[1]).resolve())
         arguments = arguments[2:]
-    run(python(), "-m", "ruff", "check", ".")
-    run(python(), "-m", "ruff", "format", "--check", ".")
+    lint([])
     run(python(), "-m", "pytest", *arguments)
 
 
 def main() -> None:
-    commands = {"demo": demo, "test": test}
+    commands = {"demo": demo, "lint": lint, "test": test}
     if len(sys.argv) < 2 or sys.argv[1] not in commands:
         sys.exit(__doc__)
     try:

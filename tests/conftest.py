@@ -9,6 +9,8 @@ import sys
 import pytest
 import torch
 
+from .skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401 (hooks)
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 

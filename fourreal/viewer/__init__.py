@@ -1,6 +1,6 @@
-"""The interactive 4D viewer: one page (three.js and Spark), served or as one HTML file.
+"""The interactive 4D viewer: a page with three.js and Spark inside, served or as one HTML file.
 
-The page is built from src/ (`npm ci && npm run build` there) into page.html, which is committed.
+The page is page.html. It is built from src/ (`npm ci && npm run build` there) and committed.
 """
 
 from fourreal.viewer.export import export_html, pack_gaussians, scene_files

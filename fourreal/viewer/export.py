@@ -1,10 +1,17 @@
-"""A scene as the viewer page reads it, and the page with a scene inside as one HTML file.
+"""A scene in the parts that the viewer page reads, and page and scene together as one HTML file.
 
-The page asks for named parts: `scene.json` (counts, cameras, clock), `static.bin`, `<t>.bin` of
-each time, and optionally `<view>_<t>.jpg`, the input frames. Gaussians are in Spark's packed
-layout of 16 bytes: colour and opacity as bytes, position as half floats, scale as the logarithm
-in a byte, rotation as an octahedral axis and an angle in three bytes. After them stand, for all
-Gaussians, the harmonics of degree 1, then 2 and 3 if the scene has them; higher ones are left out.
+The page asks for these parts by name:
+
+- `scene.json`: the counts of Gaussians, the cameras and the frame rate
+- `static.bin`: the Gaussians that stand still
+- `<t>.bin`: the moving Gaussians of time t
+- `<view>_<t>.jpg`: the input frames, if there are any
+
+A part with N Gaussians has them in Spark's packed layout (its file PackedSplats.ts), 16 bytes each:
+colour and opacity in a byte per channel, the position as three half floats, each scale's logarithm
+in a byte, the rotation as an octahedral axis (two bytes) and an angle (one). Behind them come the
+harmonics of degree 1 of all N, then those of degree 2 and 3 where the scene has them. Higher
+degrees are left out: Spark has none.
 """
 
 import base64
@@ -12,9 +19,11 @@ import io
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from importlib.resources import files
 
 import numpy as np
+from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
@@ -22,17 +31,23 @@ from fourreal.files.atomic import atomic_path
 from fourreal.files.media import to_uint8
 from fourreal.gaussians import Gaussians, GaussianScene, harmonics_to_rgb
 
-LN_SCALE = (-12.0, 9.0)  # Spark's range of log scales in a byte
-COLOR_RANGE = (-0.5, 1.5)  # of degree 0, where harmonics above it may bring a colour back
-HARMONICS = ((7, 8), (8, 16), (6, 16))  # of degree 1, 2, 3: bits of a value in -1..1, bytes of all
-SLOT = "<!-- scene -->"  # where the page takes the parts of an embedded scene
-REST = "<!-- rest -->"  # the parts that are needed after the first image
+LN_SCALE = (-12.0, 9.0)  # the log scales that Spark's bytes 1 and 255 stand for
+COLOR_RANGE = (-0.5, 1.5)  # of degree 0, where the sum with higher degrees is what lies in 0..1
+HARMONICS = ((7, 8), (8, 16), (6, 16))  # degree 1, 2, 3: bits per value, bytes per Gaussian
+SLOT = "<!-- scene -->"  # place in the page of the parts for the first image
+REST = "<!-- rest -->"  # place of the other parts, behind the program
+FIRST = ("scene.json", "static.bin", "0.bin")  # the parts for the first image
+
+Part = Callable[[], bytes]
 
 
-def pack_gaussians(gaussians: Gaussians, color_range: tuple = (0.0, 1.0)) -> np.ndarray:
-    """N Gaussians in Spark's packed layout, uint32 [N, 4] (little endian).
+def pack_gaussians(
+    gaussians: Gaussians, color_range: tuple[float, float] = (0.0, 1.0)
+) -> np.ndarray:
+    """Pack N Gaussians in Spark's layout: uint32 [N, 4], little endian.
 
-    color_range: the colours of degree 0 that bytes 0 and 255 stand for; others are clipped.
+    color_range: the colours of degree 0 that bytes 0 and 255 stand for. Colours outside are
+    clipped, as are scales outside exp(LN_SCALE) and positions that a half float cannot hold.
     """
     parts = (gaussians.means, gaussians.quaternions, gaussians.scales, gaussians.opacities)
     means, quaternions, scales, opacities = (p.detach().cpu().double().numpy() for p in parts)
@@ -51,7 +66,11 @@ def pack_gaussians(gaussians: Gaussians, color_range: tuple = (0.0, 1.0)) -> np.
 
 
 def octahedral_rotation(quaternions: np.ndarray) -> np.ndarray:
-    """Quaternions (w, x, y, z) [N, 4] to bytes [N, 3]: axis on the octahedron, angle of 0..pi."""
+    """Quaternions (w, x, y, z) [N, 4], of any length, as bytes [N, 3].
+
+    Two bytes are the rotation's axis, projected on the octahedron; the third is the angle, of
+    which 255 is pi.
+    """
     norms = np.linalg.norm(quaternions, axis=1, keepdims=True)
     q = quaternions / np.maximum(norms, 1e-12)
     q = np.where(q[:, :1] < 0, -q, q)
@@ -65,19 +84,21 @@ def octahedral_rotation(quaternions: np.ndarray) -> np.ndarray:
 
 
 def pack_harmonics(gaussians: Gaussians, degree: int) -> bytes:
-    """The harmonics of N Gaussians above degree 0, one degree after another, clipped to -1..1.
+    """Pack the harmonics of degree 1 to `degree` of N Gaussians, all N of one degree together.
 
-    Each value is a signed integer of so many bits, coefficient by coefficient with red, green and
-    blue in turn, from the lowest bit of little-endian words on, as Spark wants them.
+    A value is clipped to -1..1 and becomes a signed integer of a few bits (HARMONICS). A Gaussian's
+    values follow each other without gaps from the lowest bit of its little-endian words on:
+    coefficient by coefficient, red, green and blue of each. Degrees that the Gaussians do not have
+    are filled with zeros.
     """
     planes = []
     for order, (bits, size) in enumerate(HARMONICS[:degree], start=1):
         part = gaussians.harmonics[:, order**2 : (order + 1) ** 2].detach().cpu().float()
         count = len(part)
-        values = np.zeros((count, 2 * order + 1, 3), np.int8)
-        # A part of the scene may have a lower degree than the whole: zeros above it.
-        values[:, : part.shape[1]] = np.rint(part.clamp(-1, 1).numpy() * (2 ** (bits - 1) - 1))
-        values = values.reshape(count, 3 * (2 * order + 1))
+        coefficients = np.zeros((count, 2 * order + 1, 3), np.int8)
+        largest = 2 ** (bits - 1) - 1
+        coefficients[:, : part.shape[1]] = np.rint(part.clamp(-1, 1).numpy() * largest)
+        values = rearrange(coefficients, "n k c -> n (k c)")
         digits = (values[:, :, None] >> np.arange(bits, dtype=np.int8)) & 1
         spread = np.zeros((count, 8 * size), np.uint8)
         spread[:, : values.shape[1] * bits] = digits.reshape(count, values.shape[1] * bits)
@@ -85,12 +106,10 @@ def pack_harmonics(gaussians: Gaussians, degree: int) -> bytes:
     return b"".join(planes)
 
 
-def scene_files(
-    scene: GaussianScene, frames: Tensor | None = None
-) -> dict[str, Callable[[], bytes]]:
-    """The parts of a scene by name, each made when it is called, in the order of their use.
+def scene_files(scene: GaussianScene, frames: Tensor | None = None) -> dict[str, Part]:
+    """Functions that make the parts of a scene, by the parts' names, in the order of their use.
 
-    frames [V, T, 3, H, W] in [0, 1]: the input frames to fade over the scene, if there are any.
+    frames [V, T, 3, H, W] in [0, 1]: the input frames, which the page can fade over the scene.
     Raises ValueError when frames do not have the scene's number of views and times.
     """
     grid = (scene.num_views, scene.num_frames)
@@ -104,6 +123,9 @@ def scene_files(
 
     def pack(gaussians: Gaussians) -> bytes:
         return pack_gaussians(gaussians, color_range).tobytes() + pack_harmonics(gaussians, degree)
+
+    def at_time(time: int) -> bytes:
+        return pack(scene.dynamic[time])
 
     first = scene.at(0)
     about = {
@@ -119,15 +141,15 @@ def scene_files(
         "degree": degree,
         "color_range": color_range,
     }
-    parts = {
+    parts: dict[str, Part] = {
         "scene.json": lambda: json.dumps(about).encode(),
         "static.bin": lambda: pack(scene.static),
     }
-    for time, gaussians in enumerate(scene.dynamic):
-        parts[f"{time}.bin"] = lambda g=gaussians: pack(g)
+    for time in range(scene.num_frames):
+        parts[f"{time}.bin"] = partial(at_time, time)
     if frames is not None:
         for view, time in np.ndindex(grid):
-            parts[f"{view}_{time}.jpg"] = lambda frame=frames[view, time]: jpeg(frame)
+            parts[f"{view}_{time}.jpg"] = partial(jpeg, frames[view, time])
     return parts
 
 
@@ -144,26 +166,26 @@ def page() -> str:
 
 
 def export_html(
-    scene: GaussianScene, path: str | os.PathLike, frames: Tensor | None = None
+    scene: GaussianScene, path: str | os.PathLike[str], frames: Tensor | None = None
 ) -> None:
-    """Write one HTML file that opens from disk, with the page and the scene (and its frames).
+    """Write one HTML file that opens from disk, with the page, the scene and its frames inside.
 
-    The first time stands before the page's program, the others after it, so that the first image
-    is there before the rest is read. Raises ValueError as scene_files does.
+    Time 0 is embedded before the script, the rest after it, so the first image shows before the
+    file is fully parsed. Raises ValueError as scene_files does.
     """
     parts = scene_files(scene, frames)
     before, rest = page().split(SLOT)
     middle, after = rest.split(REST)
-    first = ("scene.json", "static.bin", "0.bin")
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(before)
-        file.writelines(embedded(name, parts[name]) for name in first)
+        file.writelines(part_element(name, parts[name]) for name in FIRST)
         file.write(middle)
-        file.writelines(embedded(name, part) for name, part in parts.items() if name not in first)
+        others = (name for name in parts if name not in FIRST)
+        file.writelines(part_element(name, parts[name]) for name in others)
         file.write(after)
 
 
-def embedded(name: str, part: Callable[[], bytes]) -> str:
-    """A part as an element of the page."""
+def part_element(name: str, part: Part) -> str:
+    """A part as an element of the page, where source.js finds it."""
     content = base64.b64encode(part()).decode()
     return f'<script type="text/plain" id="part:{name}">{content}</script>\n'

@@ -1,25 +1,27 @@
-"""The viewer page and a scene on localhost, with Python's own HTTP server."""
+"""Serve the viewer page and a scene on this machine, with Python's own HTTP server."""
 
 import webbrowser
+from collections.abc import Mapping
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from torch import Tensor
 
 from fourreal.gaussians import GaussianScene
-from fourreal.viewer.export import page, scene_files
+from fourreal.viewer.export import Part, page, scene_files
 
 TYPES = {"html": "text/html; charset=utf-8", "json": "application/json", "jpg": "image/jpeg"}
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Answers the names of `parts`, and nothing else: no file of the disk can be asked for."""
+class PartHandler(BaseHTTPRequestHandler):
+    """Answers requests for the names of `parts`. It never looks at the disk."""
 
-    def __init__(self, parts, *args):
+    def __init__(self, parts: Mapping[str, Part], *args: Any):
         self.parts = parts
-        super().__init__(*args)
+        super().__init__(*args)  # which answers the request
 
-    def do_GET(self):
+    def do_GET(self) -> None:
         name = self.path.split("?")[0].lstrip("/") or "index.html"
         if name not in self.parts:
             self.send_error(404)
@@ -32,22 +34,29 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def log_message(self, *_):
-        pass
+    def log_message(self, *_: Any) -> None:
+        """Print nothing for a request."""
 
 
 def make_server(
     scene: GaussianScene, frames: Tensor | None = None, port: int = 0
 ) -> ThreadingHTTPServer:
-    """A server of the page and the scene on 127.0.0.1, not yet running; port 0 takes a free one."""
+    """An HTTP server for the page and the scene on 127.0.0.1, which does not run yet.
+
+    frames [V, T, 3, H, W] in [0, 1]: the input frames, if there are any. Port 0 takes a free one.
+    Raises OSError when the port is taken, and ValueError as scene_files does.
+    """
     parts = {"index.html": lambda: page().encode(), **scene_files(scene, frames)}
-    return ThreadingHTTPServer(("127.0.0.1", port), partial(Handler, parts))
+    return ThreadingHTTPServer(("127.0.0.1", port), partial(PartHandler, parts))
 
 
 def serve(
     scene: GaussianScene, frames: Tensor | None = None, port: int = 0, browser: bool = True
 ) -> None:
-    """Serve until interrupted, and open the browser. Raises OSError when the port is taken."""
+    """Serve a scene until Ctrl+C, and open it in the browser.
+
+    Arguments and errors are those of make_server; browser=False only prints the address.
+    """
     with make_server(scene, frames, port) as server:
         address = f"http://127.0.0.1:{server.server_port}/"
         print(f"{address} (Ctrl+C to stop)", flush=True)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from .. import screenshots
 from ..comfyui import ROOT, SMALLER, needs_comfyui
 from ..tiny import pixels, psnr
 
-ARTEFACTS = ROOT / "out" / "preview"
 WORKFLOW = ROOT / "workflows" / "text_to_4d.json"
 NODE = "app.graph.nodes.find((node) => node.type === 'FourReal_Preview4D')"
 DROP = """([text, name]) => {
@@ -28,6 +28,20 @@ LOWER = """(smaller) => {
     if (widget.name in smaller && widget.value > smaller[widget.name])
       widget.value = smaller[widget.name];
 }"""
+
+# Resolves once nothing of the frame's place has changed over ten images of the editor.
+STILL = """async () => {
+  const place = () =>
+    JSON.stringify(document.querySelector("iframe[title='4D viewer']")?.getBoundingClientRect());
+  for (let before = place(), still = 0; still < 10; still = before === place() ? still + 1 : 0) {
+    before = place();
+    await new Promise(requestAnimationFrame);
+  }
+}"""
+
+# The editor keeps drafts of what has changed, as JSON.
+DRAFT = """(number) => [localStorage, sessionStorage].some((storage) =>
+  Object.values(storage).some((text) => text.includes(number)))"""
 
 
 @pytest.fixture
@@ -137,7 +151,7 @@ class Editor:
             f"() => {{ const node = {NODE}; app.canvas.ds.scale = 1; app.canvas.centerOnNode(node);"
             "app.canvas.setDirty(true, true); }"
         )
-        self.page.wait_for_timeout(500)
+        self.page.evaluate(STILL)
 
     def viewer(self):
         """The frame with the viewer, once it has drawn."""
@@ -157,9 +171,8 @@ class Editor:
         )
 
     def keep(self, name: str):
-        """Leave a screenshot for people to look at."""
-        ARTEFACTS.mkdir(parents=True, exist_ok=True)
-        self.page.screenshot(path=str(ARTEFACTS / f"{self.name}_{name}.png"))
+        """Leave a screenshot for people to look at, if they ask for it."""
+        screenshots.keep(self.page, f"preview_{self.name}_{name}")
 
 
 def image(frame) -> np.ndarray:
@@ -218,7 +231,7 @@ def test_a_dropped_workflow_shows_its_scene_and_keeps_where_one_looks_from(
     saved = page.evaluate("() => app.graph.serialize()")
     (node,) = (n for n in saved["nodes"] if n["type"] == "FourReal_Preview4D")
     assert node["properties"]["Viewer state"] == kept and not node.get("widgets_values")
-    page.wait_for_timeout(2500)  # the editor keeps drafts of what has changed
+    page.wait_for_function(DRAFT, arg=repr(kept["camera"]["position"][0]))
     page.reload()
     page.wait_for_function(f"window.app?.graph && {NODE}")
     editor.look()

@@ -1,4 +1,5 @@
 // Put the bundled program and the style into page.html: one file that needs nothing else.
+// `node build.js [FILE]` writes ../page.html or FILE; the same sources always give the same bytes.
 import { readFileSync, writeFileSync } from "node:fs";
 import { build } from "esbuild";
 
@@ -6,7 +7,7 @@ const result = await build({
   entryPoints: ["main.js"],
   bundle: true,
   minify: true,
-  format: "iife", // not a module: modules wait for the whole page, and the first image must not
+  format: "iife", // a module would wait for the whole page; the first image must not
   target: "es2022",
   legalComments: "eof",
   define: { "import.meta.url": '"about:blank"' },
@@ -16,4 +17,4 @@ const result = await build({
 const page = readFileSync("page.html", "utf8")
   .replace("/* style */", () => readFileSync("style.css", "utf8"))
   .replace("/* program */", () => result.outputFiles[0].text);
-writeFileSync("../page.html", page);
+writeFileSync(process.argv[2] ?? "../page.html", page);
