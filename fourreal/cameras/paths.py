@@ -8,6 +8,7 @@ elsewhere, so cameras are kept there unless that is lifted.
 import logging
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -24,11 +25,12 @@ from fourreal.cameras.pinhole import (
 
 log = logging.getLogger(__name__)
 
-PATH_KINDS = (
-    *("orbit", "inputs", "freeze_time", "fixed_view"),
-    *("replay", "spiral", "push_in", "dolly_zoom"),
-)
-TIME_KINDS = ("play", "freeze", "ramp", "ping_pong")
+PathKind = Literal[
+    "orbit", "inputs", "freeze_time", "fixed_view", "replay", "spiral", "push_in", "dolly_zoom"
+]
+TimeKind = Literal["play", "freeze", "ramp", "ping_pong"]
+PATH_KINDS: tuple[str, ...] = get_args(PathKind)
+TIME_KINDS: tuple[str, ...] = get_args(TimeKind)
 MARGIN = math.radians(5)  # how far beyond the outermost input camera still counts as covered
 NEARER, FARTHER = 0.5, 1.5  # distances to the target, of the nearest and farthest input's
 PUSH = 0.4  # how far push_in and dolly_zoom go, in distances to the target

@@ -1,6 +1,6 @@
-"""Rasterizers for Gaussians, rendering along camera paths, and video files."""
+"""Rasterizers for Gaussians, and rendering along camera paths."""
 
-from fourreal.rendering.path import render_path
+from fourreal.rendering.path import render_path, scene_path
 from fourreal.rendering.rasterize import Rendering, available_backends, render
 
-__all__ = ["Rendering", "available_backends", "render", "render_path"]
+__all__ = ["Rendering", "available_backends", "render", "render_path", "scene_path"]

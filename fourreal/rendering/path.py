@@ -2,13 +2,43 @@
 
 from collections.abc import Callable
 from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fourreal.cameras import CameraPath
+from fourreal.cameras import CameraPath, camera_path, scale_intrinsics
 from fourreal.gaussians import Gaussians, GaussianScene
 from fourreal.rendering.rasterize import render
+
+
+def scene_path(
+    scene: GaussianScene,
+    height: int | None = None,
+    *,
+    cameras: tuple[Tensor, Tensor] | None = None,
+    **options: Any,
+) -> CameraPath:
+    """A path through a scene's cameras for images of `height` pixels and of even width, or by
+    default of the scene's own size.
+
+    cameras: others to go through instead, extrinsics [V, 3, 4] and intrinsics [V, 3, 3] in pixels
+    of the scene's images. The options are camera_path's: kind, num_frames, freeze_at, time,
+    keyframes, beyond.
+    """
+    extrinsics, intrinsics = cameras or (scene.extrinsics, scene.intrinsics)
+    width = scene.width if height is None else round(height * scene.width / scene.height / 2) * 2
+    height = height or scene.height
+    distance = scene.at(0).viewing_distance(extrinsics[len(extrinsics) // 2])
+    return camera_path(
+        extrinsics,
+        scale_intrinsics(intrinsics, width / scene.width, height / scene.height),
+        width,
+        height,
+        scene.num_frames,
+        distance=distance,
+        **options,
+    )
 
 
 @torch.no_grad()

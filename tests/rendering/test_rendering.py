@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 from fourreal.cameras import CameraPath, look_at, quaternion_to_matrix
-from fourreal.commands.generate import scene_path
 from fourreal.files.media import (
     read_depth,
     read_images,
@@ -22,7 +21,7 @@ from fourreal.files.media import (
 )
 from fourreal.formats import load_scene
 from fourreal.gaussians import Gaussians, GaussianScene, rgb_to_harmonics
-from fourreal.rendering import available_backends, render, render_path
+from fourreal.rendering import available_backends, render, render_path, scene_path
 from fourreal.rendering.harmonics import harmonic_basis
 from fourreal.rendering.projection import project_gaussians
 from fourreal.rendering.tiles import TILE, list_tiles
@@ -569,8 +568,15 @@ def test_the_render_command_follows_a_path_and_writes_depth(tmp_path, capsys):
 
     save_scene(dynamic_scene(), tmp_path / "s.safetensors")
     (tmp_path / "keys.json").write_text('[{"view": 0, "time": 2}, {"view": 0, "time": 0}]')
-    arguments = ["render", str(tmp_path / "s.safetensors"), "--height", "16", "--frames", "3"]
-    arguments += ["--out", str(tmp_path / "images"), "--depth", str(tmp_path / "d.npz")]
+    arguments = ["render", str(tmp_path / "s.safetensors"), "--height", "16"]
+    arguments += [
+        "--num-frames",
+        "3",
+        "--out",
+        str(tmp_path / "images"),
+        "--depth",
+        str(tmp_path / "d.npz"),
+    ]
     assert main([*arguments, "--keyframes", str(tmp_path / "keys.json")]) == 0
     images = read_images(tmp_path / "images")
     scene = load_scene(tmp_path / "s.safetensors")
