@@ -1,13 +1,17 @@
 """`fourreal benchmark renderer`: time and memory of the rasterizers, beside a matrix product."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+from torch import Tensor
 
-from fourreal.benchmarks import median_seconds, peak_memory
+from fourreal.benchmarks.measuring import median_seconds, peak_memory
+from fourreal.devices import choose_device
 from fourreal.gaussians import Gaussians
-from fourreal.rendering import available_backends, render
+from fourreal.rendering import Rendering, available_backends, render
 
 MATMUL = 2048
 SIZES = {30_000: 256, 100_000: 256, 1_000_000: 512}  # Gaussians to pixels across
@@ -21,11 +25,14 @@ class RendererBenchmark:
 
     gaussians: tuple[int, ...] = tuple(SIZES)
     """Numbers of Gaussians; images are 512 x 512 from a million on, else 256 x 256."""
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    device: str | None = None
+    """cpu, cuda or cuda:N (default: CUDA where there is one)."""
     repeats: int = 5
 
 
-def benchmark_scene(count: int, pixels: int, device="cpu") -> tuple:
+def benchmark_scene(
+    count: int, pixels: int, device: str | torch.device = "cpu"
+) -> tuple[Gaussians, Tensor, Tensor]:
     """Gaussians, half of them a wall and half a ball before it, each about SPLAT_PIXELS wide, with
     extrinsics [1, 3, 4] and intrinsics [1, 3, 3] of a camera with pixels x pixels."""
     r = torch.Generator().manual_seed(0)
@@ -54,20 +61,19 @@ def benchmark_renderer(config: RendererBenchmark) -> None:
         raise ValueError(
             f"gaussians {config.gaussians} and repeats {config.repeats} must be at least 1."
         )
-    device = torch.device(config.device)
+    device = choose_device(config.device)
     a = torch.randn(MATMUL, MATMUL, device=device)
     print(f"{device}, {torch.get_num_threads()} threads; x: of a {MATMUL}^3 float32 matrix product")
     backends = [b for b in available_backends() if b == "torch" or device.type == "cuda"]
     for count in config.gaussians:
         pixels = 512 if count >= 1_000_000 else 256
-        gaussians, *camera = benchmark_scene(count, pixels, device)
+        gaussians, extrinsics, intrinsics = benchmark_scene(count, pixels, device)
         for backend in backends:
-            runs = {
-                "matmul": lambda: a @ a,
-                "forward": lambda g=gaussians, c=camera, p=pixels, b=backend: forward(g, c, p, b),
-                "with backward": lambda g=gaussians, c=camera, p=pixels, b=backend: backward(
-                    g, c, p, b
-                ),
+            drawn = gaussians, (extrinsics, intrinsics), pixels, backend
+            runs: dict[str, Callable[[], object]] = {
+                "matmul": partial(torch.matmul, a, a),
+                "forward": partial(draw_forward, *drawn),
+                "with backward": partial(draw_with_backward, *drawn),
             }
             seconds = median_seconds(runs, device, config.repeats)
             line = [f"{backend} {count} Gaussians, {pixels} x {pixels}:"]
@@ -79,13 +85,17 @@ def benchmark_renderer(config: RendererBenchmark) -> None:
 
 
 @torch.no_grad()
-def forward(gaussians: Gaussians, camera: list, pixels: int, backend: str):
+def draw_forward(
+    gaussians: Gaussians, cameras: tuple[Tensor, Tensor], pixels: int, backend: str
+) -> Rendering:
     """One image."""
-    return render(gaussians, *camera, pixels, pixels, backend=backend)
+    return render(gaussians, *cameras, pixels, pixels, backend=backend)
 
 
-def backward(gaussians: Gaussians, camera: list, pixels: int, backend: str) -> None:
+def draw_with_backward(
+    gaussians: Gaussians, cameras: tuple[Tensor, Tensor], pixels: int, backend: str
+) -> None:
     """One image and the gradient of a squared error in every field."""
     leaves = gaussians.map(lambda x: x.detach().requires_grad_())
-    color = render(leaves, *camera, pixels, pixels, backend=backend).color
+    color = render(leaves, *cameras, pixels, pixels, backend=backend).color
     torch.autograd.grad((color - 0.5).square().mean(), list(vars(leaves).values()))

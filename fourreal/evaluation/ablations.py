@@ -8,33 +8,29 @@ narrower than those of the means.
 import shutil
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any, Literal, get_args
 
 from fourreal import weights
 from fourreal.data.cache import SceneCache
 from fourreal.data.grids import DataConfig
 from fourreal.evaluation.evaluate_reconstruction import score_times
-from fourreal.evaluation.evaluate_video import (
-    TextEvaluation,
-    VideoEvaluation,
-    evaluate_text,
-    evaluate_video,
-)
-from fourreal.evaluation.report import (
-    Evaluation,
+from fourreal.evaluation.evaluate_text import TextEvaluation, evaluate_text
+from fourreal.evaluation.evaluate_video import VideoEvaluation, evaluate_video
+from fourreal.evaluation.evaluated_models import (
     ReconstructorModel,
-    Report,
-    Sampling,
-    compare,
-    examples,
+    VideoModel,
     reconstruction_model,
 )
+from fourreal.evaluation.examples import Evaluation, examples
+from fourreal.evaluation.report import Report, compare
 from fourreal.files.media import write_video
 from fourreal.grid import spaced_times
 from fourreal.training.loop import LoopConfig
 from fourreal.training.train_reconstructor import ReconstructorConfig, train_reconstructor
 from fourreal.training.train_video import VideoConfig, train_video
 
-VARIANTS = ("fused", "fused-sum", "sequential", "parallel-hard", "parallel-soft", "pseudo-4d")
+Variant = Literal["fused", "fused-sum", "sequential", "parallel-hard", "parallel-soft", "pseudo-4d"]
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
 VIDEO_SCORES = (
     *("both/generated_full", "both/generated_moving", "both/generated_view_consistency"),
     *("fixed_view/generated_full", "fixed_view/generated_moving"),
@@ -59,18 +55,18 @@ class VideoAblation(Evaluation):
     """View-time attention in the ways it can be done, and pseudo-4D data, trained alike.
 
     First a model of single videos is trained, from nothing; each variant goes on from it with all
-    views. Finished runs in the folder are not repeated, an interrupted one goes on.
+    views.
     """
 
     num_views: int = 4
     num_frames: int = 13
-    variants: tuple[str, ...] = VARIANTS
+    variants: tuple[Variant, ...] = VARIANTS
     """Architectures, the first being what the others are compared with; pseudo-4d is fused,
     trained on warped videos as well."""
-    steps: int = 4
-    """Sampling steps."""
+    num_inference_steps: int = 4
+    """Sampling steps of the grids that are scored."""
     folder: Path = Path("out/ablations")
-    """Where the runs live."""
+    """Where the runs live. Finished ones are not repeated, an interrupted one goes on."""
     base_steps: int = 1600
     """Training steps of the model of single videos, of 16 videos each."""
     train_steps: int = 800
@@ -79,17 +75,19 @@ class VideoAblation(Evaluation):
     training_scenes: int = 1000
     cache: Path = Path("out/train/scenes")
     autoencoder: Path | None = None
-    """The autoencoder, by default the package's."""
+    """An autoencoder file (default: the package's)."""
     seed: int = 0
 
 
 @dataclass
-class SamplingAblation(Sampling, Evaluation):
+class SamplingAblation(VideoModel):
     """Sampling steps with both references, and guidance from text alone, of one model. Without
     values for either, that table is left out."""
 
     step_counts: tuple[int, ...] = (1, 4, 8, 16, 40)
-    guidances: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0, 6.0)
+    """Numbers of sampling steps to compare."""
+    guidance_scales: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0, 6.0)
+    """Text guidance to compare."""
     text_steps: int = 10
     """Sampling steps from text."""
 
@@ -129,7 +127,7 @@ def train_variants(config: VideoAblation) -> dict[str, Path]:
     autoencoder = config.autoencoder or weights.folder() / "autoencoder.safetensors"
     views, frames = config.num_views, config.num_frames
 
-    def run(name: str, steps: int, batch_size: int, **options) -> Path:
+    def run(name: str, steps: int, batch_size: int, **options: Any) -> Path:
         out = config.folder / name
         out.mkdir(parents=True, exist_ok=True)
         shutil.copy(autoencoder, out / "autoencoder.safetensors")
@@ -161,7 +159,7 @@ def train_variants(config: VideoAblation) -> dict[str, Path]:
         reference_odds=(0.6, 0.0, 0.4, 0.0),
     )
     grid = {"grids": (f"{views}x{frames}",), "grid_starts": (0.0,), "start_from": base}
-    folders = {}
+    folders: dict[str, Path] = {}
     for name in config.variants:
         used, architecture = data, name
         if name == "pseudo-4d":
@@ -180,38 +178,38 @@ def train_variants(config: VideoAblation) -> dict[str, Path]:
     return folders
 
 
-def ablate_video(config: VideoAblation) -> dict:
-    """Train and score all variants; printed as a table. Raises ValueError for unknown ones."""
-    if wrong := [name for name in config.variants if name not in VARIANTS]:
-        raise ValueError(f"variants are {', '.join(VARIANTS)}, but {wrong[0]!r} was given.")
+def ablate_video(config: VideoAblation) -> dict[str, dict]:
+    """Train and score all variants; printed as a table."""
     results = {}
     for name, folder in train_variants(config).items():
         evaluation = VideoEvaluation(
-            **shared(config), steps=config.steps, references=("both", "fixed_view"), video=folder
+            **shared(config),
+            num_inference_steps=config.num_inference_steps,
+            references=("both", "fixed_view"),
+            model=folder,
         )
         results[name] = evaluate_video(evaluation)
     return compare(config, results, VIDEO_SCORES)
 
 
-def ablate_sampling(config: SamplingAblation) -> dict:
+def ablate_sampling(config: SamplingAblation) -> dict[str, dict]:
     """Score one model at each number of steps and guidance; printed as two tables."""
-    common = {**shared(config), "video": config.video}
+    common = shared(config) | {"model": config.model}
     results = {
         f"{steps} steps": evaluate_video(
-            VideoEvaluation(**common, steps=steps, references=("both",))
+            VideoEvaluation(**common, num_inference_steps=steps, references=("both",))
         )
         for steps in config.step_counts
     }
+    options = common | {"num_inference_steps": config.text_steps, "times": 2}
     texts = {
-        f"guidance {scale:g}": evaluate_text(
-            TextEvaluation(**common, steps=config.text_steps, guidance=scale, times=2)
-        )
-        for scale in config.guidances
+        f"guidance {scale:g}": evaluate_text(TextEvaluation(**options, guidance_scale=scale))
+        for scale in config.guidance_scales
     }
     return compare(config, results, SAMPLING_SCORES) | compare(config, texts, TEXT_SCORES, "_text")
 
 
-def ablate_reconstruction(config: ReconstructionAblation) -> dict:
+def ablate_reconstruction(config: ReconstructionAblation) -> dict[str, dict]:
     """Train and score all variants; printed as a table."""
     results = {}
     start = config.reconstructor or weights.folder() / "reconstructor.safetensors"
@@ -236,7 +234,7 @@ def ablate_reconstruction(config: ReconstructionAblation) -> dict:
                 temporal_from_global=True,
             )
             train_reconstructor(stage)
-        reconstructor, report = reconstruction_model(file), Report()
+        reconstructor, report = reconstruction_model(file, config.device), Report()
         times = spaced_times(config.times, config.num_frames)
         for example in examples(config):
             report.add(score_times(reconstructor, example.frames[:, times], replaced))
@@ -244,7 +242,7 @@ def ablate_reconstruction(config: ReconstructionAblation) -> dict:
     return compare(config, results, RECONSTRUCTION_SCORES)
 
 
-def shared(config: Evaluation) -> dict:
+def shared(config: Evaluation) -> dict[str, Any]:
     """The options of Evaluation itself, without the file to write."""
     names = {field.name for field in fields(Evaluation)} - {"out"}
     return {name: getattr(config, name) for name in names}

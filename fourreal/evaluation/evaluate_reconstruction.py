@@ -6,23 +6,21 @@ import torch
 from torch import Tensor
 
 from fourreal.cameras import relative_to_first, scale_intrinsics
-from fourreal.evaluation.evaluate_video import moving_region
-from fourreal.evaluation.report import (
-    Evaluation,
+from fourreal.evaluation.drawing import draw_scene
+from fourreal.evaluation.evaluated_models import (
     ReconstructorModel,
-    Report,
     Sampling,
-    draw,
-    examples,
-    generate,
+    generate_grid,
     reconstruction_model,
     video_model,
 )
+from fourreal.evaluation.examples import Evaluation, examples
+from fourreal.evaluation.report import Report
 from fourreal.evaluation.stability import STILL, flicker, score_stability
 from fourreal.gaussians import GaussianScene
 from fourreal.grid import spaced_times
 from fourreal.metrics.learned import Learned, LearnedMetrics
-from fourreal.metrics.pixels import psnr, ssim
+from fourreal.metrics.pixels import moving_region, psnr, ssim
 from fourreal.reconstruction import Filters, Reconstructor, StaticSplit
 from fourreal.reconstruction.alignment import baseline_scale
 from fourreal.reconstruction.emission import Maps, emit_gaussians
@@ -96,9 +94,9 @@ def score_reconstruction(
 
     def shown(large: int, wide: int) -> Tensor:
         scaled = scale_intrinsics(intrinsics[held_out], wide / width, large / height)
-        gaussians = reconstruction.scene.at(0)
+        gaussians = reconstruction.scene.at(0).to(reconstructor.device)
         color = render(gaussians, extrinsics[held_out], scaled, wide, large).color
-        return color.movedim(-1, 1).clamp(0, 1)
+        return color.movedim(-1, 1).clamp(0, 1).cpu()
 
     views = shown(height, width)
     scores = {
@@ -138,7 +136,8 @@ def score_times(reconstructor: Reconstructor, frames: Tensor, replaced: bool) ->
         own[..., 3] *= baseline_scale(extrinsics[0], extrinsics[camera_time])
         given = own, intrinsics[camera_time, cameras]
         options = {"cameras": given, "window": num_times, "split": None}
-        return draw(reconstructor(frames[inputs], **options).scene, times, target)
+        scene = reconstructor(frames[inputs], **options).scene
+        return draw_scene(scene, times, target, reconstructor.device)
 
     times = range(num_times)
     parts = [shown(0, list(times))] if replaced else [shown(t, [t]) for t in times]
@@ -154,8 +153,8 @@ def score_times(reconstructor: Reconstructor, frames: Tensor, replaced: bool) ->
 
 def evaluate_reconstruction(config: ReconstructionEvaluation) -> dict:
     """Score held-out views, and the stability over time, of exact grids; printed as a table."""
-    reconstructor, report = reconstruction_model(config.reconstructor), Report()
-    learned = Learned(config)
+    reconstructor = reconstruction_model(config.reconstructor, config.device)
+    learned, report = Learned(config, config.device), Report()
     count = config.num_frames
     times = spaced_times(config.times, count)
     for example in examples(config):
@@ -179,8 +178,9 @@ def evaluate_reconstruction(config: ReconstructionEvaluation) -> dict:
 
 def evaluate_pipeline(config: PipelineEvaluation) -> dict:
     """Score held-out views of the whole pipeline and of its references; printed as a table."""
-    pipeline, learned = video_model(config.video), Learned(config)
-    reconstructor, report = reconstruction_model(config.reconstructor), Report()
+    pipeline, learned = video_model(config.model, config.device), Learned(config, config.device)
+    reconstructor = reconstruction_model(config.reconstructor, config.device)
+    report = Report()
     held_out = list(range(config.num_views))[HELD_OUT]
     inputs = [v for v in range(config.num_views) if v not in held_out]
     times = spaced_times(config.times + 1, config.num_frames)
@@ -188,8 +188,8 @@ def evaluate_pipeline(config: PipelineEvaluation) -> dict:
         exact = example.frames[inputs]
         wanted = example.frames[held_out][:, times[1:]]
         region = moving_region(example.frames[held_out])[:, times[1:]]
-        references = {"fixed_view": exact[0], "freeze_time": exact[:, 0]}
-        grid = generate(pipeline, config, index, example.caption, len(inputs), **references)
+        given = {"num_views": len(inputs), "fixed_view": exact[0], "freeze_time": exact[:, 0]}
+        grid = generate_grid(pipeline, config, index, example.caption, **given)
         copied = torch.cat([exact[:1], exact[1:, :1].expand_as(exact[1:])])
         extrinsics, intrinsics = held_out_cameras(reconstructor, example.frames[:, 0], inputs)
         cameras = extrinsics[inputs], intrinsics[inputs]
@@ -197,7 +197,8 @@ def evaluate_pipeline(config: PipelineEvaluation) -> dict:
         grids = {"generated": grid, "references": copied, "exact": exact}
         for name, frames in grids.items():
             scene = reconstructor(frames[:, times], cameras=cameras, split=None).scene
-            views = draw(scene, list(range(1, len(times))), targets)
+            shown = list(range(1, len(times)))
+            views = draw_scene(scene, shown, targets, reconstructor.device)
             found = {
                 "psnr": psnr(views, wanted),
                 "psnr_moving": psnr(views, wanted, region),
@@ -228,7 +229,7 @@ def score_split(scene: Scene) -> dict[str, float]:
             split,
         )
         built = GaussianScene(static, dynamic, *cameras, width, height)
-        shown = draw(built, times, cameras)
+        shown = draw_scene(built, times, cameras)
         return built.num_gaussians, psnr(shown, exact), psnr(shown, exact, moving)
 
     (all_of_them, *before), (kept, *after) = score(None), score(StaticSplit())

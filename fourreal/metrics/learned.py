@@ -5,13 +5,16 @@ score (2104.08718), FVD (1812.01717, by the package cd-fvd), MEt3R (2501.06336) 
 (2406.15252, by the package mantis-vl).
 """
 
+import importlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from fourreal.devices import choose_device
 from fourreal.grid import spaced_times
 
 # What VideoScore was trained to be asked (TIGER-AI-Lab/VideoScore, MIT), and what it answers.
@@ -60,10 +63,8 @@ class LearnedMetrics:
     package mantis-vl."""
 
 
-def _needed(package: str, install: str, option: str):
+def _needed(package: str, install: str, option: str) -> Any:
     """The module of a package. Raises ValueError saying how to get it."""
-    import importlib
-
     try:
         return importlib.import_module(package)
     except ImportError as error:
@@ -75,13 +76,14 @@ def _needed(package: str, install: str, option: str):
 class Learned:
     """The metrics that a config asks for; each answers {} where it was not asked for.
 
-    Frames are [..., 3, H, W] in [0, 1]. Raises ValueError for weights or packages that are not
-    there.
+    Frames are [..., 3, H, W] in [0, 1], on any device.
     """
 
-    def __init__(self, config: LearnedMetrics):
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.config, self.fvds = config, {}
+    def __init__(self, config: LearnedMetrics, device: str | None = None):
+        """device: where the networks run (see choose_device). Raises ValueError for weights or
+        packages that are not there."""
+        self.config, self.device = config, choose_device(device)
+        self.fvds: dict[str, Any] = {}  # cd-fvd's object of each name that is watched
         for option in ("lpips", "clip", "fvd", "videoscore"):
             path = getattr(config, option)
             if path is not None and not path.exists():

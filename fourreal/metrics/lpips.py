@@ -31,7 +31,7 @@ class Lpips(nn.Module):
         except Exception as error:  # torch.load raises many kinds for damaged or foreign files
             raise ValueError(
                 f"{backbone} is not torchvision's VGG16 ({type(error).__name__}); give the file "
-                "vgg16-397923af.pth, or leave it out to train with SSIM."
+                "vgg16-397923af.pth, or leave it out."
             ) from error
         self.weights = nn.ParameterList(p for pair in convolutions for p in pair)
         learned = Path(lpips.__file__).parent / "lpips_models" / "vgg.pth"
@@ -54,7 +54,6 @@ class Lpips(nn.Module):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """The mean distance of images a and b [N, 3, H, W] in [0, 1]; H and W at least 16."""
-        total = 0.0
-        for x, y, head in zip(self.features(a), self.features(b), self.heads):
-            total = total + F.conv2d((x - y).square(), head).mean()
-        return total
+        stages = zip(self.features(a), self.features(b), self.heads)
+        distances = [F.conv2d((x - y).square(), head).mean() for x, y, head in stages]
+        return torch.stack(distances).sum()

@@ -1,6 +1,7 @@
 """Metrics of images and grids of frames, on values in [0, 1]."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fourreal.cameras import warp
@@ -9,6 +10,7 @@ from fourreal.scenes.describe import COLORS
 SEEN_WITHIN = 0.03  # a point is seen where its depth is that of the surface up to this share
 SATURATED, BRIGHT = 0.55, 0.18  # least saturation and value of a pixel of a named colour
 HUE_WITHIN = 14.0  # degrees
+MOVED = 0.06  # a pixel has moved when a channel differs by more than this from time 0
 
 
 def psnr(a: Tensor, b: Tensor, mask: Tensor | None = None) -> float:
@@ -26,9 +28,17 @@ def ssim(a: Tensor, b: Tensor) -> float:
     """Mean structural similarity of images [..., 3, H, W], at least 11 x 11 (torchmetrics)."""
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    return float(
-        structural_similarity_index_measure(a.flatten(0, -4), b.flatten(0, -4), data_range=1.0)
-    )
+    a, b = a.flatten(0, -4), b.flatten(0, -4)
+    found = structural_similarity_index_measure(a, b, data_range=1.0)
+    assert isinstance(found, Tensor)  # and no tuple, which full_image would give
+    return float(found)
+
+
+def moving_region(frames: Tensor) -> Tensor:
+    """Mask [V, T, H, W] of the pixels of a grid [V, T, 3, H, W] that differ from their view's time
+    0, dilated by 2 pixels."""
+    moved = (frames - frames[:, :1]).abs().amax(2) > MOVED
+    return F.max_pool2d(moved.float().flatten(0, 1)[:, None], 5, 1, 2)[:, 0].bool().view_as(moved)
 
 
 def smoothness(frames: Tensor, dim: int) -> float:

@@ -23,7 +23,7 @@ def dynamic_scene():
 def test_the_render_command_follows_a_path_and_writes_depth(tmp_path, capsys):
     save_scene(dynamic_scene(), tmp_path / "s.safetensors")
     (tmp_path / "keys.json").write_text('[{"view": 0, "time": 2}, {"view": 0, "time": 0}]')
-    arguments = ["render", str(tmp_path / "s.safetensors"), "--height", "16", "--frames", "3"]
+    arguments = ["render", str(tmp_path / "s.safetensors"), "--height", "16", "--num-frames", "3"]
     arguments += ["--out", str(tmp_path / "images"), "--depth", str(tmp_path / "d.npz")]
     assert main([*arguments, "--keyframes", str(tmp_path / "keys.json")]) == 0
     images = read_images(tmp_path / "images")

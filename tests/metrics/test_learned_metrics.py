@@ -156,7 +156,7 @@ def test_videoscore_is_asked_with_its_own_words(monkeypatch, tmp_path):
 def test_the_evaluations_ask_the_judges(others, monkeypatch, tmp_path, capsys):
     exact = make_scene(scene_seed("validation", 0), 3, 5, 32, 32).frames
     monkeypatch.setattr(
-        video, "video_model", lambda _: lambda *a, **k: SimpleNamespace(frames=exact.flip(0))
+        video, "video_model", lambda *_: lambda *a, **k: SimpleNamespace(frames=exact.flip(0))
     )
     (tmp_path / "i3d.pt").touch()
     options = {"scenes": 1, "num_views": 3, "num_frames": 5, "height": 32, "width": 32}

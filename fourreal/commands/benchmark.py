@@ -1,0 +1,14 @@
+"""`fourreal benchmark`: time and memory on the present device."""
+
+from fourreal.benchmarks.benchmark_attention import AttentionBenchmark, benchmark_attention
+from fourreal.benchmarks.benchmark_reconstruction import (
+    ReconstructionBenchmark,
+    benchmark_reconstruction,
+)
+from fourreal.benchmarks.benchmark_renderer import RendererBenchmark, benchmark_renderer
+
+COMMANDS = {
+    "attention": (AttentionBenchmark, benchmark_attention),
+    "renderer": (RendererBenchmark, benchmark_renderer),
+    "reconstruction": (ReconstructionBenchmark, benchmark_reconstruction),
+}

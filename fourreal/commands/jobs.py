@@ -1,0 +1,122 @@
+"""What `fourreal generate` is asked for: its options, a job for each prompt, which are finished."""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from fourreal.commands.pipelines import PipelineOptions, is_embedded
+from fourreal.files.atomic import REPORT
+from fourreal.files.json_files import as_json
+
+# What is not given on the command line. Wan: the paper's size and steps, Wan's frame rate.
+EMBEDDED_DEFAULTS = {"height": 64, "width": 64, "num_inference_steps": 10, "fps": 8.0}
+EMBEDDED_STEPS_BOTH = 4  # more score less: both references leave little to decide
+WAN_SIZES = {"height": 288, "width": 512, "num_inference_steps": 40, "fps": 16.0}
+
+
+@dataclass
+class GenerateConfig(PipelineOptions):
+    """Generate a 4D scene from a prompt, or one for each line of a file.
+
+    With the embedded models, a Wan model in diffusers' layout (--model), or three files as ComfyUI
+    has them (--transformer, --vae, --text-encoder).
+    """
+
+    prompt: Annotated[str | None, tyro.conf.Positional] = None
+    """What the scene shows and how it moves."""
+    prompts: Path | None = None
+    """A text file with a prompt in each line. Each gets a numbered folder in --out, the seed counts
+    up, and what is finished is skipped. Under `accelerate launch` the processes share the work."""
+    negative_prompt: str | None = None
+    """What guidance leads away from."""
+    out: Path = Path("out/generate")
+    """Folder for the results; what an earlier run left there is replaced."""
+    reconstructor: Path | None = None
+    """A reconstructor file: VGGT-1B, AnySplat or one of this project's (default: embedded)."""
+    fixed_view: Path | None = None
+    """Video of the first view: its motion is kept."""
+    freeze_time: Path | None = None
+    """Video or folder of images of the first time, one per view: its viewpoints are kept."""
+    image: Path | None = None
+    """Image of the first time of the first view, instead of those two."""
+    fit: bool = False
+    """Resize and crop references to the grid's size, and take as many frames as it has."""
+    num_views: int = 8
+    num_frames: int = 29
+    """Frames per view, 4k + 1; more than the model was made for are generated in windows."""
+    window: int | None = None
+    """Frames of a window, 4k + 1 (default: as many as the model was made for)."""
+    window_overlap: int = 1
+    """Frames, 4k + 1, that a window has in common with the one before. The embedded model was
+    trained for 1 and 5; more keep motion smoother and take longer."""
+    height: int | None = None
+    """Default: 64 with the embedded models, 288 with Wan."""
+    width: int | None = None
+    """Default: 64 with the embedded models, 512 with Wan."""
+    num_inference_steps: int | None = None
+    """Sampling steps (default: 10 with the embedded models, 4 where both references are given, and
+    40 with Wan)."""
+    guidance_scale: float | None = None
+    """Text guidance; by default 1 with both references and the model's own otherwise."""
+    staged: bool | None = None
+    """Generate references that are missing before the rest: the freeze time, then the fixed view
+    (default: where the model was trained for such small grids, as the embedded one)."""
+    view_strength: float = 1.0
+    """How much views attend to each other: 1 as trained, 0 gives independent views."""
+    seed: int = 0
+    fps: float | None = None
+    """Default: 8 with the embedded models, 16 with Wan."""
+    orbit_size: int = 256
+    """Height of the orbit video in pixels."""
+    device: str | None = None
+    """Where all of it runs: cpu, cuda or cuda:N (default: CUDA where there is one)."""
+
+
+def list_jobs(config: GenerateConfig) -> list[GenerateConfig]:
+    """One config for each prompt, defaults filled in. Raises ValueError when there is none."""
+    if (config.prompt is None) == (config.prompts is None):
+        raise ValueError("give one prompt, or a file of prompts with --prompts.")
+    embedded = is_embedded(config)
+    defaults: dict[str, Any] = EMBEDDED_DEFAULTS if embedded else WAN_SIZES
+    if embedded and config.fixed_view and config.freeze_time:
+        defaults = defaults | {"num_inference_steps": EMBEDDED_STEPS_BOTH}
+    missing = {name: v for name, v in defaults.items() if getattr(config, name) is None}
+    config = replace(config, **missing)
+    if config.prompts is None:
+        return [config]
+    return [
+        replace(
+            config,
+            prompt=prompt,
+            prompts=None,
+            seed=config.seed + i,
+            out=config.out / f"{i + 1:04d}",
+        )
+        for i, prompt in enumerate(read_prompts(config.prompts))
+    ]
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The lines of a text file that are not blank. Raises ValueError when there are none."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as text ({error}).") from error
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise ValueError(f"{path} holds no prompts; write one in each line.")
+    return prompts
+
+
+def is_finished(job: GenerateConfig) -> bool:
+    """Whether the job's folder holds the results of exactly this job."""
+    try:
+        settings = json.loads((job.out / REPORT).read_text(encoding="utf-8"))["settings"]
+    except (OSError, ValueError, KeyError):
+        return False
+    # Not the folder and the device, which say where it was done, not what.
+    asked = as_json(asdict(job))
+    return {**settings, "out": None, "device": None} == {**asked, "out": None, "device": None}

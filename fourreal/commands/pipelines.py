@@ -1,0 +1,117 @@
+"""The video models that `fourreal generate` uses: embedded ones, a folder, or single files."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from fourreal.video import ViewTimePipeline, load_embedded_pipeline
+
+PARTS = ("transformer", "vae", "text_encoder")
+
+
+@dataclass(kw_only=True)
+class PipelineOptions:
+    """Which models generate, and how they use memory and time. Without any, the embedded ones."""
+
+    model: Path | None = None
+    """Folder of Wan 2.1 T2V or Wan 2.2 TI2V in diffusers' layout, or of a saved pipeline."""
+    transformer: Path | None = None
+    """Single file of Wan 2.1 T2V 1.3B or 14B or Wan 2.2 TI2V 5B (fp16, bf16 or fp8_scaled)."""
+    vae: Path | None = None
+    """Single file of the Wan 2.1 or 2.2 VAE."""
+    text_encoder: Path | None = None
+    """Single file of UMT5-XXL."""
+    tokenizer: Path | None = None
+    """spiece.model or tokenizer folder, where the text encoder's file holds none."""
+    lora: Path | None = None
+    """LoRA for the transformer, in the key form of diffusers, ComfyUI or musubi-tuner."""
+    offload: Literal["none", "model", "group"] = "none"
+    """Keep the weights in main memory but for the part (model) or block (group) at work."""
+    vae_tiling: bool = False
+    """Encode and decode in tiles, for large frames in little memory."""
+    compile: bool = False
+    """Compile the transformer's blocks (torch.compile): a slow first step, then faster ones."""
+    first_block_cache: float | None = None
+    """Skip the transformer's other blocks at steps where the output of the first changed by less
+    than this fraction: faster and less exact. 0.05 is a good value (default: never skip)."""
+
+
+def is_embedded(options: PipelineOptions) -> bool:
+    """Whether the options ask for the embedded models."""
+    return options.model is None and not any(getattr(options, name) for name in PARTS)
+
+
+def load_pipeline(options: PipelineOptions, device: torch.device) -> ViewTimePipeline:
+    """The pipeline that the options ask for, on the device or offloaded from it.
+
+    bfloat16 on CUDA, float32 elsewhere. Raises ValueError when the files do not fit together, and
+    for options that the device or the models do not have.
+    """
+    if options.offload != "none" and device.type != "cuda":
+        raise ValueError(
+            f"--offload {options.offload} is for CUDA devices, but the models run on {device.type}."
+        )
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    pipeline = read_pipeline(options, dtype)
+    if options.lora:
+        pipeline.load_lora_weights(options.lora)
+    if options.vae_tiling:
+        if not hasattr(pipeline.vae, "enable_tiling"):
+            raise ValueError(
+                "--vae-tiling is for Wan's VAE; the embedded autoencoder works block by block and "
+                "has no tiles. Leave it out."
+            )
+        pipeline.enable_vae_tiling()
+    if options.compile:
+        pipeline.compile()
+    if options.first_block_cache is not None:
+        pipeline.enable_first_block_cache(options.first_block_cache)
+    if options.offload == "model":
+        pipeline.enable_model_cpu_offload(device=device)
+    elif options.offload == "group":
+        pipeline.enable_group_offload(device, num_blocks_per_group=1)
+    else:
+        pipeline.to(device)
+    pipeline.set_progress_bar_config(desc="sampling")
+    return pipeline
+
+
+def read_pipeline(options: PipelineOptions, dtype: torch.dtype) -> ViewTimePipeline:
+    """The pipeline of a folder, of single files, or the embedded one, on the CPU."""
+    parts = {name: getattr(options, name) for name in PARTS}
+    given = [name for name, path in parts.items() if path]
+    if options.model:
+        if given:
+            raise ValueError(f"give either --model or single files, not both (--{given[0]}).")
+        check_folder(options.model)
+        return ViewTimePipeline.from_pretrained(
+            options.model, torch_dtype=dtype, local_files_only=True
+        )
+    if not given:
+        return load_embedded_pipeline()
+    if len(given) < len(PARTS):
+        raise ValueError(
+            f"--transformer, --vae and --text-encoder are needed together, but only "
+            f"{', '.join(given)} was given."
+        )
+    return ViewTimePipeline.from_single_files(
+        **parts, tokenizer=options.tokenizer, torch_dtype=dtype
+    )
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ValueError for a folder that is no pipeline, or one of two transformers."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise ValueError(
+            f"{folder} has no model_index.json; give the folder of a Wan model in diffusers' "
+            "layout, or its single files with --transformer, --vae and --text-encoder."
+        )
+    if json.loads(index.read_text(encoding="utf-8")).get("transformer_2", [None])[0]:
+        raise ValueError(
+            f"{folder} has two transformers (Wan 2.2 A14B), but only models of one work here: "
+            "Wan 2.1 T2V 1.3B or 14B, or Wan 2.2 TI2V 5B."
+        )

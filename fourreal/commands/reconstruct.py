@@ -1,0 +1,149 @@
+"""`fourreal reconstruct`: synchronised videos of still cameras to a 4D scene."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+from torch import Tensor
+
+from fourreal import weights
+from fourreal.cameras import scale_intrinsics
+from fourreal.commands.results import progress_bar, write_report, write_results
+from fourreal.devices import choose_device
+from fourreal.files.atomic import results_folder
+from fourreal.files.media import VIDEO_SUFFIXES, read_video
+from fourreal.formats import load_scene
+from fourreal.gaussians import GaussianScene
+from fourreal.profiling import StageProfiler
+from fourreal.reconstruction import Filters, Reconstructor, StaticSplit
+
+# Options of the command that are options of the reconstructor's call, under the same names.
+OPTIONS = ("shared_intrinsics", "resolution", "window", "align", "filters", "sh_degree", "refine")
+
+
+@dataclass
+class ReconstructConfig:
+    """Reconstruct a 4D scene from synchronised videos, one per view."""
+
+    inputs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    """Videos of still cameras, in order along their arc, or one folder that holds them."""
+    out: Path = Path("out/reconstruct")
+    """Folder for the results; what an earlier run left there is replaced."""
+    reconstructor: Path | None = None
+    """A reconstructor file: VGGT-1B, AnySplat or one of this project's (default: embedded)."""
+    max_frames: int | None = None
+    """Use only so many frames of each video."""
+    fps: float | None = None
+    """Times per second when the scene is played (default: as the first video)."""
+    cameras: Literal["first", "mean", "median"] = "first"
+    """Which times decide about the cameras, one per view: the first one (the method), or the mean
+    or median over all."""
+    known_cameras: Path | None = None
+    """A scene file whose cameras are those of the videos, instead of predicted ones."""
+    shared_intrinsics: bool = False
+    """All views were taken with the same lens and zoom."""
+    resolution: int | None = None
+    """Longer side of what the network sees, in pixels (default: the size it was trained on)."""
+    window: int | None = None
+    """Times per run of the network (default: 8 with trained temporal layers, which see one window
+    at a time, else 1)."""
+    align: bool | None = None
+    """Match the scale of each time's depth to that of the first (default: where no trained temporal
+    layers do so)."""
+    filters: Filters = field(default_factory=Filters)
+    store_static_once: bool = True
+    """Find what stands still and store it once, not at every time."""
+    sh_degree: int = 0
+    """Degree of the view-dependent colours to keep of a network that predicts them (AnySplat)."""
+    refine: int = 0
+    """Steps of optimising the Gaussians on the videos' own frames; 200 sharpen, and take longer."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Of the network's matrix products (default: bfloat16 on CUDA, float32 elsewhere)."""
+    device: str | None = None
+    """Where all of it runs: cpu, cuda or cuda:N (default: CUDA where there is one)."""
+    orbit_size: int = 256
+    """Height of the orbit video in pixels."""
+
+
+def read_reconstructor(
+    file: Path | None, device: torch.device, dtype: torch.dtype | None = None
+) -> Reconstructor:
+    """The reconstructor of a file (default: the embedded one) on a device."""
+    file = file or weights.folder() / "reconstructor.safetensors"
+    return Reconstructor.from_file(file, device=device, dtype=dtype)
+
+
+def read_views(inputs: tuple[Path, ...], max_frames: int | None) -> tuple[Tensor, float]:
+    """Frames [V, T, 3, H, W] in [0, 1] of videos, or of those in one folder, and the first one's
+    frames per second. Raises ValueError when their lengths or sizes differ."""
+    paths = list(inputs)
+    if len(paths) == 1 and paths[0].is_dir():
+        paths = sorted(p for p in paths[0].iterdir() if p.suffix.lower() in VIDEO_SUFFIXES)
+        if not paths:
+            raise ValueError(f"{inputs[0]} holds no videos ({', '.join(VIDEO_SUFFIXES)}).")
+    if not paths:
+        raise ValueError("give a video of each view, or one folder that holds them.")
+    videos, rates = zip(*(read_video(p, max_frames) for p in paths))
+    for path, video in zip(paths, videos):
+        if video.shape != videos[0].shape:
+            raise ValueError(
+                f"{path} has {len(video)} frames of {video.shape[-2]} x {video.shape[-1]}, but "
+                f"{paths[0]} has {len(videos[0])} of {videos[0].shape[-2]} x "
+                f"{videos[0].shape[-1]}; the views must be of equal length and size."
+            )
+    return torch.stack(videos), rates[0]
+
+
+def read_cameras(file: Path, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """The cameras of a scene file, for images of another size: extrinsics [V, 3, 4] and intrinsics
+    [V, 3, 3] in their pixels."""
+    scene = load_scene(file)
+    factors = width / scene.width, height / scene.height
+    return scene.extrinsics, scale_intrinsics(scene.intrinsics, *factors)
+
+
+def reconstruct_grid(
+    reconstructor: Reconstructor, frames: Tensor, profiler: StageProfiler, **options: Any
+) -> GaussianScene:
+    """Gaussians of grid frames [V, T, 3, H, W], as the stage "reconstruct"; the options are those
+    of the reconstructor's call."""
+    with profiler.stage("reconstruct"):
+        total = frames.shape[1] + options.get("refine", 0)
+        with progress_bar("reconstructing", total) as progress, torch.no_grad():
+            return reconstructor(frames, progress=progress, **options).scene
+
+
+def reconstruct(config: ReconstructConfig) -> Path:
+    """Reconstruct the videos, write the results, and return their folder.
+
+    Raises ValueError for wrong input before any long work; a stopped or failed run leaves `out` as
+    it was.
+    """
+    device = choose_device(config.device)
+    frames, rate = read_views(config.inputs, config.max_frames)
+    cameras: str | tuple[Tensor, Tensor] = config.cameras
+    if config.known_cameras:
+        cameras = read_cameras(config.known_cameras, *frames.shape[-2:])
+    profiler = StageProfiler(device)
+    with results_folder(config.out) as folder:
+        with profiler.stage("load"):
+            dtype = config.dtype and getattr(torch, config.dtype)
+            reconstructor = read_reconstructor(config.reconstructor, device, dtype)
+        scene = reconstruct_grid(
+            reconstructor,
+            frames,
+            profiler,
+            cameras=cameras,
+            fps=config.fps or rate,
+            split=StaticSplit() if config.store_static_once else None,
+            **{name: getattr(config, name) for name in OPTIONS},
+        )
+        write_results(folder, frames, scene, config.orbit_size, profiler)
+        write_report(folder, profiler, scene, asdict(config))
+    print(f"results: {config.out}")
+    return config.out
+
+
+COMMAND = (ReconstructConfig, reconstruct)

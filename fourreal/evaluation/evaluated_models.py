@@ -1,0 +1,80 @@
+"""The models that are evaluated: the options that name them, how they are loaded and run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fourreal import weights
+from fourreal.devices import choose_device
+from fourreal.evaluation.examples import Evaluation
+from fourreal.reconstruction import Reconstructor
+from fourreal.video import ViewTimePipeline, load_embedded_pipeline
+
+
+@dataclass
+class VideoModel(Evaluation):
+    """Options of evaluations that encode or generate grids."""
+
+    model: Path | None = None
+    """A folder of video models, embedded or in diffusers' layout (default: the package's)."""
+
+
+@dataclass
+class Sampling(VideoModel):
+    """Options of evaluations that generate grids."""
+
+    num_inference_steps: int = 4
+    """Sampling steps of each stage."""
+    guidance_scale: float | None = None
+    """Text guidance (default: the model's own, and 1 with both references)."""
+    staged: bool | None = None
+    """Generate missing references before the rest (default: as the model was trained)."""
+
+
+@dataclass
+class ReconstructorModel:
+    """Options of evaluations that reconstruct scenes."""
+
+    reconstructor: Path | None = None
+    """A reconstructor file (default: the package's)."""
+
+
+def video_model(folder: Path | None, device: str | None = None) -> ViewTimePipeline:
+    """A pipeline from a folder of embedded models (default: the package's) or of diffusers, on a
+    device (see choose_device)."""
+    if folder and (folder / "model_index.json").is_file():
+        pipeline = ViewTimePipeline.from_pretrained(folder, torch_dtype=torch.bfloat16)
+    else:
+        pipeline = load_embedded_pipeline(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(choose_device(device))
+
+
+def reconstruction_model(file: Path | None, device: str | None = None) -> Reconstructor:
+    """The reconstructor of a file (default: the package's), on a device (see choose_device)."""
+    file = file or weights.folder() / "reconstructor.safetensors"
+    return Reconstructor.from_file(file, device=choose_device(device))
+
+
+def generate_grid(
+    pipeline: ViewTimePipeline, config: Sampling, index: int, caption: str, **given: Any
+) -> Tensor:
+    """The grid [V, T, 3, H, W], on the CPU, that the pipeline makes for example `index`, which is
+    the seed of its noise.
+
+    given: num_views where it is not the config's, and the references fixed_view and freeze_time.
+    """
+    options = {
+        "num_views": config.num_views,
+        "num_frames": config.num_frames,
+        "height": config.height,
+        "width": config.width,
+        "num_inference_steps": config.num_inference_steps,
+        "guidance_scale": config.guidance_scale,
+        "staged": config.staged,
+        "generator": torch.Generator().manual_seed(index),
+    }
+    return pipeline(caption, **options | given).frames

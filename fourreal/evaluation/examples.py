@@ -1,0 +1,79 @@
+"""What is evaluated on: procedural scenes that no model was trained on, or a folder of clips."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from fourreal.scenes import Scene, make_scene, scene_seed
+
+
+@dataclass
+class Evaluation:
+    """Options that all evaluations share."""
+
+    scenes: int = 32
+    """Number of scenes, or of clips at most."""
+    num_views: int = 8
+    num_frames: int = 29
+    split: Literal["validation", "test"] = "test"
+    """Of the procedural scenes: validation while tuning, test to report."""
+    data: Path | None = None
+    """A folder of synchronised clips of still cameras instead of procedural scenes: plain (as
+    Neural 3D Video's), or of NVIDIA Dynamic's, SynCamVideo's or Kubric-4D's layout."""
+    caption: str = ""
+    """Caption of clips that have none of their own."""
+    height: int = 64
+    width: int = 64
+    out: Path | None = None
+    """JSON file to write as well, and a table beside it (.md)."""
+    device: str | None = None
+    """Where models run: cpu, cuda or cuda:N (default: CUDA where there is one)."""
+
+
+@dataclass
+class ExactGrid:
+    """Exact frames [V, T, 3, H, W] in [0, 1] on the CPU, their caption, and geometry where it is
+    known."""
+
+    frames: Tensor
+    caption: str
+    scene: Scene | None
+
+
+def examples(config: Evaluation) -> Iterator[ExactGrid]:
+    """The scenes or clips of an evaluation, with a progress bar.
+
+    Raises ValueError when the folder's clips cannot be used, and when there are none.
+    """
+    if config.scenes < 1:
+        raise ValueError(f"scenes is {config.scenes}, but must be at least 1.")
+    yield from scene_examples(config) if config.data is None else clip_examples(config, config.data)
+
+
+def scene_examples(config: Evaluation) -> Iterator[ExactGrid]:
+    """Procedural scenes."""
+    size = config.num_views, config.num_frames, config.height, config.width
+    for index in tqdm(range(config.scenes)):
+        scene = make_scene(scene_seed(config.split, index), *size)
+        yield ExactGrid(scene.frames, scene.caption, scene)
+
+
+def clip_examples(config: Evaluation, folder: Path) -> Iterator[ExactGrid]:
+    """Clips of a folder, resized and cropped to the evaluation's size."""
+    from fourreal.data.clips import find_clips, read_window
+    from fourreal.files.media import fit_frames
+
+    count = config.num_frames
+    clips, problems = find_clips("multiview", folder, config.num_views, count, config.caption)
+    if problems or not clips:
+        found = "; ".join(problems[:5]) or f"{folder} holds no clips"
+        raise ValueError(f"{found}. An evaluation needs all of its clips.")
+    for clip in tqdm(clips[: config.scenes]):
+        views = [read_window(view, 0, count) for view in clip.views[: config.num_views]]
+        fitted = [fit_frames(view, count, config.height, config.width) for view in views]
+        yield ExactGrid(torch.stack(fitted), clip.caption, None)
