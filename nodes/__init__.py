@@ -1,4 +1,9 @@
-"""The ComfyUI nodes (V3 API): thin, and the only code of this project that imports comfy."""
+"""The ComfyUI nodes (V3 API): thin, and the only code of this project that imports comfy.
+
+Files named *_nodes.py hold nodes by topic: a schema, and an execute that calls the library. The
+others are what these stand on; no file of nodes imports another. A node's help page is its
+description and its class's docstring (tests/nodes/make_help.py writes it).
+"""
 
 import importlib.util
 import sys
@@ -11,13 +16,15 @@ if importlib.util.find_spec("fourreal") is None:
 
 from comfy_api.latest import ComfyExtension, io
 
-from .grid import AssembleGrid, ContactSheet, PickTime, PickView
-from .inputs import GridLatent, TextEncode
-from .loaders import ExampleScene, LoadEmbeddedModels, LoadReconstructor
-from .preview import Preview4D, serve_page
-from .rendering import CameraPathNode, RenderSplats, SceneCamera
-from .sampling import ApplyViewTimeAttention, ViewTimeSampler
-from .scene import LoadScene, Reconstruct, SaveScene, SceneToSplat
+from .camera_nodes import CameraPathNode, SceneCamera
+from .grid_nodes import AssembleGrid, ContactSheet, PickTime, PickView
+from .latent_nodes import GridLatent, TextEncode
+from .loader_nodes import ExampleScene, LoadEmbeddedModels, LoadReconstructor
+from .preview_nodes import Preview4D, serve_page
+from .reconstruct_nodes import Reconstruct
+from .render_nodes import RenderSplats
+from .sampler_nodes import ApplyViewTimeAttention, ViewTimeSampler
+from .scene_nodes import LoadScene, SaveScene, SceneToSplat
 
 NODES = [
     LoadEmbeddedModels,

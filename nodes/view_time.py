@@ -1,8 +1,14 @@
 """Fused view-time attention in ComfyUI's own Wan MODEL: a patch, no fork and no new weights.
 
-A diffusion-model wrapper folds the V views of a grid latent into one sequence, the rotary
-positions become v * max_frames + f, and self-attention runs over the grid (paper, section 3.1).
+A grid LATENT reaches the network as a batch of V views. A wrapper around the network folds the
+batch into one sequence of V*F frames, an object patch puts the rotary positions of view v at
+v * max_frames, and an attention override lets each token attend over the grid (paper, section
+3.1). What comes out of the network is unfolded into views again.
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import comfy.model_base
 import comfy.patcher_extension
@@ -11,14 +17,22 @@ from comfy.model_patcher import ModelPatcher
 from einops import rearrange
 from torch import Tensor
 
-KEY = "fourreal"  # of the attachment on a MODEL, of the wrapper, and before the LATENT's keys
-KNOWN = "fourreal_known"  # LATENT key: boolean [V, F], the cells that are references
+from fourreal.grid import grid_to_sequence, sequence_to_grid
+from fourreal.video.conditioning import WAN_DEFAULTS, model_inputs
+
+KEY = "fourreal"  # of the attachment on a MODEL, which holds its conventions, and of the wrapper
 
 
-def conventions(model: ModelPatcher) -> tuple[str, int]:
-    """(conditioning, max_frames) of a Wan MODEL: what its loader noted, else its family's.
+def wan_conventions(channels: int) -> dict:
+    """Wan's own: conditioning, max_frames and shift by the number of latent channels."""
+    return dict(WAN_DEFAULTS[channels])
 
-    Raises ValueError for a MODEL that is not Wan, or needs more than text.
+
+def conventions_of(model: ModelPatcher) -> dict:
+    """How a Wan MODEL takes references (conditioning) and spaces views (max_frames).
+
+    They are what the MODEL's loader noted, with whatever else its file says about itself, else
+    Wan's own. Raises ValueError for a MODEL that is not Wan, or needs more than text.
     """
     network = model.get_model_object("diffusion_model")
     channels = model.get_model_object("latent_format").latent_channels
@@ -29,116 +43,149 @@ def conventions(model: ModelPatcher) -> tuple[str, int]:
         )
     noted = model.get_attachment(KEY)
     if noted is not None:
-        return noted["conditioning"], noted["max_frames"]
-    if isinstance(model.model, comfy.model_base.WAN22):
-        return "replace", 31
-    if isinstance(model.model, comfy.model_base.WAN21):
-        return "add", 21
+        return noted
+    if isinstance(model.model, comfy.model_base.WAN21):  # also the base of Wan 2.2
+        return wan_conventions(channels)
     raise ValueError(
         f"this MODEL is {type(model.model).__name__}, but view-time attention works on Wan 2.1 and "
         "2.2 text-to-video models; load one of these or the embedded models."
     )
 
 
-def grid_of(latent: dict) -> tuple[int, int, Tensor]:
-    """(V, F, known [V, F]) of a grid LATENT. Raises ValueError for a LATENT that is no grid."""
-    samples = latent["samples"]
-    if samples.is_nested or samples.ndim != 5:
-        raise ValueError(
-            "this LATENT is not a grid of views and times [V, C, F, h, w]; make it with Grid "
-            "Latent."
-        )
-    num_views, _, num_frames = samples.shape[:3]
-    known = latent.get(KNOWN)
-    if known is None:
-        known = torch.zeros(num_views, num_frames, dtype=torch.bool)
-    if known.shape != (num_views, num_frames):
-        raise ValueError(
-            f"this LATENT holds {num_views} views of {num_frames} latent frames, but was made with "
-            f"{known.shape[0]} x {known.shape[1]}; connect the output of Grid Latent unchanged."
-        )
-    return num_views, num_frames, known
+def patch_for_grid(
+    model: ModelPatcher, known: Tensor, references: Tensor, view_strength: float = 1.0
+) -> ModelPatcher:
+    """A clone of a Wan MODEL that samples grids of known's size [V, F], with their references.
 
-
-def noise_mask_of(known: Tensor, samples: Tensor) -> Tensor:
-    """A LATENT's noise_mask [V, 1, F, h, w], 1 where to generate, of known cells [V, F]."""
-    unknown = (~known).float()[:, None, :, None, None]
-    return unknown.expand(-1, 1, -1, *samples.shape[-2:]).clone()
-
-
-def apply_view_time(model: ModelPatcher, latent: dict, view_strength: float = 1.0) -> ModelPatcher:
-    """A clone of a Wan MODEL that samples grids of the LATENT's size, with its references.
-
-    latent["samples"] is [V, C, F, h, w]. The clone works with any sampler; the given MODEL is not
-    changed. Raises ValueError when the model or the latent cannot be used.
+    known is boolean, references are latents [V, C, F, h, w] of which the known cells count. The
+    clone works with any sampler; the given MODEL is not changed. Raises ValueError when the model,
+    the grid or the references cannot be used.
     """
-    from fourreal.attention import view_time_attention, view_time_positions
-    from fourreal.grid import grid_to_sequence, sequence_to_grid
-    from fourreal.video.conditioning import model_inputs
+    from fourreal.attention import view_time_positions  # slow to import
 
-    conditioning, max_frames = conventions(model)
-    num_views, num_frames, known = grid_of(latent)
-    view_time_positions(num_views, num_frames, max_frames)  # refuses grids that are too long
-    channels = model.get_model_object("latent_format").latent_channels
-    references = None
+    conventions = conventions_of(model)
+    num_views, num_frames = known.shape
+    view_time_positions(num_views, num_frames, conventions["max_frames"])  # refuses long grids
+    sequence = None
     if known.any():
-        if latent["samples"].shape[1] != channels:
+        channels = model.get_model_object("latent_format").latent_channels
+        if references.shape[1] != channels:
             raise ValueError(
-                f"the references have {latent['samples'].shape[1]} latent channels, but this MODEL "
+                f"the references have {references.shape[1]} latent channels, but this MODEL "
                 f"has {channels}; connect the VAE that belongs to it to Grid Latent."
             )
-        references = grid_to_sequence(model.model.process_latent_in(latent["samples"]))
-    known_cells = known.flatten()[None]
-
+        sequence = grid_to_sequence(model.model.process_latent_in(references))
+    patch = GridPatch(
+        known,
+        sequence,
+        conventions["conditioning"],
+        conventions["max_frames"],
+        view_strength,
+    )
     patched = model.clone()
     network = patched.get_model_object("diffusion_model")
     # The class's method: on a MODEL that is patched twice, the grid's positions are set once.
     stock_rope_encode = type(network).rope_encode.__get__(network)
+    patched.add_object_patch(
+        "diffusion_model.rope_encode", partial(patch.rope_encode, stock_rope_encode)
+    )
+    wrapper = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
+    patched.remove_wrappers_with_key(wrapper, KEY)
+    patched.add_wrapper_with_key(wrapper, KEY, patch.run_network)
+    if patch.conditioning == "add" and sequence is not None:
+        # The model generates the known cells itself, so the sampler must not hold them.
+        patched.set_model_denoise_mask_function(lambda _, mask, **__: torch.ones_like(mask))
+    return patched
 
-    def rope_encode(t, h, w, **options) -> Tensor:
+
+@dataclass
+class GridPatch:
+    """What a patched MODEL does for one grid.
+
+    known [V, F]; references [1, C, V*F, h, w] as the network sees latents, None where nothing is
+    known; the rest as in patch_for_grid.
+    """
+
+    known: Tensor
+    references: Tensor | None
+    conditioning: str
+    max_frames: int
+    view_strength: float
+
+    @property
+    def num_views(self) -> int:
+        return len(self.known)
+
+    @property
+    def num_frames(self) -> int:
+        return self.known.shape[1]
+
+    def rope_encode(self, stock: Callable[..., Tensor], t: int, h: int, w: int, **given) -> Tensor:
         """Wan's rotary table for V*F frames, the views max_frames apart."""
-        options["dtype"] = torch.float32  # positions above 256 are not exact in bfloat16
+        given["dtype"] = torch.float32  # positions above 256 are not exact in bfloat16
         views = [
-            stock_rope_encode(num_frames, h, w, **(options | {"t_start": v * max_frames}))
-            for v in range(num_views)
+            stock(self.num_frames, h, w, **(given | {"t_start": view * self.max_frames}))
+            for view in range(self.num_views)
         ]
         return torch.cat(views, dim=1)
 
     def run_network(
-        executor,
-        x,
-        timestep,
-        context,
-        clip_fea=None,
-        time_dim_concat=None,
-        transformer_options=None,
-        **kwargs,
+        self,
+        executor: Callable[..., Tensor],
+        x: Tensor,
+        timestep: Tensor,
+        context: Tensor,
+        clip_fea: Tensor | None = None,
+        time_dim_concat: Tensor | None = None,
+        transformer_options: dict | None = None,
+        **others,
     ) -> Tensor:
-        count, remainder = divmod(len(x), num_views)  # conditional and unconditional, or one
-        if remainder or x.shape[2] != num_frames:
+        """The network on a batch of grids [n*V, C, F, h, w]: with text, without, or one of them."""
+        count, remainder = divmod(len(x), self.num_views)
+        if remainder or x.shape[2] != self.num_frames:
             raise ValueError(
-                f"this MODEL was set up for a grid of {num_views} views x {num_frames} latent "
-                f"frames, but is given a batch of {len(x)} x {x.shape[2]}; connect the same LATENT "
-                "to Apply View-Time Attention and to the sampler."
+                f"this MODEL was set up for a grid of {self.num_views} views x {self.num_frames} "
+                f"latent frames, but is given a batch of {len(x)} x {x.shape[2]}; connect the same "
+                "LATENT to Apply View-Time Attention and to the sampler."
             )
-        sequence = rearrange(x, "(n v) c f h w -> n c (v f) h w", v=num_views)
+
+        def first_view_of_each(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.unflatten(0, (count, self.num_views))[:, 0]
+
+        options = transformer_options or {}
+        attend = self.attention_override(options.get("optimized_attention_override"))
+        out = executor(
+            *self.sequence_inputs(x, timestep, count),
+            first_view_of_each(context),
+            first_view_of_each(clip_fea),
+            time_dim_concat,
+            options | {"optimized_attention_override": attend},
+            **others,
+        )
+        return sequence_to_grid(out, self.num_views)
+
+    def sequence_inputs(self, x: Tensor, timestep: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Sequences [n, C, V*F, h, w] of n grids, with the references in, and their timesteps."""
+        sequence = rearrange(x, "(n v) c f h w -> n c (v f) h w", v=self.num_views)
         # One noise level per grid; ComfyUI may already have spread it over frames by a mask.
         level = timestep.reshape(count, -1).amax(dim=1)
-        if references is not None:
-            sequence, level = model_inputs(
-                sequence,
-                references.to(sequence),
-                known_cells.to(x.device),
-                level,
-                conditioning,
-                1,
-                1,
-            )
-        previous = (transformer_options or {}).get("optimized_attention_override")
+        if self.references is None:
+            return sequence, level
+        known = self.known.flatten()[None].to(x.device)
+        # ComfyUI's Wan takes a timestep per frame, not per token: frames of one row, one column.
+        return model_inputs(
+            sequence, self.references.to(sequence), known, level, self.conditioning, 1, 1
+        )
+
+    def attention_override(self, previous: Callable[..., Tensor] | None) -> Callable[..., Tensor]:
+        """ComfyUI's attention override for one run of the network: grid attention for
+        self-attention, the first of each block; `previous`, another pack's override, or ComfyUI's
+        own function for the rest."""
+        from fourreal.attention import view_time_attention
+
         block_seen = None
 
-        def attend(function, q, k, v, heads, *args, **options):
-            """Grid attention for self-attention, the first of each block; the rest as before."""
+        def attend(function, q, k, v, heads, *args, **options) -> Tensor:
             nonlocal block_seen
             block = options["transformer_options"]["block_index"]
             if block == block_seen:
@@ -147,29 +194,9 @@ def apply_view_time(model: ModelPatcher, latent: dict, view_strength: float = 1.
                 return function(q, k, v, heads, *args, **options)
             block_seen = block
             q, k, v = (part.unflatten(-1, (heads, -1)) for part in (q, k, v))
-            out = view_time_attention(q, k, v, num_views, num_frames, view_strength=view_strength)
+            out = view_time_attention(
+                q, k, v, self.num_views, self.num_frames, view_strength=self.view_strength
+            )
             return out.flatten(2)
 
-        def first_of_each(tensor):
-            return None if tensor is None else tensor.unflatten(0, (count, num_views))[:, 0]
-
-        options = (transformer_options or {}) | {"optimized_attention_override": attend}
-        out = executor(
-            sequence,
-            level,
-            first_of_each(context),
-            first_of_each(clip_fea),
-            time_dim_concat,
-            options,
-            **kwargs,
-        )
-        return sequence_to_grid(out, num_views)
-
-    patched.add_object_patch("diffusion_model.rope_encode", rope_encode)
-    wrapper = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
-    patched.remove_wrappers_with_key(wrapper, KEY)
-    patched.add_wrapper_with_key(wrapper, KEY, run_network)
-    if conditioning == "add" and references is not None:
-        # The model generates the known cells itself, so the sampler must not hold them.
-        patched.set_model_denoise_mask_function(lambda _, mask, **__: torch.ones_like(mask))
-    return patched
+        return attend

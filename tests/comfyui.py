@@ -25,6 +25,7 @@ CHANNELS = 16  # of the latents of the untrained models made here
 needs_comfyui = pytest.mark.skipif(
     not COMFYUI, reason="set COMFYUI_PATH to a ComfyUI checkout to run this"
 )
+one_conditioning = pytest.mark.parametrize("weights", ["replace"], indirect=True)
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 BLUEPRINT = ROOT / "subgraphs" / "Text to 4D (4Real).json"
 NOTES = {"Note", "MarkdownNote"}
@@ -50,12 +51,13 @@ def to_api(workflow: dict, object_info: dict) -> dict:
         inputs = {i["name"]: links[i["link"]] for i in node["inputs"] if i["link"]}
         values = iter(node.get("widgets_values", []))
         schema = object_info[node["type"]]["input"]
-        for name, (kind, *options) in (
-            schema.get("required", {}) | schema.get("optional", {})
-        ).items():
+        optional = schema.get("optional", {})
+        for name, (kind, *options) in (schema.get("required", {}) | optional).items():
             options = options[0] if options else {}
             if isinstance(kind, list) or kind in WIDGETS:
-                inputs.setdefault(name, next(values))
+                # A widget that came after the workflow was saved keeps its default.
+                default = [options.get("default")] if name in optional else []
+                inputs.setdefault(name, next(values, *default))
                 # The editor puts a widget of its own after these.
                 if options.keys() & {"control_after_generate", "image_upload", "video_upload"}:
                     next(values)
@@ -74,8 +76,11 @@ def smaller(prompt: dict) -> dict:
     return prompt
 
 
-def write_random_weights(folder: Path, conditioning: str = "replace") -> None:
-    """Untrained models in the files and formats of the embedded ones."""
+def write_random_weights(
+    folder: Path, conditioning: str | None = "replace", channels: int = CHANNELS
+) -> None:
+    """Untrained models in the files and formats of the embedded ones; without conditioning the
+    transformer's file notes nothing about itself."""
     from fourreal.embedded.autoencoder import BlockAutoencoder, save_autoencoder
     from fourreal.embedded.text import (
         build_text_encoder,
@@ -91,13 +96,14 @@ def write_random_weights(folder: Path, conditioning: str = "replace") -> None:
     torch.manual_seed(0)
     folder.mkdir(parents=True, exist_ok=True)
     noted = {"conditioning": conditioning, "max_frames": 8, "max_tokens": 32, "shift": 3.0}
-    transformer = build_transformer(VideoConfig(layers=2), CHANNELS)
+    noted = noted if conditioning else {}
+    transformer = build_transformer(VideoConfig(layers=2), channels)
     tensors = transformer.state_dict()
     save_transformer(folder / "transformer.safetensors", tensors, transformer.config, noted)
     tokenizer = build_tokenizer(caption_words())
     encoder = build_text_encoder(len(tokenizer))
     save_text_encoder(encoder, tokenizer, folder / "text_encoder.safetensors")
-    autoencoder = BlockAutoencoder(z_dim=CHANNELS)
+    autoencoder = BlockAutoencoder(z_dim=channels)
     smooth = torch.rand(6, 3, 3, 8, 8) * 2 - 1
     autoencoder.fit([torch.nn.functional.interpolate(smooth, (9, 64, 64), mode="trilinear")])
     save_autoencoder(autoencoder, folder / "autoencoder.safetensors")

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import sys
 import urllib.request
 from pathlib import Path
 
@@ -45,7 +44,7 @@ DRAFT = """(number) => [localStorage, sessionStorage].some((storage) =>
 
 
 @pytest.fixture
-def scene(pack):
+def scene(nodes):
     """Something that stands and something that moves, seen by two cameras."""
     from fourreal.cameras import look_at, pixel_intrinsics
     from fourreal.gaussians import Gaussians
@@ -62,7 +61,7 @@ def scene(pack):
 
     torch.manual_seed(0)
     eyes, up = torch.tensor([[0.0, 0, 0], [1.0, -0.5, 0.2]]), torch.tensor([0.0, -1, 0])
-    return sys.modules["fourreal_pack.nodes"].scene.CachedScene(
+    return nodes.types.CachedScene(
         some(9),
         [some(3), some(2)],
         look_at(eyes, torch.tensor([0.1, 0, 4]), up),
@@ -72,12 +71,12 @@ def scene(pack):
     )
 
 
-def test_the_files_are_those_of_the_viewer_and_written_once(pack, scene):
+def test_the_files_are_those_of_the_viewer_and_written_once(nodes, scene):
     import folder_paths
 
     from fourreal.viewer import scene_files
 
-    preview = sys.modules["fourreal_pack.nodes"].Preview4D
+    preview = nodes.Preview4D
     out = preview.execute(scene)
     assert out.args[0] is scene
     (shown,) = out.ui["fourreal_scene"]
@@ -93,13 +92,16 @@ def test_the_files_are_those_of_the_viewer_and_written_once(pack, scene):
     assert (folder.parent / with_images / "1_1.jpg").is_file()
     with pytest.raises(ValueError, match="cannot be split into 2 views"):
         preview.execute(scene, images[:3])
+    del images
+    again = preview.execute(scene).ui["fourreal_scene"][0]["subfolder"]
+    assert not (folder.parent / again / "1_1.jpg").exists()  # as none are connected now
 
 
-def test_a_cancelled_preview_leaves_no_files(pack, scene):
+def test_a_cancelled_preview_leaves_no_files(nodes, scene):
     import comfy.model_management as management
     import folder_paths
 
-    preview = sys.modules["fourreal_pack.nodes"].Preview4D
+    preview = nodes.Preview4D
     temporary = Path(folder_paths.get_temp_directory())
     before = set(temporary.glob("4real_*"))
     management.interrupt_current_processing(True)
@@ -108,8 +110,7 @@ def test_a_cancelled_preview_leaves_no_files(pack, scene):
     assert set(temporary.glob("4real_*")) == before
 
 
-def test_the_viewers_camera_comes_out_as_the_one_of_other_nodes(pack, scene):
-    nodes = sys.modules["fourreal_pack.nodes"]
+def test_the_viewers_camera_comes_out_as_the_one_of_other_nodes(nodes, scene):
     for view in (0, 1):
         camera = nodes.SceneCamera.execute(scene, view).args[0]
         # As the page reports it: three.js's lists in place of ComfyUI's dicts.

@@ -69,8 +69,8 @@ def test_models_that_a_workflow_names_can_be_downloaded_into_their_folder():
 
 
 @needs_comfyui
-def test_the_server_imports_the_pack_without_a_word(server, info):
-    """And finds its workflows, help pages, translations and blueprints."""
+def test_the_server_loads_the_pack_without_a_warning_and_serves_its_files(server, info):
+    """Workflows, help pages, translations and blueprints."""
     lines = [li for li in server.log.read_text().splitlines() if str(server.pack) in li]
     assert len(lines) == 1 and "seconds: " in lines[0] and "FAILED" not in lines[0], lines
     ours = {name for name in info if name.startswith("FourReal_")}
@@ -124,136 +124,139 @@ def test_the_blueprint_runs_as_its_editor_would_expand_it(server, info):
     assert server.run(prompt).keys() >= {"images", "SCENE", "video"}
 
 
+def prompt_of(nodes: dict) -> dict:
+    """A prompt of (type, inputs) by name."""
+    return {k: {"class_type": kind, "inputs": inputs} for k, (kind, inputs) in nodes.items()}
+
+
+GRID = {"num_views": 3, "num_frames": 5, "width": 64, "height": 64}
+SAMPLED = {  # a grid with both references from the stock sampler
+    "models": ("FourReal_LoadEmbeddedModels", {}),
+    "scene": ("FourReal_ExampleScene", {"seed": 0, **GRID}),
+    "text": (
+        "FourReal_TextEncode",
+        {"clip": ["models", 1], "prompt": ["scene", 1], "negative": ""},
+    ),
+    "row": ("FourReal_PickView", {"images": ["scene", 0], "num_views": 3, "view": 0}),
+    "column": ("FourReal_PickTime", {"images": ["scene", 0], "num_views": 3, "time": 0}),
+    "grid": (
+        "FourReal_GridLatent",
+        {"vae": ["models", 2], "fixed_view": ["row", 0], "freeze_time": ["column", 0], **GRID},
+    ),
+    "patch": (
+        "FourReal_ApplyViewTimeAttention",
+        {"model": ["models", 0], "latent": ["grid", 0], "view_strength": 1.0},
+    ),
+    "sample": (
+        "KSampler",
+        {
+            "model": ["patch", 0],
+            "positive": ["text", 0],
+            "negative": ["text", 1],
+            "latent_image": ["grid", 0],
+            "seed": 0,
+            "steps": 2,
+            "cfg": 1.0,
+            "sampler_name": "euler",
+            "scheduler": "simple",
+            "denoise": 1.0,
+        },
+    ),
+}
+COMPARED = {  # its first view beside the reference as it was coded, in one picture
+    "decode": ("VAEDecode", {"samples": ["sample", 0], "vae": ["models", 2]}),
+    "coded": ("VAEEncode", {"pixels": ["row", 0], "vae": ["models", 2]}),
+    "again": ("VAEDecode", {"samples": ["coded", 0], "vae": ["models", 2]}),
+    "first": ("FourReal_PickView", {"images": ["decode", 0], "num_views": 3, "view": 0}),
+    "pair": (
+        "FourReal_AssembleGrid",
+        {"views.view0": ["again", 0], "views.view1": ["first", 0]},
+    ),
+    "sheet": (
+        "FourReal_ContactSheet",
+        {"images": ["pair", 0], "num_views": ["pair", 1], "max_times": 5},
+    ),
+    "saved": ("SaveImage", {"images": ["sheet", 0], "filename_prefix": "pair"}),
+}
+
+
 @needs_comfyui
-def test_results_chain_with_stock_nodes_and_scenes_are_saved_and_loaded(server, info):
+def test_a_known_view_comes_back_from_the_stock_sampler_as_it_was_coded(server, info):
+    from fourreal.files.media import read_image
+
+    server.run(prompt_of(SAMPLED | COMPARED))
+    pair = read_image(next((server.base / "output").glob("pair*.png")))
+    assert (pair[:, :64] - pair[:, 66:]).abs().max() < 0.02
+
+
+KEPT = {
+    "models": ("FourReal_LoadEmbeddedModels", {}),
+    "scene": ("FourReal_ExampleScene", {"seed": 0, **GRID}),
+    "splats": (  # as an old workflow has it, without the later options
+        "FourReal_Reconstruct",
+        {
+            "reconstructor": ["models", 3],
+            "images": ["scene", 0],
+            "num_views": 3,
+            "fps": 8.0,
+            "cameras": "first",
+            "shared_intrinsics": True,
+            "resolution": 0,
+            "confidence_percentile": 10.0,
+            "min_opacity": 0.0,
+            "voxel_size": 1.0,
+            "store_static_once": True,
+            "extrinsics": ["scene", 2],
+            "intrinsics": ["scene", 3],
+        },
+    ),
+    "keep": (
+        "FourReal_SaveScene",
+        {"scene": ["splats", 0], "filename_prefix": "4real/scene", "ply_sequence": True},
+    ),
+}
+
+
+@needs_comfyui
+def test_a_scene_is_saved_loaded_and_rendered(server, info):
     from fourreal.files.media import read_image
     from fourreal.formats import load_ply_sequence, load_scene
 
-    output, prompt = server.base / "output", {}
-
-    def add(name: str, kind: str, /, **inputs) -> None:
-        prompt[name] = {"class_type": kind, "inputs": inputs}
-
-    grid = {"num_views": 3, "num_frames": 5, "width": 64, "height": 64}
-    add("models", "FourReal_LoadEmbeddedModels")
-    add("scene", "FourReal_ExampleScene", seed=0, **grid)
-    add("text", "FourReal_TextEncode", clip=["models", 1], prompt=["scene", 1], negative="")
-    add("row", "FourReal_PickView", images=["scene", 0], num_views=3, view=0)
-    add("column", "FourReal_PickTime", images=["scene", 0], num_views=3, time=0)
-    add(
-        "grid",
-        "FourReal_GridLatent",
-        vae=["models", 2],
-        fixed_view=["row", 0],
-        freeze_time=["column", 0],
-        **grid,
-    )
-    add(
-        "patch",
-        "FourReal_ApplyViewTimeAttention",
-        model=["models", 0],
-        latent=["grid", 0],
-        view_strength=1.0,
-    )
-    add(
-        "sample",
-        "KSampler",
-        model=["patch", 0],
-        seed=0,
-        steps=2,
-        cfg=1.0,
-        sampler_name="euler",
-        scheduler="simple",
-        positive=["text", 0],
-        negative=["text", 1],
-        latent_image=["grid", 0],
-        denoise=1.0,
-    )
-    add("decode", "VAEDecode", samples=["sample", 0], vae=["models", 2])
-    add("coded", "VAEEncode", pixels=["row", 0], vae=["models", 2])
-    add("again", "VAEDecode", samples=["coded", 0], vae=["models", 2])
-    add("first", "FourReal_PickView", images=["decode", 0], num_views=3, view=0)
-    add(
-        "pair",
-        "FourReal_AssembleGrid",
-        **{"views.view0": ["again", 0], "views.view1": ["first", 0]},
-    )
-    add("sheet", "FourReal_ContactSheet", images=["pair", 0], num_views=["pair", 1], max_times=5)
-    add("saved", "SaveImage", images=["sheet", 0], filename_prefix="pair")
-    add(
-        "splats",
-        "FourReal_Reconstruct",
-        reconstructor=["models", 3],
-        images=["scene", 0],
-        num_views=3,
-        fps=8.0,
-        cameras="first",
-        shared_intrinsics=True,
-        resolution=0,
-        confidence_percentile=10.0,
-        min_opacity=0.0,
-        voxel_size=1.0,
-        store_static_once=True,
-        extrinsics=["scene", 2],
-        intrinsics=["scene", 3],
-    )
-    add(
-        "keep",
-        "FourReal_SaveScene",
-        scene=["splats", 0],
-        filename_prefix="4real/scene",
-        ply_sequence=True,
-    )
-    server.run(prompt)
-    # The first view was known, so it comes back as it was coded.
-    pair = read_image(next(output.glob("pair*.png")))
-    assert (pair[:, :64] - pair[:, 66:]).abs().max() < 0.02
+    output = server.base / "output"
+    server.run(prompt_of(KEPT))
     stored = sorted(output.glob("4real/scene_*_.safetensors"))[-1]
     kept = load_scene(stored)
     assert kept.num_frames == 5 and kept.num_views == 3
     sequence = load_ply_sequence(stored.with_suffix(""))
     assert [len(g) for g in sequence] == [len(kept.at(t)) for t in range(5)]
 
-    prompt.clear()
-    add("load", "FourReal_LoadScene", scene_file=f"4real/{stored.name} [output]")
-    add(
-        "path",
-        "FourReal_CameraPath",
-        scene=["load", 0],
-        kind="fixed_view",
-        frames=2,
-        freeze_at=0,
-        time="auto",
-    )
-    add(
-        "render",
-        "FourReal_RenderSplats",
-        scene=["load", 0],
-        camera_path=["path", 0],
-        width=0,
-        height=0,
-        background="#ffffff",
-        fps=0.0,
-    )
-    add("seen", "SaveImage", images=["render", 0], filename_prefix="loaded")
-    server.run(prompt)
+    path = {"kind": "fixed_view", "frames": 2, "freeze_at": 0, "time": "auto"}
+    size = {"width": 0, "height": 0, "background": "#ffffff", "fps": 0.0}
+    loaded = {
+        "load": ("FourReal_LoadScene", {"scene_file": f"4real/{stored.name} [output]"}),
+        "path": ("FourReal_CameraPath", {"scene": ["load", 0], **path}),
+        "render": (
+            "FourReal_RenderSplats",
+            {"scene": ["load", 0], "camera_path": ["path", 0], **size},
+        ),
+        "seen": ("SaveImage", {"images": ["render", 0], "filename_prefix": "loaded"}),
+    }
+    server.run(prompt_of(loaded))
     assert read_image(next(output.glob("loaded*.png"))).shape == (3, 64, 64)
 
 
 @needs_comfyui
 def test_wrong_values_are_refused_on_their_node_before_anything_runs(server, info):
-    prompt = {
-        "1": {
-            "class_type": "FourReal_GridLatent",
-            "inputs": {"num_views": 2, "num_frames": 28, "width": 64, "height": 64},
+    prompt = prompt_of(
+        {
+            "1": ("FourReal_GridLatent", GRID | {"num_frames": 28}),
+            "2": ("PreviewAny", {"source": ["1", 0]}),
         }
-    }
-    prompt["2"] = {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}
+    )
     with pytest.raises(AssertionError, match=r"num_frames is 28.*use 25 or 29"):
         server.run(prompt)
 
 
-GRID = {"num_views": 3, "num_frames": 5, "width": 64, "height": 64}
 SOURCES = {
     "models": ("FourReal_LoadEmbeddedModels", {}),
     "scene": ("FourReal_ExampleScene", {"seed": 0, **GRID}),
@@ -301,9 +304,8 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_wiring_gives_one_sentence_on_the_right_node(server, info, name):
     kind, inputs, words = WRONG[name]
-    prompt = {k: {"class_type": c, "inputs": i} for k, (c, i) in SOURCES.items()}
-    prompt["wrong"] = {"class_type": kind, "inputs": inputs}
-    prompt["end"] = {"class_type": "PreviewAny", "inputs": {"source": ["wrong", 0]}}
+    ends = {"wrong": (kind, inputs), "end": ("PreviewAny", {"source": ["wrong", 0]})}
+    prompt = prompt_of(SOURCES | ends)
     status = server.finish(prompt)["status"]
     (error,) = (about for what, about in status["messages"] if what == "execution_error")
     message = error["exception_message"].strip()

@@ -3,8 +3,11 @@
 import comfy.model_management
 import torch
 from comfy_api.latest import io
+from torch import Tensor
 
-from .view_time import KNOWN, noise_mask_of
+from fourreal.grid import check_size, num_latent_frames, reference_mask
+
+from . import types
 
 DEFAULT_PROMPT = "a red ball orbiting on a marbled floor"
 EMPTY_PROMPT = "the prompt is empty; say what the scene shows and how it moves."
@@ -12,12 +15,14 @@ WAN_CHANNELS, WAN_STRIDE = 16, 8  # of an empty latent; ComfyUI fits it to the M
 
 
 class TextEncode(io.ComfyNode):
+    """Two stock CLIP Text Encode nodes do the same."""
+
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FourReal_TextEncode",
             display_name="4Real Text Encode",
-            category="4Real",
+            category=types.CATEGORY,
             description="Encodes a prompt and a negative prompt at once.",
             search_aliases=["prompt", "clip text encode"],
             inputs=[
@@ -44,11 +49,11 @@ class TextEncode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, prompt):
+    def validate_inputs(cls, prompt: str | None) -> bool | str:
         return EMPTY_PROMPT if prompt is not None and not prompt.strip() else True
 
     @classmethod
-    def execute(cls, clip, prompt, negative) -> io.NodeOutput:
+    def execute(cls, clip, prompt: str, negative: str) -> io.NodeOutput:
         if not prompt.strip():
             raise ValueError(EMPTY_PROMPT)
         if clip is None:
@@ -58,7 +63,10 @@ class TextEncode(io.ComfyNode):
         )
 
 
-def check_reference(name: str, images, count: int, meaning: str, height: int, width: int) -> None:
+def check_reference(
+    name: str, images: Tensor | None, count: int, meaning: str, height: int, width: int
+) -> None:
+    """Raise ValueError unless images [count, height, width, 3] are given, or none."""
     if images is not None and tuple(images.shape[:3]) != (count, height, width):
         given, given_height, given_width = images.shape[:3]
         raise ValueError(
@@ -67,15 +75,21 @@ def check_reference(name: str, images, count: int, meaning: str, height: int, wi
         )
 
 
-def grid_latent(vae, fixed_view, freeze_time, num_views, num_frames, width, height) -> dict:
+def grid_latent(
+    vae,
+    fixed_view: Tensor | None,
+    freeze_time: Tensor | None,
+    num_views: int,
+    num_frames: int,
+    width: int,
+    height: int,
+) -> dict:
     """A grid LATENT: samples [V, C, F, h, w], zeros but for the references' latents.
 
     fixed_view [T, H, W, 3] is the first view, freeze_time [V, H, W, 3] the first time. Each view is
     encoded on its own. With references the dict also has `noise_mask` [V, 1, F, h, w] (0 where
     known) and `fourreal_known` [V, F]. Raises ValueError for sizes or references that do not fit.
     """
-    from fourreal.grid import check_size, num_latent_frames, reference_mask
-
     frames = num_latent_frames(num_frames)
     if vae is not None and vae.latent_dim != 3:
         raise ValueError(
@@ -98,66 +112,86 @@ def grid_latent(vae, fixed_view, freeze_time, num_views, num_frames, width, heig
             samples[view, :, :1] = vae.encode(freeze_time[view : view + 1, ..., :3])[0]
     if fixed_view is not None:
         samples[:1] = vae.encode(fixed_view[..., :3])
-    latent = {"samples": samples, KNOWN: known}
+    latent = {"samples": samples, types.KNOWN: known}
     if known.any():
-        latent["noise_mask"] = noise_mask_of(known, samples)
+        latent["noise_mask"] = types.noise_mask_of(known, samples)
     else:
         latent["downscale_ratio_spacial"] = stride
     return latent
 
 
 class GridLatent(io.ComfyNode):
+    """The LATENT is `[views, channels, frames, height, width]`, one view after the other. T frames
+    become (T - 1) / 4 + 1 latent frames.
+
+    - **fixed_view** is a video of the first view: exactly `num_frames` images.
+    - **freeze_time** is all views of the first moment: exactly `num_views` images.
+
+    Each needs the VAE of the model. What is known is kept by the sampler, what is not is generated.
+    Connect the output unchanged to Apply View-Time Attention and to the sampler.
+    """
+
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FourReal_GridLatent",
             display_name="Grid Latent",
-            category="4Real",
+            category=types.CATEGORY,
             description="The empty grid of views and times to generate, with the parts that are "
             "already known: a video of the first view, and all views of the first time.",
             search_aliases=["empty latent", "4d latent", "multi-view latent"],
             inputs=[
                 io.Vae.Input(
-                    "vae", optional=True,
+                    "vae",
+                    optional=True,
                     tooltip="The VAE of the MODEL. Only needed with references.",
                 ),
                 io.Image.Input(
-                    "fixed_view", optional=True,
+                    "fixed_view",
+                    optional=True,
                     tooltip="The video of the first view: as many images as the grid has frames.",
                 ),
                 io.Image.Input(
-                    "freeze_time", optional=True,
+                    "freeze_time",
+                    optional=True,
                     tooltip="All views of the first time: one image per view, first view first.",
                 ),
                 io.Int.Input(
-                    "num_views", default=8, min=1, max=64,
+                    "num_views",
+                    default=8,
+                    min=1,
+                    max=64,
                     tooltip="Cameras, seen side by side. The embedded models were made for 8.",
                 ),
                 io.Int.Input(
-                    "num_frames", default=29, min=1, max=121, step=4,
+                    "num_frames",
+                    default=29,
+                    min=1,
+                    max=121,
+                    step=4,
                     tooltip="Frames of each view, 4k + 1. The embedded models were made for 29.",
                 ),
-                io.Int.Input(
-                    "width", default=64, min=16, max=4096, step=16,
-                    tooltip="Pixels, a multiple of 16 (32 for Wan 2.2 5B). The embedded models "
-                    "were made for 64.",
-                ),
-                io.Int.Input(
-                    "height", default=64, min=16, max=4096, step=16,
-                    tooltip="Pixels, a multiple of 16 (32 for Wan 2.2 5B). The embedded models "
-                    "were made for 64.",
+                *(
+                    io.Int.Input(
+                        name,
+                        default=64,
+                        min=16,
+                        max=4096,
+                        step=16,
+                        tooltip="Pixels, a multiple of 16 (32 for Wan 2.2 5B). The embedded models "
+                        "were made for 64.",
+                    )
+                    for name in ("width", "height")
                 ),
             ],
             outputs=[
                 io.Latent.Output(tooltip="The grid [V, C, F, h, w], one view after the other.")
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
-    def validate_inputs(cls, num_frames):
+    def validate_inputs(cls, num_frames: int | None) -> bool | str:
         """Before anything runs, where it is not linked. ComfyUI shows the answer once per name."""
-        from fourreal.grid import num_latent_frames
-
         try:
             num_latent_frames(1 if num_frames is None else num_frames)
         except ValueError as error:
@@ -166,7 +200,14 @@ class GridLatent(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, num_views, num_frames, width, height, vae=None, fixed_view=None, freeze_time=None
+        cls,
+        num_views: int,
+        num_frames: int,
+        width: int,
+        height: int,
+        vae=None,
+        fixed_view: Tensor | None = None,
+        freeze_time: Tensor | None = None,
     ) -> io.NodeOutput:
         return io.NodeOutput(
             grid_latent(vae, fixed_view, freeze_time, num_views, num_frames, width, height)

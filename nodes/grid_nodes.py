@@ -1,24 +1,21 @@
-"""Grids of frames as IMAGE batches: assemble, pick a row or a column, show as a sheet or tiles.
-
-An IMAGE grid is [V*T, H, W, 3], index v*T + t.
-"""
+"""Grids of frames as IMAGE batches: assemble, pick a row or a column, show as a sheet or tiles."""
 
 import torch
 from comfy_api.latest import io
+from torch import Tensor
 
-VIEWS_TOOLTIP = "Views in the grid; the batch holds all times of the first view first."
+from fourreal.grid import contact_sheet, frames_to_images, images_to_frames, tile_views
 
-
-def grid_inputs() -> list:
-    return [
-        io.Image.Input("images", tooltip="A grid of V x T frames, as VAE Decode gives it."),
-        io.Int.Input("num_views", default=8, min=1, max=64, tooltip=VIEWS_TOOLTIP),
-    ]
+from . import types
 
 
 class AssembleGrid(io.ComfyNode):
+    """All must have the same number of frames and the same size; a new socket appears when the last
+    one is used. One image per socket makes a freeze-time column of photos.
+    """
+
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         views = io.Autogrow.TemplatePrefix(
             io.Image.Input("view", tooltip="The frames of one view, all views of equal length."),
             prefix="view",
@@ -28,7 +25,7 @@ class AssembleGrid(io.ComfyNode):
         return io.Schema(
             node_id="FourReal_AssembleGrid",
             display_name="Assemble Grid",
-            category="4Real",
+            category=types.CATEGORY,
             description="Puts synchronised videos together as a grid: the first input is the first "
             "view.",
             search_aliases=["multi-view", "batch videos"],
@@ -44,7 +41,7 @@ class AssembleGrid(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, views) -> io.NodeOutput:
+    def execute(cls, views: dict[str, Tensor | None]) -> io.NodeOutput:
         videos = [video[..., :3] for video in views.values() if video is not None]
         shapes = {tuple(video.shape) for video in videos}
         if len(shapes) != 1:
@@ -57,25 +54,25 @@ class AssembleGrid(io.ComfyNode):
 
 
 class PickView(io.ComfyNode):
+    """Use it e.g. for the *fixed_view* of Grid Latent or for Create Video."""
+
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FourReal_PickView",
             display_name="Pick View",
-            category="4Real",
+            category=types.CATEGORY,
             description="One view of a grid at all times: a fixed-view video.",
             search_aliases=["fixed view", "row"],
             inputs=[
-                *grid_inputs(),
-                io.Int.Input("view", default=0, min=0, max=63, tooltip="The view, from 0."),
+                *types.grid_inputs(),
+                io.Int.Input("view", default=0, min=0, max=63, tooltip=types.VIEW_TOOLTIP),
             ],
             outputs=[io.Image.Output(tooltip="The T frames of this view.")],
         )
 
     @classmethod
-    def execute(cls, images, num_views, view) -> io.NodeOutput:
-        from fourreal.grid import frames_to_images, images_to_frames
-
+    def execute(cls, images: Tensor, num_views: int, view: int) -> io.NodeOutput:
         frames = images_to_frames(images, num_views)
         if view >= num_views:
             raise ValueError(f"view is {view}, but the grid has views 0 to {num_views - 1}.")
@@ -83,25 +80,25 @@ class PickView(io.ComfyNode):
 
 
 class PickTime(io.ComfyNode):
+    """Use it e.g. for the *freeze_time* of Grid Latent."""
+
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FourReal_PickTime",
             display_name="Pick Time",
-            category="4Real",
+            category=types.CATEGORY,
             description="All views of a grid at one time: a freeze-time video.",
             search_aliases=["freeze time", "bullet time", "column"],
             inputs=[
-                *grid_inputs(),
+                *types.grid_inputs(),
                 io.Int.Input("time", default=0, min=0, max=1023, tooltip="The time, from 0."),
             ],
             outputs=[io.Image.Output(tooltip="The V views of this time.")],
         )
 
     @classmethod
-    def execute(cls, images, num_views, time) -> io.NodeOutput:
-        from fourreal.grid import frames_to_images, images_to_frames
-
+    def execute(cls, images: Tensor, num_views: int, time: int) -> io.NodeOutput:
         frames = images_to_frames(images, num_views)
         if time >= frames.shape[1]:
             raise ValueError(f"time is {time}, but the grid has times 0 to {frames.shape[1] - 1}.")
@@ -109,17 +106,19 @@ class PickTime(io.ComfyNode):
 
 
 class ContactSheet(io.ComfyNode):
+    """The sheet shows evenly spaced times, the first and the last among them."""
+
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FourReal_ContactSheet",
             display_name="Contact Sheet",
-            category="4Real",
+            category=types.CATEGORY,
             description="The grid as one image, views down and times across, and as one video with "
             "the views as tiles.",
             search_aliases=["overview", "tiles", "grid image"],
             inputs=[
-                *grid_inputs(),
+                *types.grid_inputs(),
                 io.Int.Input(
                     "max_times", default=8, min=1, max=64, tooltip="Columns of the sheet at most."
                 ),
@@ -131,9 +130,7 @@ class ContactSheet(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, images, num_views, max_times) -> io.NodeOutput:
-        from fourreal.grid import contact_sheet, images_to_frames, tile_views
-
+    def execute(cls, images: Tensor, num_views: int, max_times: int) -> io.NodeOutput:
         frames = images_to_frames(images, num_views)
         sheet = contact_sheet(frames, max_times).movedim(0, -1)[None]
         return io.NodeOutput(sheet, tile_views(frames).movedim(1, -1))

@@ -12,11 +12,14 @@ from pathlib import Path
 
 import folder_paths
 from comfy_api.latest import io
+from torch import Tensor
 
-from .rendering import view_camera
-from .scene import SCENE_TOOLTIP, Scene, no_images, progress_reporter
+from fourreal.grid import images_to_frames
 
-View = io.Custom("FOURREAL_VIEW")  # a widget: {position, target, quaternion, fov} of the viewer
+from . import types
+from .camera_info import camera_info, view_camera
+from .progress import progress_reporter
+
 ROUTE = "/fourreal/viewer"
 
 
@@ -36,15 +39,15 @@ def serve_page() -> None:
         return web.FileResponse(page, headers={"Cache-Control": "no-cache"})
 
 
-def viewer_folder(scene, images) -> str:
+def viewer_folder(scene: types.CachedScene, images: Tensor | None) -> str:
     """The folder in temp with the parts of a scene that the page asks for, written when there is
     none. Nothing is left of it when it is cancelled."""
-    from fourreal.grid import images_to_frames
     from fourreal.viewer import scene_files
 
     temporary = Path(folder_paths.get_temp_directory())
-    before, written = scene.viewer_files
-    if written and before() is images and (temporary / written).is_dir():
+    written, before = scene.viewer_files
+    same_images = (before and before()) is images if images is not None else before is None
+    if written and same_images and (temporary / written).is_dir():
         return written  # only the camera has changed
     frames = None if images is None else images_to_frames(images, scene.num_views)
     parts = scene_files(scene, frames)
@@ -58,43 +61,41 @@ def viewer_folder(scene, images) -> str:
     except BaseException:
         shutil.rmtree(folder)
         raise
-    scene.viewer_files = (weakref.ref(images) if images is not None else no_images, folder.name)
+    scene.viewer_files = (folder.name, None if images is None else weakref.ref(images))
     return folder.name
 
 
-def seen_from(view: dict, aspect: float) -> dict:
-    """LOAD3D_CAMERA of the viewer's camera, which has the same axes."""
-    return {
-        "position": dict(zip("xyz", view["position"])),
-        "target": dict(zip("xyz", view["target"])),
-        "quaternion": dict(zip("xyzw", view["quaternion"])),
-        "fov": view["fov"],
-        "aspect": aspect,
-        "zoom": 1.0,
-        "cameraType": "perspective",
-    }
-
-
 class Preview4D(io.ComfyNode):
+    """Drag to orbit, drag with the right button to pan, turn the wheel to zoom, fly with W A S D Q
+    E. The timeline below plays and scrubs; the numbers above are the input cameras; the button with
+    three lines opens the settings (size of the splats, view angle, background, what moves,
+    screenshot, recording).
+
+    Where you look from is kept with the workflow and comes out as *camera* when it is queued:
+    connect it to core's Render Splat, or to Camera Path with *fixed_view*, to render just that
+    view. The viewer reads temporary files; after a restart of ComfyUI run the workflow again to
+    fill it.
+    """
+
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FourReal_Preview4D",
             display_name="Preview 4D",
-            category="4Real",
+            category=types.CATEGORY,
             description="Explore a scene while time plays: orbit, zoom and fly, scrub the "
             "timeline, look through the input cameras.",
             search_aliases=["4d viewer", "gaussian splat viewer", "preview scene", "timeline"],
             is_output_node=True,
             inputs=[
-                Scene.Input("scene", tooltip=SCENE_TOOLTIP),
+                types.scene_input(),
                 io.Image.Input(
                     "images",
                     optional=True,
                     tooltip="The grid that the scene was made of, to fade over it in the input "
                     "cameras.",
                 ),
-                View.Input(
+                types.View.Input(
                     "view",
                     optional=True,
                     extra_dict={"socketless": True},
@@ -102,7 +103,7 @@ class Preview4D(io.ComfyNode):
                 ),
             ],
             outputs=[
-                Scene.Output(display_name="SCENE", tooltip="The same scene."),
+                types.same_scene_output(),
                 io.Load3DCamera.Output(
                     display_name="camera",
                     tooltip="Where you looked from when it was queued; at first the first view.",
@@ -111,8 +112,13 @@ class Preview4D(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, scene, images=None, view=None) -> io.NodeOutput:
+    def execute(
+        cls, scene: types.CachedScene, images: Tensor | None = None, view: dict | None = None
+    ) -> io.NodeOutput:
         folder = viewer_folder(scene, images)
         shown = {"filename": "scene.json", "subfolder": folder, "type": "temp"}
-        camera = seen_from(view, scene.width / scene.height) if view else view_camera(scene, 0)
+        camera = view_camera(scene, 0)
+        if view:  # the viewer's camera has LOAD3D_CAMERA's axes
+            seen = (view[name] for name in ("position", "target", "quaternion", "fov"))
+            camera = camera_info(*seen, aspect=scene.width / scene.height)
         return io.NodeOutput(scene, camera, ui={"fourreal_scene": [shown]})

@@ -1,0 +1,272 @@
+"""Reconstruct: from an IMAGE grid to a scene of dynamic Gaussians, its cameras and depth."""
+
+from typing import TYPE_CHECKING
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from fourreal.cameras import to_homogeneous
+from fourreal.grid import images_to_frames
+
+from . import types
+from .progress import progress_reporter
+
+if TYPE_CHECKING:
+    from .offloading import ComfyReconstructor
+
+ALIGN = {"auto": None, "always": True, "never": False}
+
+
+def first_options() -> list:
+    """Inputs that every saved workflow has a value for."""
+    return [
+        io.Combo.Input(
+            "cameras",
+            options=["first", "mean", "median"],
+            advanced=True,
+            tooltip="Which times decide about the cameras, one per view: the first one (the "
+            "method), or the mean or median over all.",
+        ),
+        io.Boolean.Input(
+            "shared_intrinsics",
+            default=False,
+            advanced=True,
+            tooltip="All views were taken with the same lens and zoom.",
+        ),
+        io.Int.Input(
+            "resolution",
+            default=0,
+            min=0,
+            max=2072,
+            advanced=True,
+            tooltip="Longer side of what the network sees; 0 for the size it was trained on.",
+        ),
+        io.Float.Input(
+            "confidence_percentile",
+            default=0.0,
+            min=0.0,
+            max=95.0,
+            step=1.0,
+            advanced=True,
+            tooltip="Drops this percentage of the pixels, the least certain ones.",
+        ),
+        io.Float.Input(
+            "min_opacity",
+            default=0.02,
+            min=0.0,
+            max=0.95,
+            step=0.01,
+            advanced=True,
+            tooltip="Drops Gaussians that are fainter than this.",
+        ),
+        io.Float.Input(
+            "voxel_size",
+            default=0.0,
+            min=0.0,
+            max=16.0,
+            step=0.25,
+            advanced=True,
+            tooltip="Merges Gaussians that fall into one voxel of so many pixels; 0 merges none. "
+            "Fewer Gaussians need less memory.",
+        ),
+        io.Boolean.Input(
+            "store_static_once",
+            default=True,
+            advanced=True,
+            tooltip="Finds what stands still and stores it once, not at every time.",
+        ),
+    ]
+
+
+def later_options() -> list:
+    """Inputs that older workflows do not have: optional, and after all others, because an editor
+    restores the values of widgets by their place."""
+
+    def share(name: str, default: float, most: float, tooltip: str) -> io.Float.Input:
+        return io.Float.Input(
+            name,
+            default=default,
+            min=0.0,
+            max=most,
+            step=0.01,
+            optional=True,
+            advanced=True,
+            tooltip=tooltip,
+        )
+
+    def count(name: str, most: int, tooltip: str) -> io.Int.Input:
+        return io.Int.Input(
+            name, default=0, min=0, max=most, optional=True, advanced=True, tooltip=tooltip
+        )
+
+    return [
+        count(
+            "window",
+            256,
+            "Times that the network sees in one run; 0 for its own choice. Fewer need less memory.",
+        ),
+        io.Combo.Input(
+            "align",
+            options=list(ALIGN),
+            default="auto",
+            optional=True,
+            advanced=True,
+            tooltip="Brings the depth of every time to the scale of the first one. auto: where the "
+            "network has no trained temporal layers, which do so themselves.",
+        ),
+        count(
+            "sh_degree",
+            4,
+            "Degree of the colours that change with the view, where the network has them "
+            "(AnySplat); 0 keeps one colour per Gaussian.",
+        ),
+        count(
+            "refine",
+            5000,
+            "Steps of fitting the Gaussians to the images afterwards; 200 to 300 make them "
+            "sharper, and take longer. 0 keeps what the network says.",
+        ),
+        share(
+            "sharpen",
+            0.3,
+            1.0,
+            "Where depth changes by more than this share within 3 pixels, its edges are moved to "
+            "those of the image; 0 moves none.",
+        ),
+        share(
+            "depth_edge",
+            0.1,
+            1.0,
+            "Drops pixels that hang in a jump in depth of more than this share; 0 drops none.",
+        ),
+        share(
+            "border",
+            0.0,
+            0.45,
+            "Drops this share of the shorter side along each border, where networks err most.",
+        ),
+        share(
+            "consistency",
+            0.1,
+            1.0,
+            "Drops points that float in front of what other views see, within this share of the "
+            "distance; 0 drops none.",
+        ),
+    ]
+
+
+def reconstructor_options(
+    cameras: str = "first",
+    extrinsics: Tensor | None = None,
+    intrinsics: Tensor | None = None,
+    resolution: int = 0,
+    window: int = 0,
+    align: str = "auto",
+    store_static_once: bool = True,
+    shared_intrinsics: bool = False,
+    **others,
+) -> dict:
+    """Options of a Reconstructor from those of the node; `others` are sh_degree, refine, filters.
+
+    Raises ValueError when only one half of known cameras is given.
+    """
+    from fourreal.reconstruction import Filters, StaticSplit
+
+    if (extrinsics is None) != (intrinsics is None):
+        raise ValueError("known cameras need both extrinsics and intrinsics; connect both.")
+    return {
+        "cameras": cameras if extrinsics is None else (extrinsics[:, :3], intrinsics),
+        "shared_intrinsics": shared_intrinsics,
+        "resolution": resolution or None,
+        "window": window or None,
+        "align": ALIGN[align],
+        "sh_degree": others.pop("sh_degree", 0),
+        "refine": others.pop("refine", 0),
+        "filters": Filters(**others),
+        "split": StaticSplit() if store_static_once else None,
+    }
+
+
+class Reconstruct(io.ComfyNode):
+    """It also gives the depth of every frame. Known cameras can be connected.
+
+    The cameras must stand still: each view has one camera for all times. What does not move is
+    stored once. The advanced inputs drop uncertain pixels and faint Gaussians, merge Gaussians that
+    fall together, trade memory for speed, and refine the result on the images.
+    """
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FourReal_Reconstruct",
+            display_name="Reconstruct",
+            category=types.CATEGORY,
+            description="Turns a grid of synchronised views into dynamic 3D Gaussians and the "
+            "cameras of the views. No camera poses are needed.",
+            search_aliases=["vggt", "gaussian splatting", "4d reconstruction"],
+            inputs=[
+                types.Reconstructor.Input("reconstructor", tooltip="The network, from its loader."),
+                *types.grid_inputs(),
+                io.Float.Input(
+                    "fps",
+                    default=8.0,
+                    min=1.0,
+                    max=120.0,
+                    step=1.0,
+                    tooltip="Times per second when the scene is played.",
+                ),
+                *first_options(),
+                types.Extrinsics.Input(
+                    "extrinsics",
+                    optional=True,
+                    tooltip="Known cameras, world to camera [V, 4, 4], instead of predicted ones.",
+                ),
+                types.Intrinsics.Input(
+                    "intrinsics",
+                    optional=True,
+                    tooltip="[V, 3, 3] in pixels of the images; needed with extrinsics.",
+                ),
+                *later_options(),
+            ],
+            outputs=[
+                types.Scene.Output(display_name="SCENE", tooltip=types.SCENE_TOOLTIP),
+                io.Image.Output(
+                    display_name="depth", tooltip="Depth of every frame: near is white."
+                ),
+                types.Extrinsics.Output(
+                    display_name="EXTRINSICS",
+                    tooltip="World to camera [V, 4, 4], OpenCV; the world is the first camera.",
+                ),
+                types.Intrinsics.Output(display_name="INTRINSICS", tooltip="[V, 3, 3], in pixels."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        reconstructor: "ComfyReconstructor",
+        images: Tensor,
+        num_views: int,
+        fps: float,
+        **options,
+    ) -> io.NodeOutput:
+        """options: see reconstructor_options."""
+        frames = images_to_frames(images, num_views).float().cpu()
+        given = reconstructor_options(**options)
+        num_times = frames.shape[1]
+
+        def preview(done: int) -> Tensor:
+            return frames[0, min(done, num_times) - 1]
+
+        result = reconstructor(
+            frames,
+            fps=fps,
+            progress=progress_reporter(num_times + given["refine"], preview),
+            **given,
+        )
+        return io.NodeOutput(
+            types.CachedScene(**vars(result.scene)),
+            types.depth_image(result.depth.flatten(0, 1)),
+            to_homogeneous(result.extrinsics),
+            result.intrinsics,
+        )

@@ -1,0 +1,183 @@
+"""Apply View-Time Attention, and the View-Time Sampler that includes it."""
+
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+from comfy.model_patcher import ModelPatcher
+from comfy_api.latest import io
+
+from fourreal.grid import sampling_stages
+from fourreal.video.conditioning import stage_guidance
+
+from . import types
+from .progress import sampler_callback
+from .view_time import conventions_of, patch_for_grid
+
+
+def model_input() -> io.Model.Input:
+    return io.Model.Input("model", tooltip="A Wan 2.1 or 2.2 model, or the embedded one.")
+
+
+def view_strength_input() -> io.Float.Input:
+    return io.Float.Input(
+        "view_strength",
+        default=1.0,
+        min=0.0,
+        max=4.0,
+        step=0.05,
+        advanced=True,
+        tooltip="Weight of the other views: 1 is the method, 0 independent views.",
+    )
+
+
+class ApplyViewTimeAttention(io.ComfyNode):
+    """There are no new weights, and the MODEL that comes in is not changed. LoRA, fp8 files,
+    offloading, previews and cancel are ComfyUI's.
+
+    The same LATENT must go to the sampler. With a 4D checkpoint or LoRA for this base the views are
+    one scene; stock weights have never learnt that.
+    """
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FourReal_ApplyViewTimeAttention",
+            display_name="Apply View-Time Attention",
+            category=types.CATEGORY,
+            description="Makes a Wan model generate a grid of synchronised views: each token sees "
+            "its own view at all times and all views at its own time. Any sampler then samples the "
+            "grid LATENT.",
+            search_aliases=["4d", "multi-view video", "synchronised videos"],
+            inputs=[
+                model_input(),
+                io.Latent.Input(
+                    "latent", tooltip="From Grid Latent; the same one must go to the sampler."
+                ),
+                view_strength_input(),
+            ],
+            outputs=[io.Model.Output(tooltip="The model for this grid, with its references.")],
+        )
+
+    @classmethod
+    def execute(cls, model: ModelPatcher, latent: dict, view_strength: float) -> io.NodeOutput:
+        known = types.known_cells(latent)
+        return io.NodeOutput(patch_for_grid(model, known, latent["samples"], view_strength))
+
+
+class ViewTimeSampler(io.ComfyNode):
+    """It is Apply View-Time Attention and a KSampler in one node.
+
+    With both references cfg 1 is enough and twice as fast. Each reference that the embedded model
+    makes takes *steps* steps: the first one with *cfg*, the second one with a cfg halfway to 1; the
+    rest follows with cfg 1. The result is an ordinary LATENT; VAE Decode makes the views one after
+    the other of it.
+    """
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FourReal_ViewTimeSampler",
+            display_name="View-Time Sampler",
+            category=types.CATEGORY,
+            description="Generates a grid of synchronised views with fused view-time attention, "
+            "and shows it while it grows: views down, times across. The embedded model makes the "
+            "references that are missing first: all views of the first time, then the first view.",
+            search_aliases=["4d sampler", "multi-view sampler", "ksampler"],
+            inputs=[
+                model_input(),
+                io.Conditioning.Input("positive", tooltip="What the scene shows."),
+                io.Conditioning.Input("negative", tooltip="What it should not show."),
+                io.Latent.Input("latent", tooltip="From Grid Latent, with or without references."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="Chooses the noise that the grid starts from.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=20,
+                    min=1,
+                    max=1000,
+                    tooltip="Denoising steps; more are slower and usually cleaner.",
+                ),
+                io.Float.Input(
+                    "cfg",
+                    default=5.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="How strongly the text guides. With both references 1 is enough, and "
+                    "twice as fast.",
+                ),
+                io.Combo.Input(
+                    "sampler_name",
+                    options=comfy.samplers.KSampler.SAMPLERS,
+                    default="euler",
+                    tooltip="The rule of a denoising step; lcm suits the embedded model.",
+                ),
+                io.Combo.Input(
+                    "scheduler",
+                    options=comfy.samplers.KSampler.SCHEDULERS,
+                    default="simple",
+                    tooltip="How the noise levels are spread over the steps.",
+                ),
+                view_strength_input(),
+            ],
+            outputs=[
+                io.Latent.Output(
+                    tooltip="The grid [V, C, F, h, w]; VAE Decode makes V consecutive clips of it."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: ModelPatcher,
+        positive: list,
+        negative: list,
+        latent: dict,
+        seed: int,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        view_strength: float,
+    ) -> io.NodeOutput:
+        staged = conventions_of(model).get("staged")  # a MODEL that is not Wan fails here
+        known = types.known_cells(latent)
+        samples = comfy.sample.fix_empty_latent_channels(
+            model, latent["samples"], latent.get("downscale_ratio_spacial")
+        )
+        noise = comfy.sample.prepare_noise(samples, seed)
+        stages = sampling_stages(known) if staged else [tuple(known.shape)]
+        scales = stage_guidance(cfg, len(stages), bool(known[0, 0]))
+        bar = comfy.utils.ProgressBar(steps * len(stages))
+        mask = latent.get("noise_mask")
+        for stage, ((v, f), scale) in enumerate(zip(stages, scales)):
+            if stage > 0:  # what the stage before made is a reference
+                mask = types.noise_mask_of(known, samples)
+            part = samples[:v, :, :f]
+            made = comfy.sample.sample(
+                patch_for_grid(model, known[:v, :f], part, view_strength),
+                noise[:v, :, :f],
+                steps,
+                scale,
+                sampler_name,
+                scheduler,
+                positive,
+                negative,
+                part,
+                noise_mask=None if mask is None else mask[:v, :, :f],
+                callback=sampler_callback(model, bar, steps * stage),
+                disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+                seed=seed,
+            )
+            samples, known = samples.to(made, copy=True), known.clone()
+            samples[:v, :, :f], known[:v, :f] = made, True
+        out = {k: v for k, v in latent.items() if k != "downscale_ratio_spacial"}
+        return io.NodeOutput(out | {"samples": samples})

@@ -1,0 +1,112 @@
+"""What sockets carry: the pack's own types, grids in core's types, and inputs that nodes share.
+
+A grid of V views and T times is an IMAGE [V*T, H, W, 3], index v*T + t, and a LATENT whose samples
+are [V, C, F, h, w]. Other nodes and packs use both as they are: a batch of views.
+"""
+
+import weakref
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from fourreal.gaussians import GaussianScene
+
+CATEGORY = "4Real"
+
+Reconstructor = io.Custom("FOURREAL_RECONSTRUCTOR")  # ComfyReconstructor of offloading.py
+Scene = io.Custom("FOURREAL_SCENE")  # CachedScene
+CameraPath = io.Custom("FOURREAL_CAMERA_PATH")  # fourreal.cameras.CameraPath
+View = io.Custom("FOURREAL_VIEW")  # a widget: {position, target, quaternion, fov} of the viewer
+Extrinsics = io.Custom("EXTRINSICS")  # [V, 4, 4] world to camera, OpenCV, as other packs have it
+Intrinsics = io.Custom("INTRINSICS")  # [V, 3, 3] in pixels
+
+SCENE_TOOLTIP = "A scene of dynamic Gaussians."
+VIEW_TOOLTIP = "The view, from 0."
+
+KNOWN = "fourreal_known"  # LATENT key: boolean [V, F], the cells that are references
+
+
+class CachedScene(GaussianScene, list):
+    """A scene that tells ComfyUI's cache how much memory it holds.
+
+    Core 0.28 counts the tensors that it finds in lists, so this is also the list of its tensors;
+    later versions ask `_comfy_cache_tensors`. viewer_files: the temporary folder that Preview 4D
+    has written of it, and the images (weakly, None for none) that are in there.
+    """
+
+    viewer_files: tuple[str | None, weakref.ref | None] = (None, None)
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.extend(self._comfy_cache_tensors())
+
+    def _comfy_cache_tensors(self) -> list[Tensor]:
+        return [t for part in (self.static, *self.dynamic) for t in vars(part).values()]
+
+
+def scene_input() -> Scene.Input:
+    return Scene.Input("scene", tooltip=SCENE_TOOLTIP)
+
+
+def same_scene_output() -> Scene.Output:
+    return Scene.Output(display_name="SCENE", tooltip="The same scene.")
+
+
+def grid_inputs() -> list:
+    """An IMAGE grid and its number of views."""
+    return [
+        io.Image.Input("images", tooltip="A grid of V x T frames, as VAE Decode gives it."),
+        io.Int.Input(
+            "num_views",
+            default=8,
+            min=1,
+            max=64,
+            tooltip="Views in the grid; the batch holds all times of the first view first.",
+        ),
+    ]
+
+
+def known_cells(latent: dict) -> Tensor:
+    """The cells of a grid LATENT that are references, boolean [V, F].
+
+    Raises ValueError for a LATENT that is no grid.
+    """
+    samples = latent["samples"]
+    if samples.is_nested or samples.ndim != 5:
+        raise ValueError(
+            "this LATENT is not a grid of views and times [V, C, F, h, w]; make it with Grid "
+            "Latent."
+        )
+    num_views, _, num_frames = samples.shape[:3]
+    known = latent.get(KNOWN)
+    if known is None:
+        return torch.zeros(num_views, num_frames, dtype=torch.bool)
+    if known.shape != (num_views, num_frames):
+        raise ValueError(
+            f"this LATENT holds {num_views} views of {num_frames} latent frames, but was made with "
+            f"{known.shape[0]} x {known.shape[1]}; connect the output of Grid Latent unchanged."
+        )
+    return known
+
+
+def noise_mask_of(known: Tensor, samples: Tensor) -> Tensor:
+    """A LATENT's noise_mask [V, 1, F, h, w], 1 where to generate, of known cells [V, F]."""
+    unknown = (~known).float()[:, None, :, None, None]
+    return unknown.expand(-1, 1, -1, *samples.shape[-2:]).clone()
+
+
+def depth_image(depth: Tensor) -> Tensor:
+    """Depth [N, H, W] (0 = nothing there) as an IMAGE [N, H, W, 3]: near white, far dark grey.
+
+    Linear in 1 / depth between the nearest and farthest two per cent, the same for all images.
+    """
+    there = depth > 0
+    if not there.any():
+        return torch.zeros(*depth.shape, 3)
+    nearness = torch.where(there, 1 / depth.clamp_min(1e-6), 0)
+    known = nearness[there]
+    known = known[:: max(1, known.numel() // 1_000_000)]  # torch.quantile has a limit
+    far, near = known.float().quantile(torch.tensor([0.02, 0.98], device=known.device))
+    grey = 0.1 + 0.9 * ((nearness - far) / (near - far).clamp_min(1e-6)).clamp(0, 1)
+    return torch.where(there, grey, 0)[..., None].expand(-1, -1, -1, 3).contiguous()
