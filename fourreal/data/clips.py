@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from fourreal.data.kubric import COLOR_FILES, kubric_arc
 from fourreal.files.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_order, read_image, to_rgb
 
 KINDS = ("multiview", "static", "video")
-KUBRIC_HIGH_VIEWS = 4  # views 0 to 3 look down from 45 degrees, the others form a ring
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,7 @@ def list_views(kind: str, folder: Path) -> list[Path]:
     if (folder / "mv_images").is_dir():
         times = sorted((folder / "mv_images").iterdir(), key=natural_order)
         return [folder / "mv_images" / "*" / p.name for p in _files(times[0], IMAGE_SUFFIXES)]
-    kubric = sorted(folder.glob("frames_p0_v*"), key=natural_order)
-    if kubric:
-        return kubric[KUBRIC_HIGH_VIEWS:] if len(kubric) > 2 * KUBRIC_HIGH_VIEWS else kubric
-    return _files(folder, VIDEO_SUFFIXES)
+    return kubric_arc(folder) or _files(folder, VIDEO_SUFFIXES)
 
 
 def _listed(root: Path, problems: list[str]) -> list[dict]:
@@ -152,7 +149,7 @@ def frame_files(folder: Path) -> list[Path]:
     if folder.parent.name == "*":
         files = place(folder).glob(f"*/{folder.name}")
         return sorted(files, key=lambda file: natural_order(file.parent))
-    return _files(folder, IMAGE_SUFFIXES, "rgba_*") or _files(folder, IMAGE_SUFFIXES)
+    return _files(folder, IMAGE_SUFFIXES, COLOR_FILES) or _files(folder, IMAGE_SUFFIXES)
 
 
 def measure(view: Path) -> tuple[int, int, int]:
