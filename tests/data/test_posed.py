@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fourreal.cameras import relative_to_first, unproject
-from fourreal.data.posed import MEAN_DEPTH, Sample, find_posed_scenes, visible_from
+from fourreal.data.posed import MEAN_DEPTH, Sample, draw_sample, find_posed_scenes, visible_from
 from fourreal.scenes import make_scene, scene_seed
 
 from ..posed_folders import write_kubric, write_photos
@@ -94,3 +94,13 @@ def test_a_pixel_is_visible_where_an_input_camera_has_an_open_line_to_it(scene):
         assert visible[0, time, target, y, x] == seen
     sample.depth = None
     assert visible_from(sample, inputs).all()
+
+
+def test_scenes_with_and_without_depth_make_no_batch():
+    known, other = (draw_sample([seed], [0, 1], [0], 8, 16) for seed in (5, 6))
+    both = Sample.cat([known, other])
+    assert torch.equal(both.frames[1:], other.frames) and torch.equal(both.depth[:1], known.depth)
+    other.depth = None
+    with pytest.raises(ValueError, match="some of these scenes have depth and some do not"):
+        Sample.cat([known, other])
+    assert Sample.cat([other, other]).depth is None

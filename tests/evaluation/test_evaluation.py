@@ -13,16 +13,12 @@ from fourreal import weights
 from fourreal.cli import main
 from fourreal.data.clips import find_clips, read_window
 from fourreal.evaluation import ablations
-from fourreal.evaluation import evaluate_reconstruction as reconstruction
 from fourreal.evaluation import evaluate_video as video
 from fourreal.evaluation.evaluate_video import moving_region, score_colors, score_video
 from fourreal.evaluation.report import Evaluation, Report, compare, examples, mean_and_interval
 from fourreal.files.media import read_image, write_image, write_video
 from fourreal.metrics.pixels import color_shares, psnr, smoothness, ssim, view_consistency
-from fourreal.reconstruction import Reconstructor
 from fourreal.scenes import make_scene, scene_seed
-
-from ..tiny import open_temporal_gates, tiny_model
 
 SIZE = 48
 
@@ -178,31 +174,6 @@ def test_text_is_scored_beside_the_exact_scene(monkeypatch, tmp_path):
     assert (cell == 1).all(0).any() and cell[:, 5, 5].mean().sub(0.5).abs() < 0.01
     assert torch.equal(montage[..., cell.shape[2] : 2 * cell.shape[2]], cell)
     assert (montage[..., 2 * cell.shape[2] :] == 1).all()
-
-
-def test_reconstruction_of_exact_frames_is_scored():
-    config = reconstruction.ReconstructionEvaluation(**small(scenes=1, num_frames=5, times=2))
-    scores = reconstruction.evaluate_reconstruction(config)["scores"]
-    assert scores["held_out_psnr"]["mean"] > 17 and scores["held_out_ssim"]["mean"] > 0.5
-    assert 0 < scores["depth_relative_error"]["mean"] < 0.3
-    assert scores["camera_jitter"]["mean"] == 0
-
-
-def test_the_whole_pipeline_is_scored_beside_its_references(monkeypatch):
-    """A model that knows the grid is as good as the exact one, and better than the references."""
-    exact = make_scene(scene_seed("validation", 0), 12, 9, SIZE, SIZE).frames
-    inputs = [0, 2, 3, 5, 6, 8, 9, 11]
-
-    def pipeline(caption, fixed_view, freeze_time, **_):
-        assert torch.equal(fixed_view, exact[0])
-        assert torch.equal(freeze_time, exact[inputs, 0])
-        return SimpleNamespace(frames=exact[inputs])
-
-    monkeypatch.setattr(reconstruction, "video_model", lambda folder: pipeline)
-    config = reconstruction.PipelineEvaluation(**small(scenes=1, num_frames=9, times=1))
-    scores = {k: v["mean"] for k, v in reconstruction.evaluate_pipeline(config)["scores"].items()}
-    assert scores["generated/psnr"] == scores["exact/psnr"]
-    assert scores["generated/psnr_moving"] > scores["references/psnr_moving"]
 
 
 def test_variants_are_trained_alike_from_one_base_and_only_once(monkeypatch, tmp_path):
@@ -367,15 +338,3 @@ def test_reconstructions_are_trained_alike_and_scored_with_and_without_replaceme
     assert scored == [(token, True), (token, False), (none, True)]
     table = (tmp_path / "a.md").read_text()
     assert all(f"| {name} |" in table for name in ablations.RECONSTRUCTIONS)
-
-
-def test_cameras_of_their_own_make_still_views_flicker():
-    """Held-out views of several times: what stands still gives the same cameras at every time, and
-    noise in the frames moves only those that each time has on its own."""
-    reconstructor = Reconstructor(open_temporal_gates(tiny_model(gaussian_head="none")))
-    frames = make_scene(scene_seed("test", 1), 4, 1, 32, 32).frames.expand(-1, 3, -1, -1, -1)
-    same = [reconstruction.score_times(reconstructor, frames, r) for r in (True, False)]
-    assert same[0]["held_out_psnr"] == pytest.approx(same[1]["held_out_psnr"], abs=0.01)
-    noise = torch.randn(frames.shape, generator=torch.Generator().manual_seed(0)) * 0.001
-    noised = [reconstruction.score_times(reconstructor, frames + noise, r) for r in (True, False)]
-    assert noised[0]["flicker"] < noised[1]["flicker"]

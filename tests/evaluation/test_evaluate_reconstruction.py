@@ -1,0 +1,82 @@
+"""Held-out views, stability, the split and the whole pipeline, each scored on a small case."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from fourreal.evaluation import evaluate_reconstruction as reconstruction
+from fourreal.reconstruction import Reconstructor
+from fourreal.scenes import make_scene, scene_seed
+
+from ..tiny import open_temporal_gates, tiny_model
+
+SIZE = 48
+
+
+def small(**options):
+    return {"scenes": 2, "split": "validation", "height": SIZE, "width": SIZE, **options}
+
+
+def test_reconstruction_of_exact_frames_is_scored():
+    config = reconstruction.ReconstructionEvaluation(**small(scenes=1, num_frames=5, times=2))
+    scores = reconstruction.evaluate_reconstruction(config)["scores"]
+    found = {name: score["mean"] for name, score in scores.items()}
+    # Of this scene, which is easier than most: 31.5 dB, 0.936, 2.6%, 0.8 degrees.
+    assert found["held_out_psnr"] > 31 and found["held_out_ssim"] > 0.93
+    assert 31 < found["held_out_psnr_enlarged"] < 33
+    assert 0.02 < found["depth_relative_error"] < 0.03
+    assert 0.6 < found["rotation_error_degrees"] < 1
+    assert found["flicker"] < 0.5 < found["flicker_without"]
+    assert found["held_out_psnr_all_times"] > 31 and found["held_out_psnr_all_times_without"] > 31
+    assert found["camera_jitter_without"] > 2
+
+
+def test_the_whole_pipeline_is_scored_beside_its_references(monkeypatch):
+    """A model that knows the grid is as good as the exact one, and better than the references."""
+    exact = make_scene(scene_seed("validation", 0), 12, 9, SIZE, SIZE).frames
+    inputs = [0, 2, 3, 5, 6, 8, 9, 11]
+
+    def pipeline(caption, fixed_view, freeze_time, **_):
+        assert torch.equal(fixed_view, exact[0])
+        assert torch.equal(freeze_time, exact[inputs, 0])
+        return SimpleNamespace(frames=exact[inputs])
+
+    monkeypatch.setattr(reconstruction, "video_model", lambda folder: pipeline)
+    config = reconstruction.PipelineEvaluation(**small(scenes=1, num_frames=9, times=1))
+    scores = {k: v["mean"] for k, v in reconstruction.evaluate_pipeline(config)["scores"].items()}
+    assert scores["generated/psnr"] == scores["exact/psnr"]
+    assert scores["generated/psnr_moving"] > scores["references/psnr_moving"]
+
+
+def test_cameras_of_their_own_make_still_views_flicker():
+    """Held-out views of several times: what stands still gives the same cameras at every time, and
+    noise in the frames moves only those that each time has on its own."""
+    reconstructor = Reconstructor(open_temporal_gates(tiny_model(gaussian_head="none")))
+    frames = make_scene(scene_seed("test", 1), 4, 1, 32, 32).frames.expand(-1, 3, -1, -1, -1)
+    same = [reconstruction.score_times(reconstructor, frames, r) for r in (True, False)]
+    assert same[0]["held_out_psnr"] == pytest.approx(same[1]["held_out_psnr"], abs=0.01)
+    noise = torch.randn(frames.shape, generator=torch.Generator().manual_seed(0)) * 0.001
+    noised = [reconstruction.score_times(reconstructor, frames + noise, r) for r in (True, False)]
+    assert noised[0]["flicker"] < noised[1]["flicker"]
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_cameras_of_their_own_jitter_and_double_the_flicker_of_a_random_network(trained):
+    model = tiny_model()
+    if trained:
+        open_temporal_gates(model)
+    scene = make_scene(scene_seed("test", 1), num_views=3, num_frames=3, height=32, width=32)
+    scores = reconstruction.score_stability(Reconstructor(model), scene.frames)
+    assert set(scores) == {"flicker", "flicker_without", "camera_jitter_without"}
+    assert 2 * scores["flicker"] < scores["flicker_without"]
+    assert scores["camera_jitter_without"] > 10
+
+
+def test_the_split_saves_most_and_costs_little(capsys):
+    """`fourreal evaluate split` on two scenes; the figures of sixteen are in the model card."""
+    config = reconstruction.SplitEvaluation(scenes=2, num_frames=5, height=32, width=32)
+    scores = reconstruction.evaluate_split(config)["scores"]
+    assert 0.65 < scores["fewer_gaussians"]["mean"] < 0.8  # 4/5 of all would be everything
+    assert -0.2 < scores["psnr_change"]["mean"] < 0.1
+    assert "| moving_psnr_change |" in capsys.readouterr().out
