@@ -6,12 +6,14 @@ cameras have a unit of their own: it is found by their baselines, then by the vi
 """
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fourreal.cameras import camera_centers, scale_intrinsics, warp
+from fourreal.reconstruction.maps import Maps
 
 CONFIDENT = 0.3  # pixels below this quantile of confidence do not vote
 STILL = 0.2  # of the voters, this share whose colour changes least
@@ -26,13 +28,26 @@ def scale_between(
     absolute change of colour between the two times. The median of the log ratio over confident
     pixels that stand still, which neither moving objects nor outliers shift.
     """
+    # Each confidence keeps at least 70% of the pixels, so at least 40% are left to vote.
     votes = torch.ones_like(depth, dtype=torch.bool)
     for confidence in confidences:
         votes &= confidence >= quantile(confidence, CONFIDENT)
-    if not votes.any():
-        votes[:] = True
     votes &= change <= quantile(change[votes], STILL)
     return (reference[votes].log() - depth[votes].log()).median().exp().item()
+
+
+def scales_over_time(maps: Maps, images: Tensor) -> Tensor:
+    """The factor [T] that brings the depth of each time to the scale of the first.
+
+    maps of T times; images [T, V, 3, h, w], what the network saw.
+    """
+    first, scales = maps[:1], [1.0]
+    for time in range(1, len(maps)):
+        own = maps[time : time + 1]
+        change = (images[time : time + 1] - images[:1]).abs().amax(dim=2)
+        sure = first.depth_confidence, own.depth_confidence
+        scales.append(scale_between(first.depth, own.depth, sure, change))
+    return torch.tensor(scales)
 
 
 def quantile(values: Tensor, q: float) -> Tensor:
@@ -41,13 +56,9 @@ def quantile(values: Tensor, q: float) -> Tensor:
     return flat.kthvalue(1 + round(q * (flat.numel() - 1))).values
 
 
-def combine_pose_encodings(encodings: Tensor, how: str) -> Tensor:
-    """One pose encoding per view [V, 9] of those of all times [T, V, 9] in one unit of length.
-
-    how: "first", "mean" or "median" over time.
-    """
-    if how == "first":
-        return encodings[0]
+def combine_pose_encodings(encodings: Tensor, how: Literal["mean", "median"]) -> Tensor:
+    """One pose encoding per view [V, 9]: the mean or median over time of [T, V, 9] in one unit of
+    length."""
     sign = (encodings[..., 3:7] * encodings[:1, :, 3:7]).sum(-1, keepdim=True).sign()
     encodings = torch.cat([encodings[..., :3], encodings[..., 3:7] * sign, encodings[..., 7:]], -1)
     return encodings.mean(0) if how == "mean" else encodings.median(0).values
@@ -64,6 +75,19 @@ def baseline_scale(given: Tensor, predicted: Tensor) -> float:
     return ratios.median().item() if len(ratios) else 1.0
 
 
+def unit_of_cameras(
+    images: Tensor, depth: Tensor, own: Tensor, given: tuple[Tensor, Tensor]
+) -> Tensor:
+    """The factor (a number) that brings depth [V, h, w] of one time to the unit of given cameras.
+
+    images [V, 3, h, w]; own: extrinsics [V, 3, 4] that the network predicted; given: extrinsics and
+    intrinsics [V, 3, 3] in the images' pixels.
+    """
+    by_baselines = baseline_scale(given[0], own)
+    by_colors = photometric_scale(images, depth * by_baselines, *given)
+    return torch.tensor(by_baselines * by_colors)
+
+
 SEARCHED = 0.3  # of log scale, to both sides
 SEARCH_SIZE = 128  # pixels across, at most
 DIFFERENT = 0.2  # of colour: what differs more is another thing, and counts like this
@@ -78,7 +102,7 @@ def photometric_scale(
 
     images [V, 3, h, w] in [0, 1]; extrinsics [V, 3, 4]; intrinsics [V, 3, 3] in their pixels. 1
     where no factor makes the views agree clearly better. The baselines of predicted cameras alone
-    are too short by several percent, for what a network is unsure of it predicts small.
+    are too short by several percent, because the network shrinks what it is unsure about.
     """
     if len(images) < 2:
         return 1.0
