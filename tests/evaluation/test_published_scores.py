@@ -105,7 +105,7 @@ CLAIMS: dict[Path, dict[str, tuple[Number, ...]]] = {
     },
     CARD: {
         "exact frames reach {} dB": (("video", "both/exact_view_consistency"),),
-        "cameras of its own, which jitter by {}% of": (
+        "cameras of its own, which jitter by {} hundredths": (
             ("reconstruction", "camera_jitter_without"),
         ),
         "is {}% along time ({}% in exact grids) and {}% along views ({}%)": (
