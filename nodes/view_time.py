@@ -171,7 +171,7 @@ class GridPatch:
         level = timestep.reshape(count, -1).amax(dim=1)
         if self.references is None:
             return sequence, level
-        known = self.known.flatten()[None].to(x.device)
+        known = self.known.flatten()[None]
         # ComfyUI's Wan takes a timestep per frame, not per token: frames of one row, one column.
         return model_inputs(
             sequence, self.references.to(sequence), known, level, self.conditioning, 1, 1

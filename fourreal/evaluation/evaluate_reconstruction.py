@@ -160,24 +160,24 @@ def score_stability(reconstructor: Reconstructor, frames: Tensor) -> dict[str, f
     fit = reconstructor.fit(frames)
     fitted = fit.images(frames)
     images = fitted.transpose(0, 1)  # [T, V, 3, h, w]
-    head = reconstructor.model.config.gaussian_head
+    head, device = reconstructor.model.config.gaussian_head, reconstructor.device
     trained = reconstructor.model.aggregator.temporal_is_trained()
     scores = {}
     for name, replaced in (("", True), ("_without", False)):
         maps = reconstructor.predict(images, camera_replacement=replaced)
         if not trained:
-            maps = maps.scaled(scales_over_time(maps, images))
+            maps = maps.scaled(scales_over_time(maps, images, device))
         extrinsics, intrinsics = reconstructor.cameras(maps.pose_encodings, fit)
         if not replaced:  # replaced cameras are in the unit of the first time
             moved = extrinsics[..., 3:] * maps.scales[:, None, None, None]
             extrinsics = torch.cat([extrinsics[..., :3], moved], -1)
             scores["camera_jitter_without"] = camera_jitter(extrinsics)
-        shown = []
+        extrinsics, intrinsics, shown = extrinsics.to(device), intrinsics.to(device), []
         for time in range(len(maps)):
-            cameras = extrinsics[time], intrinsics[time]
-            gaussians = pixels_to_gaussians(head, images[time], maps[time : time + 1], cameras)
+            cameras, now = (extrinsics[time], intrinsics[time]), maps[time : time + 1].to(device)
+            gaussians = pixels_to_gaussians(head, images[time].to(device), now, cameras)
             color = render(gaussians, extrinsics[0], intrinsics[0], fit.width, fit.height).color
-            shown.append(color.movedim(-1, 1).clamp(0, 1))
+            shown.append(color.movedim(-1, 1).clamp(0, 1).cpu())
         scores[f"flicker{name}"] = flicker(torch.stack(shown, 1), still_pixels(fitted))
     return scores
 

@@ -36,18 +36,25 @@ def scale_between(
     return (reference[votes].log() - depth[votes].log()).median().exp().item()
 
 
-def scales_over_time(maps: Maps, images: Tensor) -> Tensor:
+def scales_over_time(maps: Maps, images: Tensor, device: torch.device | None = None) -> Tensor:
     """The factor [T] that brings the depth of each time to the scale of the first.
 
-    maps of T times; images [T, V, 3, h, w], what the network saw.
+    maps of T times; images [T, V, 3, h, w], what the network saw. Computed on `device` (by default
+    where the images are), one time after the other.
     """
-    first, scales = maps[:1], [1.0]
+    device = device or images.device
+
+    def at(time: int) -> tuple[Tensor, Tensor, Tensor]:
+        parts = images[time], maps.depth[time], maps.depth_confidence[time]
+        return parts[0].to(device), parts[1].to(device), parts[2].to(device)
+
+    first_image, first_depth, first_sure = at(0)
+    scales = [1.0]
     for time in range(1, len(maps)):
-        own = maps[time : time + 1]
-        change = (images[time : time + 1] - images[:1]).abs().amax(dim=2)
-        sure = first.depth_confidence, own.depth_confidence
-        scales.append(scale_between(first.depth, own.depth, sure, change))
-    return torch.tensor(scales)
+        image, depth, sure = at(time)
+        change = (image - first_image).abs().amax(dim=1)
+        scales.append(scale_between(first_depth, depth, (first_sure, sure), change))
+    return torch.tensor(scales, device=maps.depth.device)
 
 
 def quantile(values: Tensor, q: float) -> Tensor:
@@ -113,7 +120,7 @@ def photometric_scale(
         images = F.interpolate(images, size, mode="area")
         depth = F.interpolate(depth[None], size, mode="nearest")[0]
         intrinsics = scale_intrinsics(intrinsics, size[1] / width, size[0] / height)
-    order = torch.arange(len(images))
+    order = torch.arange(len(images), device=images.device)
     here, there = torch.cat([order[:-1], order[1:]]), torch.cat([order[1:], order[:-1]])
     cameras = [(extrinsics[side], intrinsics[side]) for side in (here, there)]
 

@@ -63,6 +63,10 @@ class Maps:
         there = {name: function(value) for name, value in values.items() if value is not None}
         return Maps(**there)
 
+    def to(self, device: torch.device | str) -> "Maps":
+        """A copy on a device."""
+        return self.map(lambda x: x.to(device))
+
     def __getitem__(self, times: slice) -> "Maps":
         return self.map(lambda x: x[times])
 

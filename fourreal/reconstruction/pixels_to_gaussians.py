@@ -11,7 +11,7 @@ from fourreal.reconstruction.gaussian_head import (
     gaussians_from_depth,
 )
 from fourreal.reconstruction.maps import Maps
-from fourreal.reconstruction.split import StaticSplit, split_view
+from fourreal.reconstruction.split import SplitMasks, StaticSplit, split_view
 
 Cameras = tuple[Tensor, Tensor]  # extrinsics [V, 3, 4], intrinsics [V, 3, 3]
 
@@ -37,45 +37,60 @@ def emit_gaussians(
     cameras: Cameras,
     filters: Filters,
     split: StaticSplit | None,
+    device: torch.device | None = None,
 ) -> tuple[Gaussians, list[Gaussians]]:
-    """The static Gaussians, and those of each time.
+    """The static Gaussians, and those of each time, where the maps are.
 
     images [T, V, 3, h, w]; maps of all T times, with depth in the unit of the cameras; `filters`
-    choose the pixels; without `split` nothing is static.
+    choose the pixels; without `split` nothing is static. Computed on `device` (by default where the
+    maps are) in the memory of one time, or of one view where what stands still is found.
     """
-    times = range(len(maps))
-    kept = [keep_pixels(maps.depth[t], maps.depth_confidence[t], *cameras, filters) for t in times]
-    keep = torch.stack(kept)  # [T, V, h, w]
+    times, home = range(len(maps)), maps.depth.device
+    device = device or home
+    cameras = cameras[0].to(device), cameras[1].to(device)
+
+    def kept(time: int) -> Tensor:
+        depth, sure = maps.depth[time].to(device), maps.depth_confidence[time].to(device)
+        return keep_pixels(depth, sure, *cameras, filters).to(home)
+
+    keep = torch.stack([kept(t) for t in times])  # [T, V, h, w]
     voxel = filters.voxel_size * (maps.depth.median() / cameras[1][:, 0, 0].median()).item()
 
     def finished(images: Tensor, now: Maps, mask: Tensor) -> Gaussians:
         """The Gaussians of one time's pixels in a mask [V, h, w]."""
-        gaussians = pixels_to_gaussians(head, images, now, cameras)
-        chosen = mask.flatten() & (gaussians.opacities >= filters.min_opacity)
+        now = now.to(device)
+        gaussians = pixels_to_gaussians(head, images.to(device), now, cameras)
+        chosen = mask.to(device).flatten() & (gaussians.opacities >= filters.min_opacity)
         gaussians = gaussians[chosen]
         if voxel:
             weights = now.depth_confidence.flatten()[chosen]
             gaussians = merge_voxels(gaussians, voxel, weights)
-        return gaussians
+        return gaussians.to(home)
 
     if split is None:
         dynamic = [finished(images[t], maps[t : t + 1], keep[t]) for t in times]
         return Gaussians.empty(dynamic[0].harmonics.shape[1]), dynamic
-    color, still, mask, emit = static_layer(images, maps, keep, split)
+    color, still, mask, emit = static_layer(images, maps, keep, split, device)
     static = finished(color, still, mask)
     return static, [finished(images[t], maps[t : t + 1], emit[t]) for t in times]
 
 
 def static_layer(
-    images: Tensor, maps: Maps, keep: Tensor, split: StaticSplit
+    images: Tensor, maps: Maps, keep: Tensor, split: StaticSplit, device: torch.device
 ) -> tuple[Tensor, Maps, Tensor, Tensor]:
     """What stands still in images [T, V, 3, h, w], as if it were one time.
 
-    keep [T, V, h, w]: usable pixels. Returns the still colours [V, 3, h, w] and maps (N = 1), where
-    they are (mask [V, h, w]), and the pixels left to each time (mask [T, V, h, w]).
+    keep [T, V, h, w]: usable pixels. Each view is split on `device`. Returns the still colours
+    [V, 3, h, w] and maps (N = 1), where they are (mask [V, h, w]), and the pixels left to each time
+    (mask [T, V, h, w]).
     """
-    views = range(images.shape[1])
-    masks = [split_view(images[:, v], maps.depth[:, v], keep[:, v], split) for v in views]
+    views, home = range(images.shape[1]), maps.depth.device
+
+    def of_view(view: int) -> SplitMasks:
+        frames, depth = images[:, view].to(device), maps.depth[:, view].to(device)
+        return split_view(frames, depth, keep[:, view].to(device), split).to(home)
+
+    masks = [of_view(view) for view in views]
     time = torch.stack([m.time for m in masks])  # [V, h, w]
 
     def at_time(values: Tensor) -> Tensor:  # [T, V, ..., h, w] at each pixel's time, [1, V, ...]

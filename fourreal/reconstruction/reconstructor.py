@@ -138,7 +138,8 @@ class Reconstructor:
     @torch.no_grad()
     def predict(self, images: Tensor, *, points: bool = False, **options: Any) -> Maps:
         """The network on images [N, V, 3, h, w] of N times, fitted to it; the maps are float32 and
-        on the CPU. points, options: see `VGGT.forward`."""
+        on the CPU, so that memory on the device is that of one call. points, options: see
+        `VGGT.forward`."""
         mixed = self.dtype != torch.float32
         with torch.autocast(self.device.type, self.dtype if mixed else None, enabled=mixed):
             maps = self.model(
@@ -218,7 +219,8 @@ class Reconstructor:
         check_frames(frames)
         chosen.check_views(len(frames))
         fit = self.fit(frames, chosen.resolution)
-        images = fit.images(frames).transpose(0, 1).cpu()  # [T, V, 3, h, w]
+        resized = [fit.images(view.to(self.device)).cpu() for view in frames]
+        images = torch.stack(resized, 1)  # [T, V, 3, h, w]
         num_times = len(images)
 
         def tell(done: int) -> None:
@@ -228,13 +230,14 @@ class Reconstructor:
         maps = self.predict_grid(images, chosen, tell)
         maps, cameras = self.in_one_unit(maps, images, fit, chosen)
         head = self.model.config.gaussian_head
-        emitted = emit_gaussians(head, images, maps, cameras, chosen.filters, chosen.split)
-        extrinsics, intrinsics = cameras[0], fit.intrinsics_back(cameras[1])
+        which = chosen.filters, chosen.split, self.device
+        emitted = emit_gaussians(head, images, maps, cameras, *which)
+        extrinsics, intrinsics = cameras[0].cpu(), fit.intrinsics_back(cameras[1]).cpu()
         (height, width), metadata = frames.shape[-2:], {"reconstructor": self.kind}
         scene = GaussianScene(*emitted, extrinsics, intrinsics, width, height, chosen.fps, metadata)
         if chosen.refine:
-            refined = frames.float().cpu(), chosen.refine
-            scene = refine_scene(scene, *refined, progress=lambda done: tell(num_times + done))
+            refined = scene.to(self.device), frames.float(), chosen.refine
+            scene = refine_scene(*refined, progress=lambda done: tell(num_times + done)).to("cpu")
 
         def back(values: Tensor, outside: float | None = None) -> Tensor:
             return fit.maps_back(values.transpose(0, 1), outside)  # [T, V, h, w] to [V, T, H, W]
@@ -279,26 +282,24 @@ class Reconstructor:
     def in_one_unit(
         self, maps: Maps, images: Tensor, fit: ImageFit, options: ReconstructionOptions
     ) -> tuple[Maps, Cameras]:
-        """The maps of all times, and one camera per view (in the fitted image's pixels), in one
-        unit of length: that of the first time, or of given cameras.
+        """The maps of all times, and one camera per view (in the fitted image's pixels, on the
+        device), in one unit of length: that of the first time, or of given cameras.
 
         images [T, V, 3, h, w], what the network saw. The edges of depth are sharpened on the way.
         """
         trained = self.model.aggregator.temporal_is_trained()
         joined = trained and options.window_of(len(images), trained) > 1
         if options.align or (options.align is None and not joined):
-            maps = maps.scaled(scales_over_time(maps, images))
+            maps = maps.scaled(scales_over_time(maps, images, self.device))
         if options.filters.sharpen:
-            pairs = zip(images, maps.depth)
-            sharp = [sharpen_depth(*pair, options.filters.sharpen) for pair in pairs]
-            maps = replace(maps, depth=torch.stack(sharp))
+            maps = replace(maps, depth=self.sharpened(images, maps.depth, options.filters.sharpen))
 
         if isinstance(options.cameras, str):
-            encodings, how = maps.pose_encodings, options.cameras
+            encodings, how = maps.pose_encodings.to(self.device), options.cameras
             if how == "first":  # replaced: equal at all times, in the unit of the first
                 encoding = combine_pose_encodings(encodings, "median")
             else:
-                moved = encodings[..., :3] * maps.scales[:, None, None]
+                moved = encodings[..., :3] * maps.scales.to(self.device)[:, None, None]
                 encodings = torch.cat([moved, encodings[..., 3:]], -1)
                 encoding = combine_pose_encodings(encodings, how)
             if options.shared_intrinsics:
@@ -306,7 +307,14 @@ class Reconstructor:
             extrinsics, intrinsics = self.cameras(encoding, fit)
             return maps, (relative_to_first(extrinsics), intrinsics)
 
-        extrinsics, intrinsics = (part.float().cpu() for part in options.cameras)
+        extrinsics, intrinsics = (part.to(self.device).float() for part in options.cameras)
         cameras = relative_to_first(extrinsics), fit.intrinsics(intrinsics)
-        own, _ = self.cameras(maps.pose_encodings[0], fit)
-        return maps.scaled(unit_of_cameras(images[0], maps.depth[0], own, cameras)), cameras
+        own, _ = self.cameras(maps.pose_encodings[0].to(self.device), fit)
+        seen = images[0].to(self.device), maps.depth[0].to(self.device)
+        return maps.scaled(unit_of_cameras(*seen, own, cameras)), cameras
+
+    def sharpened(self, images: Tensor, depth: Tensor, jump: float) -> Tensor:
+        """sharpen_depth of all times, images [T, V, 3, h, w] and depth [T, V, h, w], each of them
+        on the device."""
+        pairs = ((image.to(self.device), own.to(self.device)) for image, own in zip(images, depth))
+        return torch.stack([sharpen_depth(*pair, jump).to(depth.device) for pair in pairs])

@@ -49,6 +49,10 @@ class SplitMasks:
     depth: Tensor
     dynamic: Tensor
 
+    def to(self, device: torch.device) -> "SplitMasks":
+        """A copy on a device."""
+        return SplitMasks(*(part.to(device) for part in vars(self).values()))
+
 
 def median_where(values: Tensor, mask: Tensor) -> Tensor:
     """Median over the first dimension [T, ...] where mask [T, ...]; NaN where nowhere."""
