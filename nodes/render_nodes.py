@@ -1,7 +1,6 @@
 """Render Splats: a scene along a camera path."""
 
 from dataclasses import replace
-from fractions import Fraction
 
 import comfy.model_management
 import torch
@@ -125,6 +124,8 @@ class RenderSplats(io.ComfyNode):
             progress=progress_reporter(len(path.times)),
         )
         out = comfy.model_management.intermediate_device()
+        from fractions import Fraction  # here, as it takes longer to import than this file
+
         images = color.clamp(0, 1).to(out)
         video = InputImpl.VideoFromComponents(
             Types.VideoComponents(

@@ -7,11 +7,9 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from fourreal.grid import sampling_stages
-from fourreal.video.conditioning import stage_guidance
 
 from . import types
 from .progress import sampler_callback
-from .view_time import conventions_of, patch_for_grid
 
 
 def model_input() -> io.Model.Input:
@@ -61,6 +59,8 @@ class ApplyViewTimeAttention(io.ComfyNode):
     @classmethod
     def execute(cls, model: ModelPatcher, latent: dict, view_strength: float) -> io.NodeOutput:
         known = types.known_cells(latent)
+        from .view_time import patch_for_grid
+
         return io.NodeOutput(patch_for_grid(model, known, latent["samples"], view_strength))
 
 
@@ -148,6 +148,10 @@ class ViewTimeSampler(io.ComfyNode):
         scheduler: str,
         view_strength: float,
     ) -> io.NodeOutput:
+        from fourreal.video.conditioning import stage_guidance
+
+        from .view_time import conventions_of, patch_for_grid
+
         staged = conventions_of(model).get("staged")  # a MODEL that is not Wan fails here
         known = types.known_cells(latent)
         samples = comfy.sample.fix_empty_latent_channels(
