@@ -222,8 +222,16 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
                 f"{path} is a compressed zip archive, which torch does not write; use the original "
                 "file, or a .safetensors file."
             )
+    # torch takes a path with this ending for safetensors; an open file has none, but is not mapped.
+    misnamed = path.suffix == ".safetensors"
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped or None)
+        with path.open("rb") as file:
+            content = torch.load(
+                file if misnamed else path,
+                map_location="cpu",
+                weights_only=True,
+                mmap=(zipped and not misnamed) or None,
+            )
     except Exception as error:  # torch.load raises many kinds for damaged or unsafe files
         raise ValueError(
             f"{path} is a PyTorch (.pth) file that is damaged or holds more than tensors, so it "
