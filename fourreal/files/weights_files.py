@@ -21,7 +21,7 @@ from fourreal.files.tensors import read_safetensors
 
 # What wrappers of torch put into the names of tensors, anywhere in them.
 WRAPPERS = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-INDEX = re.compile(r"\.safetensors\.index(\.[^.]+)?\.json$")
+INDEX = re.compile(r"\.(safetensors|bin)\.index(\.[^.]+)?\.json$")
 PART = re.compile(r"-\d{5}-of-(?P<count>\d{5})\.safetensors$")
 VARIANT = re.compile(r"\.(fp16|fp32|bf16|fp8|non_ema|ema)(?=[.-])")  # diffusers' variants of a file
 # State dicts lie under such names in the files of training programs.
@@ -85,8 +85,12 @@ def strip_prefix(
     return {k[len(prefix) :]: value for k, value in tensors.items() if k.startswith(prefix)}
 
 
-def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """read_weights of a file, with the names that it has."""
+def weights_format(path: Path) -> str:
+    """What a file is by its first bytes: "safetensors", "torch" (written by torch.save) or "json".
+
+    Raises ValueError, which says what it is and what helps, for anything that is known to be
+    something else. What is unknown counts as safetensors, whose reader says what is wrong.
+    """
     if not path.is_file():
         raise ValueError(f"{path} does not exist; give the path of a file of weights.")
     with path.open("rb") as file:
@@ -94,24 +98,30 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not start:
         raise ValueError(f"{path} is empty; download or copy it again.")
     if _is_safetensors(start):
-        part = PART.search(path.name)
-        if part and int(part["count"]) > 1:
-            return _read_parts(_index_of(path))
-        return read_safetensors(path)
+        return "safetensors"
     for magic, what, help_ in FOREIGN:
         if start.startswith(magic):
             raise ValueError(f"{path} is {what}; {help_}.")
     if start.startswith(ZIP) or start[:1] == PICKLE:
-        return _read_torch(path), {}
+        return "torch"
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     if text[:1] == b"<":
         raise ValueError(
             f"{path} is a web page that was saved in place of the weights; download the file "
             "itself (a gated model needs an account that has accepted its licence)."
         )
-    if text[:1] in (b"{", b"["):
-        return _read_parts(path)
-    return read_safetensors(path)  # which says what is wrong
+    return "json" if text[:1] in (b"{", b"[") else "safetensors"
+
+
+def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """read_weights of a file, with the names that it has."""
+    found = weights_format(path)
+    if found == "torch":
+        return _read_torch(path), {}
+    part = PART.search(path.name)
+    if found == "safetensors" and part and int(part["count"]) > 1:
+        return _read_parts(_index_of(path))
+    return _read_parts(path) if found == "json" else read_safetensors(path)
 
 
 def _is_safetensors(start: bytes) -> bool:
@@ -163,30 +173,41 @@ def _file_of(folder: Path) -> Path:
     )
 
 
-def _read_parts(index: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All parts of a checkpoint that an index lists; each is beside the index."""
+def list_parts(index: Path) -> dict[str, Path]:
+    """The file of each tensor that an index lists; all are there, beside the index.
+
+    Raises ValueError for other JSON files, and naming the part that is missing.
+    """
     try:
         content: Any = json.loads(index.read_text(encoding="utf-8-sig"))
-        weight_map = content["weight_map"]
-        places = {str(key): str(name) for key, name in weight_map.items()}
+        names = {str(key): str(name) for key, name in content["weight_map"].items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{index} is a JSON file, but not the index of a checkpoint in parts; give the file "
             "of the weights."
         ) from error
-    if not places:
+    if not names:
         raise ValueError(f"{index} is the index of a checkpoint in parts, but lists none of them.")
-    tensors: dict[str, Tensor] = {}
-    metadata: dict[str, str] = {}
-    for name in dict.fromkeys(places.values()):
+    for name in dict.fromkeys(names.values()):
         if Path(name).name != name:
             raise ValueError(f"{index} lists {name}, which is not a file beside it.")
-        part = index.with_name(name)
-        if not part.is_file():
+        if not index.with_name(name).is_file():
             raise ValueError(
-                f"{part} is missing: {index.name} lists it among {len(set(places.values()))} "
-                "parts; download it into the same folder."
+                f"{index.with_name(name)} is missing: {index.name} lists it among "
+                f"{len(set(names.values()))} parts; download it into the same folder."
             )
+    return {key: index.with_name(name) for key, name in names.items()}
+
+
+def _read_parts(index: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All parts of a checkpoint that an index lists."""
+    tensors: dict[str, Tensor] = {}
+    metadata: dict[str, str] = {}
+    places = list_parts(index)
+    for part in dict.fromkeys(places.values()):
+        if weights_format(part) == "torch":
+            tensors |= _read_torch(part)
+            continue
         held, noted = read_safetensors(part)
         tensors |= held
         metadata = noted | metadata
