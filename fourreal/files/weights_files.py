@@ -9,6 +9,7 @@ sentence that says what the file is and what to do.
 import json
 import os
 import re
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -224,8 +225,13 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     """The tensors of a file that torch.save wrote; objects of other kinds are never built."""
     zipped = zipfile.is_zipfile(path)
     if zipped:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
+        try:
+            with zipfile.ZipFile(path) as archive:
+                entries = archive.infolist()
+        except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+            raise ValueError(
+                f"{path} is a damaged zip archive ({error}); download or copy it again."
+            ) from error
         inner = [entry.filename.partition("/")[2] for entry in entries]
         if "data.pkl" not in inner:
             what = f"such as {entries[0].filename}" if entries else "none"
@@ -246,7 +252,8 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     # torch takes a path with this ending for safetensors; an open file has none, but is not mapped.
     misnamed = path.suffix == ".safetensors"
     try:
-        with path.open("rb") as file:
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols, in damaged files
             content = torch.load(
                 file if misnamed else path,
                 map_location="cpu",

@@ -3,8 +3,8 @@
 Any file that `lora_keys` understands. Loading checks the whole file before it changes the model.
 """
 
-import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -17,9 +17,16 @@ from torch import Tensor
 from fourreal.files.weights_files import read_weights
 from fourreal.video.conditioning import CONDITIONINGS
 from fourreal.video.lora_keys import LoraContent, read_lora
+from fourreal.video.wan_files import json_note
 
 CHANGED = "_lora_differences"  # attribute of a transformer with differences
-NOTED = ("conditioning", "max_frames", "guidance_scale", "staged")  # by this project's LoRAs
+# What this project's LoRAs note about themselves, and what may be noted.
+NOTED: dict[str, Callable[[Any], bool]] = {
+    "conditioning": lambda value: value in CONDITIONINGS,
+    "max_frames": lambda value: type(value) is int and value > 0,
+    "guidance_scale": lambda value: type(value) in (int, float) and math.isfinite(value),
+    "staged": lambda value: type(value) is bool,
+}
 PEFT_FILE, PEFT_SETTINGS = "adapter_model", "adapter_config.json"
 
 
@@ -75,13 +82,11 @@ def read_lora_file(
         text = (folder / PEFT_SETTINGS).read_text(encoding="utf-8", errors="replace")
         metadata = {"lora_adapter_metadata": text} | metadata
     content = read_lora(tensors, metadata, transformer, path)
-    try:
-        noted = json.loads(metadata.get("fourreal", "{}"))
-        settings = {key: noted[key] for key in NOTED if key in noted}
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path} notes something about itself that is no JSON object.") from error
-    if settings.get("conditioning", CONDITIONINGS[0]) not in CONDITIONINGS:
-        raise ValueError(f"{path} notes the conditioning {settings['conditioning']!r}.")
+    noted = json_note(metadata, "fourreal", path)
+    settings = {key: noted[key] for key in NOTED if key in noted}
+    for key, value in settings.items():
+        if not NOTED[key](value):
+            raise ValueError(f"{path} notes {key} {value!r} about itself, which cannot be.")
     return content, settings
 
 

@@ -124,11 +124,17 @@ def _peft_settings(metadata: Mapping[str, Any], path: object) -> dict[str, Any]:
     """PEFT's settings of the transformer, as diffusers notes them; empty where it does not."""
     try:
         noted = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-        return {key.removeprefix("transformer."): value for key, value in noted.items()}
+        settings = {key.removeprefix("transformer."): value for key, value in noted.items()}
+        patterns = settings.get("alpha_pattern") or {}
+        settings["alpha_pattern"] = {k.lstrip("^"): float(v) for k, v in patterns.items()}
+        if settings.get("lora_alpha") is not None:
+            settings["lora_alpha"] = float(settings["lora_alpha"])
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
-            f"{path} has settings (lora_adapter_metadata) that are no JSON."
+            f"{path} has settings of PEFT (lora_adapter_metadata or adapter_config.json) that "
+            f"cannot be read ({type(error).__name__}); download it again."
         ) from error
+    return settings
 
 
 def _layer_names(shapes: Mapping[str, torch.Size]) -> dict[str, str]:
@@ -247,12 +253,15 @@ class _Reader:
                 raise ValueError(f"{self.path} has an alpha of {layer} that is not one number.")
             return self.alpha[layer].item() / rank
         alpha = settings.get("lora_alpha")
-        for pattern, value in (settings.get("alpha_pattern") or {}).items():
-            if re.fullmatch(rf"(.*\.)?({pattern})", layer):
+        # PEFT's patterns are regular expressions, but are written as ends of names; a pattern from
+        # a file is never run.
+        spellings = (layer, comfy_key(f"{layer}.weight").removesuffix(".weight"))
+        for end, value in settings["alpha_pattern"].items():
+            if any(f".{name}".endswith(f".{end}") for name in spellings):
                 alpha = value
         if alpha is None:
             return 1.0
-        return float(alpha) / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+        return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
 
     def _check_factors(self, layer: str, down: Tensor, up: Tensor) -> None:
         shape = self.shapes.get(f"{layer}.weight")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from fourreal.video.lora_keys import read_lora
 from fourreal.video.wan_keys import comfy_key
 
 from ..tiny import sample_grid, tiny_pipeline, tiny_transformer
@@ -152,6 +153,43 @@ def test_pefts_settings_scale(tmp_path, where, rslora):
     pipe = tiny_pipeline()
     pipe.load_lora_weights(given)
     assert_same(pipe, {f"{layer}.weight": 6 / (RANK**0.5 if rslora else RANK) * up @ down})
+
+
+@pytest.mark.parametrize("end", ["blocks.0.attn1.to_q", "^to_q", "self_attn.q", "q"])
+def test_pefts_alpha_of_single_layers_is_used(end):
+    down, up = factors((48, 48), 3)
+    noted = {"lora_alpha": 1, "alpha_pattern": {end: 6, "(a+)+$": 3, "to_k": 8}}
+    content = read_lora(
+        pair(LAYERS[0], down, up), {NAMED: json.dumps(noted)}, tiny_transformer(), "m"
+    )
+    assert torch.allclose(content.factors[LAYERS[0]][1], 6 / RANK * up)
+
+
+@pytest.mark.parametrize(
+    "noted",
+    [
+        {NAMED: "[]"},
+        {NAMED: "{"},
+        {NAMED: json.dumps({"lora_alpha": "big"})},
+        {NAMED: json.dumps({"alpha_pattern": [1]})},
+        {NAMED: json.dumps({"alpha_pattern": {"to_q": None}})},
+        {"fourreal": "[]"},
+        {"fourreal": "{"},
+        {"fourreal": json.dumps({"conditioning": "multiply"})},
+        {"fourreal": json.dumps({"conditioning": []})},
+        {"fourreal": json.dumps({"max_frames": 0})},
+        {"fourreal": json.dumps({"guidance_scale": "nan"})},
+        {"fourreal": '{"guidance_scale": NaN}'},
+        {"fourreal": json.dumps({"staged": 3})},
+    ],
+)
+def test_notes_that_cannot_be_are_refused(tmp_path, noted):
+    save_file(pair(LAYERS[0], *factors((48, 48), 3)), tmp_path / "lora.safetensors", noted)
+    pipe = tiny_pipeline()
+    with pytest.raises(ValueError, match=r"lora\.safetensors (has|notes)") as error:
+        pipe.load_lora_weights(tmp_path / "lora.safetensors")
+    assert "\n" not in str(error.value)
+    assert not any("lora_" in key for key in pipe.transformer.state_dict())
 
 
 def test_a_lora_on_the_patch_embedding_is_a_convolution(tmp_path):
