@@ -13,13 +13,14 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor
 
-from fourreal.video.wan_files import name_of
+from fourreal.video.wan_files import name_of, part_of, recognise_wan
 from fourreal.video.wan_keys import comfy_key
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ FACTOR = re.compile(
     r"(?P<layer>.+?)[._]lora(?:_linear_layer)?[._](?P<part>A|B|down|up)"
     r"(?:\.(?!weight$|bias$)[^.]+)?(?:\.(?P<kind>weight|bias))?"
 )
-ALPHA = re.compile(r"(?P<layer>.+)\.alpha")
+ALPHA = re.compile(r"(?P<layer>.+)\.(lora_)?alpha")
 DIFFERENCE = re.compile(r"(?P<layer>.+?)(?P<of>\.weight|\.bias)?\.(?P<end>diff\w*|[wb]_norm)")
 DIFFERENCES = {
     "diff": ".weight",
@@ -63,7 +64,7 @@ OTHER_PARTS = {
     "a second transformer": re.compile(r"(^|[._])transformer_2[._]"),
     "VACE": re.compile(r"(^|[._])vace_"),
 }
-FLAT_PREFIX = re.compile(r"((lora|lycoris|unet|transformer|diffusion_model|model|base_model)_)*")
+FLAT_PREFIX = re.compile(r"((lora|lycoris|unet|transformer|diffusion_model|model|base_model)_+)*")
 LAYER_NUMBER = re.compile(r"(?:^|[._])blocks[._](\d+)[._]")
 
 
@@ -112,6 +113,11 @@ def read_lora(
         reader.sort(key, value)
     content = reader.content(_peft_settings(metadata, path))
     if not content.factors and not content.differences:
+        kind, what = recognise_wan(part_of(dict(tensors), "transformer", Path(str(path))))
+        if kind != "unknown":
+            raise ValueError(
+                f"{path} holds {what}, not a LoRA; give it with --{kind.replace(' ', '-')}."
+            )
         raise ValueError(
             f"{path} holds nothing for {name_of(transformer)}: its keys are such as "
             f"{', '.join(sorted(tensors)[:2]) or 'none'}; use a LoRA for the Wan transformer."

@@ -13,7 +13,7 @@ from torch import Tensor
 from fourreal.embedded.text import load_small_text_encoder
 from fourreal.files.models import assign_weights
 from fourreal.video.sentencepiece import load_sentencepiece
-from fourreal.video.wan_files import PIECES, read_checkpoint
+from fourreal.video.wan_files import PIECES, read_checkpoint, sizes_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
@@ -74,7 +74,7 @@ def load_text_encoder(
     pieces, config = tensors.pop(PIECES, None), umt5_config(tensors, path)
     tokens = load_tokenizer(path, pieces, tokenizer)
     tensors["encoder.embed_tokens.weight"] = tensors["shared.weight"]
-    with init_empty_weights():
+    with sizes_of(path), init_empty_weights():
         text_encoder = UMT5EncoderModel(UMT5Config.from_dict(config))
     assign_weights(text_encoder, tensors, path, dtype)
     text_encoder.tie_weights()
@@ -91,11 +91,18 @@ def umt5_config(tensors: dict[str, Tensor], path: Path) -> dict[str, Any]:
             f"{path} holds a T5 text encoder, but Wan needs UMT5-XXL, which has a relative "
             "attention bias in every layer; use umt5_xxl_fp16 or umt5_xxl_fp8_e4m3fn_scaled."
         )
+    with sizes_of(path):
+        return _umt5_sizes(tensors, layers, bias)
+
+
+def _umt5_sizes(tensors: dict[str, Tensor], layers: int, bias: Tensor) -> dict[str, Any]:
+    """transformers' config of a UMT5 encoder with this relative attention bias in each layer."""
     vocabulary, width = tensors["shared.weight"].shape
+    query = tensors["encoder.block.0.layer.0.SelfAttention.q.weight"]
     return {
         "vocab_size": vocabulary,
         "d_model": width,
-        "d_kv": tensors[start.format(0, "q")].shape[0] // bias.shape[1],
+        "d_kv": query.shape[0] // bias.shape[1],
         "d_ff": tensors["encoder.block.0.layer.1.DenseReluDense.wi_0.weight"].shape[0],
         "num_layers": layers,
         "num_heads": bias.shape[1],

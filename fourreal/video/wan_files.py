@@ -8,7 +8,9 @@ shapes. Files of this project carry in their metadata `config` (the diffusers co
 """
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +58,8 @@ KNOWN = {
         ("block.0.layer.0.SelfAttention.q.weight", "final_layer_norm.weight"),  # the stack alone
     ),
 }
+LARGEST = 2**17  # of the numbers in a config
+LORA = re.compile(r"[._]lora_(A|B|down|up)\b|\.lora\.(down|up)\.|\.(lokr|hada)_")
 HEAD_SIZE = 128  # of all Wan transformers
 TRANSFORMERS = {  # (width, latent channels)
     (1536, 16): "Wan 2.1 T2V 1.3B",
@@ -131,6 +135,26 @@ def part_of(tensors: dict[str, Tensor], kind: str, path: Path) -> dict[str, Tens
     return tensors
 
 
+@contextmanager
+def sizes_of(path: Path) -> Iterator[None]:
+    """Within it, sizes of a file's model are read and the model is made from them: what a file of
+    impossible sizes raises there becomes one ValueError that names the file."""
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(f"{path} lacks {error.args[0]}; download it again.") from error
+    except (
+        *(ValueError, TypeError, IndexError, AttributeError, RuntimeError, ArithmeticError),
+    ) as error:
+        if str(path) in str(error):
+            raise
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise ValueError(
+            f"{path} has sizes or settings that no Wan model has ({reason or type(error).__name__})"
+            "; use a file of a supported model."
+        ) from error
+
+
 def json_note(metadata: Mapping[str, str], name: str, path: Path) -> dict[str, Any]:
     """A JSON object of a file's metadata, empty where there is none. Raises ValueError for other
     JSON and for none."""
@@ -162,6 +186,8 @@ def recognise_wan(tensors: dict[str, Tensor]) -> tuple[str, str]:
         return "vae", EMBEDDED_VAE
     if set(KNOWN["text encoder"][0]) <= tensors.keys():
         return "text encoder", "a T5 text encoder"
+    if any(LORA.search(key) for key in tensors):
+        return "unknown", "a LoRA (give the model here, and the LoRA with --lora)"
     return "unknown", f"tensors named {', '.join(sorted(tensors)[:2]) or 'nothing'}"
 
 
@@ -207,12 +233,40 @@ def read_checkpoint(
     """
     tensors, metadata = read_weights(path)
     tensors = part_of(tensors, kind, path)
-    found, name = recognise_wan(tensors)
+    with sizes_of(path):
+        found, name = recognise_wan(tensors)
     if found != kind:
         raise ValueError(
             f"{path} holds {name}, but {needed} is needed here, as a .safetensors or .pth file."
         )
-    return dequantise(tensors, metadata, path, dtype), metadata
+    with sizes_of(path):
+        return dequantise(tensors, metadata, path, dtype), metadata
+
+
+def _transformer_config(
+    tensors: dict[str, Tensor], metadata: Mapping[str, str], path: Path
+) -> dict[str, Any]:
+    """The diffusers config that a file notes, or that its shapes give."""
+    config = json_note(metadata, "config", path)
+    num_layers = sum(key.endswith(".self_attn.q.weight") for key in tensors)
+    if not config:
+        width, channels = tensors["patch_embedding.weight"].shape[:2]
+        return {
+            "num_attention_heads": width // HEAD_SIZE,
+            "attention_head_dim": HEAD_SIZE,
+            "in_channels": channels,
+            "out_channels": channels,
+            "text_dim": tensors["text_embedding.0.weight"].shape[1],
+            "freq_dim": tensors["time_embedding.0.weight"].shape[1],
+            "ffn_dim": tensors["blocks.0.ffn.0.weight"].shape[0],
+            "num_layers": num_layers,
+        }
+    # Before a model of so many layers is made, whose tables of positions take memory.
+    large = [key for key, value in config.items() if isinstance(value, int) and value > LARGEST]
+    if large or config.get("num_layers") != num_layers:
+        name = large[0] if large else "num_layers"
+        raise ValueError(f"{path} notes {name} {config.get(name)}, which its tensors do not have.")
+    return config
 
 
 def load_transformer(
@@ -226,23 +280,10 @@ def load_transformer(
     """
     needed = f"a Wan text-to-video transformer ({', '.join(TRANSFORMERS.values())})"
     tensors, metadata = read_checkpoint(path, "transformer", needed, dtype)
-    config = json_note(metadata, "config", path)
-    if not config:
-        width, channels = tensors["patch_embedding.weight"].shape[:2]
-        config = {
-            "num_attention_heads": width // HEAD_SIZE,
-            "attention_head_dim": HEAD_SIZE,
-            "in_channels": channels,
-            "out_channels": channels,
-            "text_dim": tensors["text_embedding.0.weight"].shape[1],
-            "freq_dim": tensors["time_embedding.0.weight"].shape[1],
-            "ffn_dim": tensors["blocks.0.ffn.0.weight"].shape[0],
-            "num_layers": sum(key.endswith(".self_attn.q.weight") for key in tensors),
-        }
     settings = json_note(metadata, "fourreal", path)
-    with init_empty_weights():
-        model = WanTransformer3DModel.from_config(config)
-        if settings.get("architecture", "").startswith("parallel"):
+    with sizes_of(path), init_empty_weights():
+        model = WanTransformer3DModel.from_config(_transformer_config(tensors, metadata, path))
+        if str(settings.get("architecture", "")).startswith("parallel"):
             set_synchronisation(model, settings["architecture"])
     assign_weights(model, transformer_to_diffusers(tensors), path, dtype)
     return model, settings
@@ -286,6 +327,14 @@ def load_vae(path: Path, dtype: torch.dtype | None = None) -> AutoencoderKLWan |
         return load_autoencoder(path, dtype)
     if "conv2.weight" in tensors:
         tensors = vae_to_diffusers(tensors)
+    with sizes_of(path), init_empty_weights():
+        model = AutoencoderKLWan.from_config(_vae_config(tensors))
+    assign_weights(model, tensors, path, dtype)
+    return model
+
+
+def _vae_config(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """The diffusers config of a VAE, from the shapes of its tensors under diffusers' names."""
     channels = tensors["post_quant_conv.weight"].shape[0]
     width = tensors["encoder.conv_in.weight"].shape[0]
     config: dict[str, Any] = {"base_dim": width, "z_dim": channels}
@@ -300,10 +349,7 @@ def load_vae(path: Path, dtype: torch.dtype | None = None) -> AutoencoderKLWan |
             "latents_mean": MEAN_22,
             "latents_std": STD_22,
         }
-    with init_empty_weights():
-        model = AutoencoderKLWan.from_config(config)
-    assign_weights(model, tensors, path, dtype)
-    return model
+    return config
 
 
 def check_parts(

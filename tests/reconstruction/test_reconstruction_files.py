@@ -42,7 +42,9 @@ def test_a_pt_file_is_read_as_tensors_only(vggt_file, tmp_path):
     found = Reconstructor.from_file(tmp_path / "vggt_1B_commercial.pt")
     assert found.kind == "vggt-commercial"
     torch.save({"a": print}, tmp_path / "code.pt")
-    with pytest.raises(ValueError, match=r"code.pt is a PyTorch.*that is damaged or holds more than"):
+    with pytest.raises(
+        ValueError, match=r"code.pt is a PyTorch.*that is damaged or holds more than"
+    ):
         Reconstructor.from_file(tmp_path / "code.pt")
 
 

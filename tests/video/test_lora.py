@@ -66,6 +66,7 @@ FORMS = {
     "ComfyUI, whole": (lambda n, *f: with_alpha(f"model.diffusion_model.{original(n)}", *f), True),
     "no weight": (lambda n, *f: pair(original(n), *f, "lora_A", "lora_B"), False),
     "musubi": (lambda n, *f: with_alpha(f"lora_unet_{flat(original(n))}", *f), True),
+    "VideoX-Fun": (lambda n, *f: with_alpha(f"lora_unet__{flat(original(n))}", *f), True),
     "kohya, names of diffusers": (lambda n, *f: with_alpha(f"lora_unet_{flat(n)}", *f), True),
     "kohya, transformer": (lambda n, *f: with_alpha(f"lora_transformer_{flat(n)}", *f), True),
     "LyCORIS": (lambda n, *f: with_alpha(f"lycoris_{flat(original(n))}", *f), True),
@@ -244,6 +245,7 @@ def test_a_lora_for_other_parts_too_is_applied_and_named_in_one_warning(tmp_path
 
 
 QUERY = "diffusion_model.blocks.0.self_attn.q"
+WHOLE = {f"model.{comfy_key(k)}": v for k, v in tiny_transformer().state_dict().items()}
 FULL = pair(QUERY, *factors((48, 48), 3))
 
 
@@ -264,6 +266,7 @@ FULL = pair(QUERY, *factors((48, 48), 3))
         (pair(QUERY, torch.zeros(0, 48), torch.zeros(48, 0)), "whose product is no matrix"),
         (pair("lora_te_text_model", *factors((8, 8), 1)), "holds nothing for a Wan transformer"),
         (pair("double_blocks.0.img_attn", *factors((8, 8), 1)), "holds nothing for"),
+        (WHOLE, "holds a Wan transformer of width 48 .*not a LoRA; give it with --transformer"),
         (FULL | pair("transformer.blocks.0.attn1.to_q", *factors((48, 48), 1)), "twice"),
         ({f"{QUERY}.diff_b": torch.zeros(7)}, r"blocks\.0\.attn1\.to_q\.bias of the shape \(7,\)"),
         ({"diffusion_model.blocks.0.norm1.diff": torch.zeros(48)}, "holds nothing for"),

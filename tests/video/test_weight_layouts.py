@@ -1,5 +1,7 @@
 """The layouts in which people have Wan's parts: prefixes, names, formats, all in one file."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -222,3 +224,41 @@ def test_metadata_that_is_no_json_object_is_named(tmp_path, transformer, name, t
     with pytest.raises(ValueError, match=rf"m\.safetensors has metadata \({name}\)") as error:
         load_transformer(tmp_path / "m.safetensors")
     assert "\n" not in str(error.value)
+
+
+NOTE = {"num_layers": 2, "num_attention_heads": 1, "attention_head_dim": 128, "in_channels": 16}
+
+
+@pytest.mark.parametrize(
+    ("change", "noted", "sentence"),
+    [
+        ({"text_embedding.0.weight": None}, None, r"lacks text_embedding\.0\.weight"),
+        ({"time_embedding.0.weight": (4,)}, None, "has sizes or settings that no Wan model has"),
+        ({"patch_embedding.weight": ()}, None, "has sizes or settings that no Wan model has"),
+        ({"patch_embedding.weight": (128,)}, None, "has sizes or settings that no Wan model has"),
+        ({"patch_embedding.weight": (0, 16, 1, 2, 2)}, None, "sizes or settings|does not fit"),
+        ({"patch_embedding.weight": (9, 16, 1, 2, 2)}, None, "sizes or settings|does not fit"),
+        ({"blocks.0.ffn.0.comfy_quant": (3,)}, None, "has sizes or settings"),
+        ({}, NOTE | {"num_layers": 10**9}, "notes num_layers 1000000000, which its tensors"),
+        ({}, NOTE | {"num_layers": "2"}, "notes num_layers 2, which its tensors"),
+        ({}, NOTE | {"rope_max_seq_len": 10**12}, "notes rope_max_seq_len"),
+        ({}, NOTE | {"num_attention_heads": None}, "has sizes or settings"),
+        ({}, NOTE | {"patch_size": []}, "does not fit"),
+    ],
+)
+def test_sizes_that_cannot_be_are_one_sentence(tmp_path, transformer, change, noted, sentence):
+    tensors = {comfy_key(k): v for k, v in transformer.state_dict().items()}
+    tensors |= {k: v if v is None else torch.zeros(v) for k, v in change.items()}
+    note = {"config": json.dumps(noted)} if noted else {}
+    save_file({k: v for k, v in tensors.items() if v is not None}, tmp_path / "m.safetensors", note)
+    with pytest.raises(ValueError, match=sentence) as error:
+        load_transformer(tmp_path / "m.safetensors")
+    message = str(error.value)
+    assert "m.safetensors" in message and "\n" not in message
+
+
+def test_a_lora_given_as_the_model_is_named(tmp_path):
+    for key in ("diffusion_model.blocks.0.ffn.0.lora_A.weight", "lora_unet_a.lora_down.weight"):
+        save_file({key: torch.zeros(2, 2)}, tmp_path / "m.safetensors")
+        with pytest.raises(ValueError, match="holds a LoRA"):
+            load_transformer(tmp_path / "m.safetensors")
