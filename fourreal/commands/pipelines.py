@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 
+from fourreal.files.weights_files import weights_format
 from fourreal.video import ViewTimePipeline, load_embedded_pipeline
 
 PARTS = ("transformer", "vae", "text_encoder")
@@ -56,6 +57,7 @@ def load_pipeline(options: PipelineOptions, device: torch.device) -> ViewTimePip
         raise ValueError(
             f"--offload {options.offload} is for CUDA devices, but the models run on {device.type}."
         )
+    check_files(options)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     pipeline = read_pipeline(options, dtype)
     if options.lora:
@@ -81,23 +83,35 @@ def load_pipeline(options: PipelineOptions, device: torch.device) -> ViewTimePip
     return pipeline
 
 
-def read_pipeline(options: PipelineOptions, dtype: torch.dtype) -> ViewTimePipeline:
-    """The pipeline of a folder, of single files, or the embedded one, on the CPU."""
-    parts = {name: getattr(options, name) for name in PARTS}
-    given = [name for name, path in parts.items() if path]
-    if options.model:
-        if given:
-            raise ValueError(f"give either --model or single files, not both (--{given[0]}).")
-        from fourreal.video.wan_folder import load_pipeline_folder  # diffusers takes seconds
-
-        return load_pipeline_folder(options.model, dtype)
-    if not given:
-        return load_embedded_pipeline()
-    if len(given) < len(PARTS):
+def check_files(options: PipelineOptions) -> None:
+    """Raise ValueError, before the first model is loaded, for files that are not given together,
+    that are not there, or that are no weights."""
+    given = [name for name in PARTS if getattr(options, name)]
+    if options.model and given:
+        raise ValueError(f"give either --model or single files, not both (--{given[0]}).")
+    if given and len(given) < len(PARTS):
         raise ValueError(
             f"--transformer, --vae and --text-encoder are needed together, but only "
             f"{', '.join(given)} was given."
         )
+    for name in (*PARTS, "lora", "tokenizer"):
+        path = getattr(options, name)
+        if path and not path.exists():
+            raise ValueError(f"--{name.replace('_', '-')}: {path} does not exist.")
+        if path and path.is_file() and name != "tokenizer":
+            weights_format(path)
+
+
+def read_pipeline(options: PipelineOptions, dtype: torch.dtype) -> ViewTimePipeline:
+    """The pipeline of a folder, of single files, or the embedded one, on the CPU; the options are
+    checked (check_files)."""
+    if options.model:
+        from fourreal.video.wan_folder import load_pipeline_folder  # diffusers takes seconds
+
+        return load_pipeline_folder(options.model, dtype)
+    parts = {name: path for name in PARTS if (path := getattr(options, name))}
+    if not parts:
+        return load_embedded_pipeline()
     return ViewTimePipeline.from_single_files(
         **parts, tokenizer=options.tokenizer, torch_dtype=dtype
     )

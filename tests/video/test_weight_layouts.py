@@ -257,6 +257,14 @@ def test_sizes_that_cannot_be_are_one_sentence(tmp_path, transformer, change, no
     assert "m.safetensors" in message and "\n" not in message
 
 
+def test_weights_of_integers_are_refused(tmp_path, transformer):
+    tensors = {comfy_key(k): v for k, v in transformer.state_dict().items()}
+    tensors["blocks.0.ffn.0.weight"] = torch.zeros(64, 128, dtype=torch.int8)
+    save_file(tensors, tmp_path / "m.safetensors")
+    with pytest.raises(ValueError, match=r"m\.safetensors holds blocks.*as int8, but"):
+        load_transformer(tmp_path / "m.safetensors")
+
+
 def test_a_lora_given_as_the_model_is_named(tmp_path):
     for key in ("diffusion_model.blocks.0.ffn.0.lora_A.weight", "lora_unet_a.lora_down.weight"):
         save_file({key: torch.zeros(2, 2)}, tmp_path / "m.safetensors")
