@@ -1,12 +1,12 @@
 """The video models that `fourreal generate` uses: embedded ones, a folder, or single files."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 
+from fourreal.files.weights_files import weights_format
 from fourreal.video import ViewTimePipeline, load_embedded_pipeline
 
 PARTS = ("transformer", "vae", "text_encoder")
@@ -19,15 +19,18 @@ class PipelineOptions:
     model: Path | None = None
     """Folder of Wan 2.1 T2V or Wan 2.2 TI2V in diffusers' layout, or of a saved pipeline."""
     transformer: Path | None = None
-    """Single file of Wan 2.1 T2V 1.3B or 14B or Wan 2.2 TI2V 5B (fp16, bf16 or fp8_scaled)."""
+    """Single file of Wan 2.1 T2V 1.3B or 14B or Wan 2.2 TI2V 5B (.safetensors in fp16, bf16 or
+    fp8_scaled, or .pth); or, in several parts, its index or folder."""
     vae: Path | None = None
     """Single file of the Wan 2.1 or 2.2 VAE."""
     text_encoder: Path | None = None
     """Single file of UMT5-XXL."""
     tokenizer: Path | None = None
-    """spiece.model or tokenizer folder, where the text encoder's file holds none."""
+    """spiece.model or tokenizer folder, where the text encoder's file holds none (default: the one
+    beside it, as Wan's releases have it)."""
     lora: Path | None = None
-    """LoRA for the transformer, in the key form of diffusers, ComfyUI or musubi-tuner."""
+    """LoRA for the transformer, in the key form of diffusers, PEFT, DiffSynth, ComfyUI, kohya or
+    musubi-tuner."""
     offload: Literal["none", "model", "group"] = "none"
     """Keep the weights in main memory but for the part (model) or block (group) at work."""
     vae_tiling: bool = False
@@ -54,6 +57,7 @@ def load_pipeline(options: PipelineOptions, device: torch.device) -> ViewTimePip
         raise ValueError(
             f"--offload {options.offload} is for CUDA devices, but the models run on {device.type}."
         )
+    check_files(options)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     pipeline = read_pipeline(options, dtype)
     if options.lora:
@@ -79,39 +83,35 @@ def load_pipeline(options: PipelineOptions, device: torch.device) -> ViewTimePip
     return pipeline
 
 
-def read_pipeline(options: PipelineOptions, dtype: torch.dtype) -> ViewTimePipeline:
-    """The pipeline of a folder, of single files, or the embedded one, on the CPU."""
-    parts = {name: getattr(options, name) for name in PARTS}
-    given = [name for name, path in parts.items() if path]
-    if options.model:
-        if given:
-            raise ValueError(f"give either --model or single files, not both (--{given[0]}).")
-        check_folder(options.model)
-        return ViewTimePipeline.from_pretrained(
-            options.model, torch_dtype=dtype, local_files_only=True
-        )
-    if not given:
-        return load_embedded_pipeline()
-    if len(given) < len(PARTS):
+def check_files(options: PipelineOptions) -> None:
+    """Raise ValueError, before the first model is loaded, for files that are not given together,
+    that are not there, or that are no weights."""
+    given = [name for name in PARTS if getattr(options, name)]
+    if options.model and given:
+        raise ValueError(f"give either --model or single files, not both (--{given[0]}).")
+    if given and len(given) < len(PARTS):
         raise ValueError(
             f"--transformer, --vae and --text-encoder are needed together, but only "
             f"{', '.join(given)} was given."
         )
+    for name in (*PARTS, "lora", "tokenizer"):
+        path = getattr(options, name)
+        if path and not path.exists():
+            raise ValueError(f"--{name.replace('_', '-')}: {path} does not exist.")
+        if path and path.is_file() and name != "tokenizer":
+            weights_format(path)
+
+
+def read_pipeline(options: PipelineOptions, dtype: torch.dtype) -> ViewTimePipeline:
+    """The pipeline of a folder, of single files, or the embedded one, on the CPU; the options are
+    checked (check_files)."""
+    if options.model:
+        from fourreal.video.wan_folder import load_pipeline_folder  # diffusers takes seconds
+
+        return load_pipeline_folder(options.model, dtype)
+    parts = {name: path for name in PARTS if (path := getattr(options, name))}
+    if not parts:
+        return load_embedded_pipeline()
     return ViewTimePipeline.from_single_files(
         **parts, tokenizer=options.tokenizer, torch_dtype=dtype
     )
-
-
-def check_folder(folder: Path) -> None:
-    """Raise ValueError for a folder that is no pipeline, or one of two transformers."""
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise ValueError(
-            f"{folder} has no model_index.json; give the folder of a Wan model in diffusers' "
-            "layout, or its single files with --transformer, --vae and --text-encoder."
-        )
-    if json.loads(index.read_text(encoding="utf-8")).get("transformer_2", [None])[0]:
-        raise ValueError(
-            f"{folder} has two transformers (Wan 2.2 A14B), but only models of one work here: "
-            "Wan 2.1 T2V 1.3B or 14B, or Wan 2.2 TI2V 5B."
-        )

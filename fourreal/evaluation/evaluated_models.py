@@ -12,6 +12,7 @@ from fourreal.devices import choose_device
 from fourreal.evaluation.examples import Evaluation
 from fourreal.reconstruction import Reconstructor
 from fourreal.video import ViewTimePipeline, load_embedded_pipeline
+from fourreal.video.wan_folder import load_pipeline_folder
 
 
 @dataclass
@@ -46,7 +47,7 @@ def video_model(folder: Path | None, device: str | None = None) -> ViewTimePipel
     """A pipeline from a folder of embedded models (default: the package's) or of diffusers, on a
     device (see choose_device)."""
     if folder and (folder / "model_index.json").is_file():
-        pipeline = ViewTimePipeline.from_pretrained(folder, torch_dtype=torch.bfloat16)
+        pipeline = load_pipeline_folder(folder, torch.bfloat16)
     else:
         pipeline = load_embedded_pipeline(folder)
     pipeline.set_progress_bar_config(disable=True)

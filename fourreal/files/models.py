@@ -48,6 +48,11 @@ def assign_weights(
                 f"{path} does not fit {name}: {key} has the shape {tuple(tensors[key].shape)}, "
                 f"but {tuple(value.shape)} is needed."
             )
+        if not tensors[key].is_floating_point():
+            raise ValueError(
+                f"{path} holds {key} as {str(tensors[key].dtype).removeprefix('torch.')}, but "
+                "weights are floating-point numbers; use a file that is not quantised to integers."
+            )
     # diffusers keeps them for both half types, transformers for float16 alone.
     halves = (torch.float16, torch.bfloat16) if isinstance(model, ModelMixin) else (torch.float16,)
     kept = set(getattr(model, "_keep_in_fp32_modules", None) or ())

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fourreal.files.atomic import atomic_path
-from fourreal.files.tensors import read_safetensors
+from fourreal.files.weights_files import read_weights, strip_prefix
 from fourreal.reconstruction.config import GaussianHeadKind, TemporalMode, VGGTConfig
 from fourreal.reconstruction.network import VGGT
 
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 OPTIONAL_PARTS = ("aggregator.temporal_blocks.", "gaussian_head.")  # what this method adds
 IGNORED_PARTS = ("track_head.",)  # in VGGT-1B's file; of no use here
+NEEDED = ("aggregator.global_blocks.0.attn.qkv.weight", "depth_head.norm.weight")
 
 ACCEPTED = "use VGGT-1B, VGGT-1B-Commercial, AnySplat or a file saved by this project"
 LICENSES = {
@@ -36,33 +37,19 @@ LICENSES = {
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors of a checkpoint file and its metadata.
+    """All tensors of a checkpoint and its metadata, without the prefixes of training programs.
 
-    .safetensors, or .pt / .pth / .bin / .ckpt of tensors only. Raises ValueError for any file that
-    is not one of these or is damaged, FileNotFoundError when there is none.
+    path is what read_weights takes. Raises ValueError for any file that is not one of these or is
+    damaged, FileNotFoundError when there is none.
     """
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"there is no checkpoint file at {path}.")
-    if path.suffix == ".safetensors":
-        return read_safetensors(path)
-    if path.suffix not in (".pt", ".pth", ".bin", ".ckpt"):
-        raise ValueError(
-            f"{path.name} has the ending {path.suffix!r}, but a reconstruction checkpoint is a "
-            ".safetensors, .pt, .pth, .bin or .ckpt file."
-        )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds for damaged or unsafe files
-        raise ValueError(
-            f"{path.name} is damaged or holds more than tensors, so it was not loaded "
-            f"({type(error).__name__}); download it again or use a .safetensors file."
-        ) from error
-    for wrapper in ("model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ValueError(f"{path.name} does not hold a state dict of tensors; {ACCEPTED}.")
-    return content, {}
+    tensors, metadata = read_weights(path)
+    for layout in (tuple(f"encoder.{key}" for key in NEEDED), NEEDED):
+        part = strip_prefix(tensors, layout, path)
+        if set(layout) <= part.keys():
+            return part, metadata
+    return tensors, metadata
 
 
 def recognise_reconstructor(tensors: dict[str, Tensor], metadata: dict[str, str], name: str) -> str:
@@ -73,8 +60,7 @@ def recognise_reconstructor(tensors: dict[str, Tensor], metadata: dict[str, str]
             f"reconstructor does not have; {ACCEPTED}."
         )
     prefix = "encoder." if any(key.startswith("encoder.aggregator.") for key in tensors) else ""
-    needed = ("aggregator.global_blocks.0.attn.qkv.weight", "depth_head.norm.weight")
-    if not all(prefix + key in tensors for key in needed):
+    if not all(prefix + key in tensors for key in NEEDED):
         found = ", ".join(sorted(tensors)[:2]) or "no tensors"
         raise ValueError(f"{name} is not a reconstruction checkpoint (it has {found}); {ACCEPTED}.")
     if prefix:

@@ -19,6 +19,7 @@ from fourreal.training.video_config import Tune, VideoConfig, grids_of
 from fourreal.video.pipeline import ViewTimePipeline
 from fourreal.video.transformer import apply_view_time
 from fourreal.video.umt5 import encode_text
+from fourreal.video.wan_folder import load_pipeline_folder
 
 TUNED_WITH_ATTENTION = SELF_ATTENTION + r"|blocks\.\d+\.(attn1\.norm_[qk]|view_time_sync)"
 SCRATCH_AUTOENCODER = Path("out/train/autoencoder/autoencoder.safetensors")
@@ -83,7 +84,7 @@ def load_base(config: VideoConfig) -> tuple[ViewTimePipeline, bool]:
     if not start.exists():
         raise ValueError(f"{start} does not exist; --start-from is a folder or a file.")
     if (start / "model_index.json").is_file():
-        return ViewTimePipeline.from_pretrained(start, torch_dtype=torch.bfloat16), False
+        return load_pipeline_folder(start, torch.bfloat16), False
     if start.is_file():
         if config.autoencoder is None or config.text_encoder is None:
             raise ValueError(

@@ -4,7 +4,6 @@ A diffusers pipeline on Wan's parts. The views are one long sequence for the tra
 self-attention is the fused view-time attention; each view is encoded and decoded on its own.
 """
 
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.hooks import FirstBlockCacheConfig
-from diffusers.loaders.lora_pipeline import WanLoraLoaderMixin
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -22,11 +20,11 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from fourreal import weights
-from fourreal.files.tensors import read_safetensors
 from fourreal.grid import num_latent_frames
 from fourreal.video.conditioning import CONDITIONINGS, GUIDANCE_BOTH, WAN_CONVENTIONS
 from fourreal.video.denoising import Sampler, sample_window
 from fourreal.video.latents import Vae, decode_view, encode_views, reference_latents
+from fourreal.video.lora_adapters import LoraMixin
 from fourreal.video.request import GridLimits, GridRequest, TextRequest
 from fourreal.video.umt5 import encode_text, load_text_encoder, text_length
 from fourreal.video.wan_files import (
@@ -34,7 +32,6 @@ from fourreal.video.wan_files import (
     check_parts,
     load_transformer,
     load_vae,
-    name_of,
 )
 from fourreal.video.windows import JoinedFrames, Window, plan_windows
 
@@ -54,7 +51,7 @@ class ViewTimeOutput(BaseOutput):
     frames: Tensor
 
 
-class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
+class ViewTimePipeline(DiffusionPipeline, LoraMixin):
     """Generates a grid of num_views x num_frames frames.
 
     transformer: WanTransformer3DModel; vae: AutoencoderKLWan (or the embedded autoencoder);
@@ -137,32 +134,6 @@ class ViewTimePipeline(DiffusionPipeline, WanLoraLoaderMixin):
         tokens, encoder = load_text_encoder(Path(text_encoder), tokenizer, torch_dtype)
         given = {name: settings[name] for name in NOTED if name in settings}
         return cls(network, autoencoder, encoder, tokens, scheduler, **given)
-
-    def load_lora_weights(  # type: ignore[override]  # as all of diffusers' pipelines do
-        self,
-        pretrained_model_name_or_path_or_dict: str | Path | dict[str, Tensor],
-        adapter_name: str | None = None,
-        **options: Any,
-    ) -> None:
-        """As in diffusers: a LoRA in the key forms of diffusers, ComfyUI or musubi-tuner.
-
-        A file of this project also sets the conditioning and max_frames that it notes about itself.
-        Raises ValueError for a file that is damaged or does not fit the transformer.
-        """
-        settings, given = {}, pretrained_model_name_or_path_or_dict
-        if str(given).endswith(".safetensors"):
-            settings = json.loads(read_safetensors(str(given))[1].get("fourreal", "{}"))
-            given = str(given)
-        try:
-            super().load_lora_weights(given, adapter_name, **options)
-        # torch's list of sizes, one line for each tensor; a layer that diffusers looks for in vain
-        except (RuntimeError, KeyError) as error:
-            raise ValueError(
-                f"the LoRA {given} does not fit {name_of(self.transformer)}; use one that was "
-                "trained on this transformer."
-            ) from error
-        names = ("conditioning", "max_frames", "guidance_scale", "staged")
-        self.register_to_config(**{k: settings[k] for k in names if k in settings})
 
     def enable_vae_tiling(self, **tiles: int) -> None:
         """Encode and decode in overlapping tiles, whose sizes AutoencoderKLWan's enable_tiling

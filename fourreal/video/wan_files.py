@@ -1,13 +1,16 @@
-"""Wan's public checkpoints as ComfyUI's single files, recognised by their keys and shapes.
+"""Wan's public checkpoints as single files, recognised by their keys and shapes.
 
 Wan 2.1 T2V 1.3B and 14B, Wan 2.2 TI2V 5B, and the VAEs of both, in fp32, fp16, bf16, fp8 or
-fp8_scaled, with or without the prefix model.diffusion_model. Nothing is fetched: the sizes are read
-from the shapes. Files of this project carry in their metadata `config` (the diffusers config as
-JSON) and `fourreal` (conditioning, max_frames, the grid it was trained on, ...).
+fp8_scaled, under the original names (Wan's releases, ComfyUI) or those of diffusers, behind any
+prefix, alone or in one file with other parts. Nothing is fetched: the sizes are read from the
+shapes. Files of this project carry in their metadata `config` (the diffusers config as JSON) and
+`fourreal` (conditioning, max_frames, the grid it was trained on, ...).
 """
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,15 +26,40 @@ from torch import Tensor
 
 from fourreal.embedded.autoencoder import BlockAutoencoder, load_autoencoder
 from fourreal.files.models import assign_weights, write_weights
-from fourreal.files.tensors import read_safetensors
+from fourreal.files.weights_files import read_weights, strip_prefix
 from fourreal.video.architectures import set_synchronisation
 from fourreal.video.conditioning import WAN_CONVENTIONS
-from fourreal.video.wan_keys import comfy_key, transformer_to_diffusers, vae_to_diffusers
+from fourreal.video.wan_keys import (
+    comfy_key,
+    transformer_to_diffusers,
+    transformer_to_original,
+    umt5_to_transformers,
+    vae_to_diffusers,
+)
 
 if TYPE_CHECKING:
     from transformers import UMT5EncoderModel
 
-PREFIX = "model.diffusion_model."
+PIECES = "spiece_model"  # the tokenizer in ComfyUI's UMT5 file
+# Tensors that every part of a kind has, in each of its layouts.
+KNOWN = {
+    "transformer": (
+        ("patch_embedding.weight", "head.head.weight"),
+        ("patch_embedding.weight", "condition_embedder.time_proj.weight"),  # diffusers
+    ),
+    "vae": (
+        ("conv2.weight", "decoder.middle.0.residual.0.gamma"),
+        ("post_quant_conv.weight", "decoder.mid_block.resnets.0.norm1.gamma"),  # diffusers
+        ("first_basis",),
+    ),
+    "text encoder": (
+        ("encoder.block.0.layer.0.SelfAttention.q.weight",),
+        ("token_embedding.weight", "blocks.0.attn.q.weight"),  # Wan's own
+        ("block.0.layer.0.SelfAttention.q.weight", "final_layer_norm.weight"),  # the stack alone
+    ),
+}
+LARGEST = 2**17  # of the numbers in a config
+LORA = re.compile(r"[._]lora_(A|B|down|up)\b|\.lora\.(down|up)\.|\.(lokr|hada)_")
 HEAD_SIZE = 128  # of all Wan transformers
 TRANSFORMERS = {  # (width, latent channels)
     (1536, 16): "Wan 2.1 T2V 1.3B",
@@ -41,6 +69,7 @@ TRANSFORMERS = {  # (width, latent channels)
 VAES = {16: "the Wan 2.1 VAE", 48: "the Wan 2.2 VAE"}  # by latent channels
 VARIANTS = {  # keys that only other kinds of Wan transformer have
     "img_emb.": "image-to-video",
+    "condition_embedder.image_embedder.": "image-to-video",
     "vace_blocks.": "VACE",
     "motion_encoder.": "Animate",
     "control_adapter.": "camera control",
@@ -85,9 +114,62 @@ def vae_name(channels: int) -> str:
     return VAES.get(channels, f"a VAE of {channels} latent channels")
 
 
+def part_of(tensors: dict[str, Tensor], kind: str, path: Path) -> dict[str, Tensor]:
+    """The part of a kind in a file's tensors, without its prefix; any other part where there is
+    none, and all tensors where no part is known. path is for messages.
+
+    A transformer has the original names then, a text encoder those of transformers and, where the
+    file holds it, the tokenizer as `spiece_model`; a VAE keeps its names.
+    """
+    for found in (kind, *(other for other in KNOWN if other != kind)):
+        for known in KNOWN[found]:
+            part = strip_prefix(tensors, known, path)
+            if not set(known) <= part.keys():
+                continue
+            if found == "transformer" and "head.head.weight" not in part:
+                return transformer_to_original(part)
+            if found == "text encoder":
+                pieces = [v for k, v in tensors.items() if k.rpartition(".")[2] == PIECES]
+                return umt5_to_transformers(part) | ({PIECES: pieces[0]} if pieces else {})
+            return part
+    return tensors
+
+
+@contextmanager
+def sizes_of(path: Path) -> Iterator[None]:
+    """Within it, sizes of a file's model are read and the model is made from them: what a file of
+    impossible sizes raises there becomes one ValueError that names the file."""
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(f"{path} lacks {error.args[0]}; download it again.") from error
+    except (
+        *(ValueError, TypeError, IndexError, AttributeError, RuntimeError, ArithmeticError),
+    ) as error:
+        if str(path) in str(error):
+            raise
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise ValueError(
+            f"{path} has sizes or settings that no Wan model has ({reason or type(error).__name__})"
+            "; use a file of a supported model."
+        ) from error
+
+
+def json_note(metadata: Mapping[str, str], name: str, path: Path) -> dict[str, Any]:
+    """A JSON object of a file's metadata, empty where there is none. Raises ValueError for other
+    JSON and for none."""
+    try:
+        noted = json.loads(metadata.get(name, "{}"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} has metadata ({name}) that is no JSON ({error}).") from error
+    if not isinstance(noted, dict):
+        raise ValueError(f"{path} has metadata ({name}) that is no JSON object.")
+    return noted
+
+
 def recognise_wan(tensors: dict[str, Tensor]) -> tuple[str, str]:
-    """(kind, name) of a file's tensors: transformer, vae, text encoder or unknown, and what it is
-    called in messages."""
+    """(kind, name) of a part's tensors (of part_of): transformer, vae, text encoder or unknown, and
+    what it is called in messages."""
     if {"patch_embedding.weight", "head.head.weight"} <= tensors.keys():
         width, channels = tensors["patch_embedding.weight"].shape[:2]
         for start, variant in VARIANTS.items():
@@ -96,14 +178,16 @@ def recognise_wan(tensors: dict[str, Tensor]) -> tuple[str, str]:
         if tensors["head.head.weight"].shape[0] != 4 * channels:
             return "unknown", f"a Wan transformer with {channels} input channels (image or control)"
         return "transformer", transformer_name(width, channels)
-    if {"conv2.weight", "decoder.middle.0.residual.0.gamma"} <= tensors.keys():
+    if set(KNOWN["vae"][0]) <= tensors.keys():
         return "vae", vae_name(tensors["conv2.weight"].shape[0])
+    if set(KNOWN["vae"][1]) <= tensors.keys():
+        return "vae", vae_name(tensors["post_quant_conv.weight"].shape[0])
     if "first_basis" in tensors:
         return "vae", EMBEDDED_VAE
-    if "encoder.block.0.layer.0.SelfAttention.q.weight" in tensors:
+    if set(KNOWN["text encoder"][0]) <= tensors.keys():
         return "text encoder", "a T5 text encoder"
-    if "condition_embedder.time_proj.weight" in tensors or "quant_conv.weight" in tensors:
-        return "unknown", "a part in diffusers' layout (give the whole folder to from_pretrained)"
+    if any(LORA.search(key) for key in tensors):
+        return "unknown", "a LoRA (give the model here, and the LoRA with --lora)"
     return "unknown", f"tensors named {', '.join(sorted(tensors)[:2]) or 'nothing'}"
 
 
@@ -117,7 +201,7 @@ def dequantise(
     """
     notes = [value for key, value in tensors.items() if key.endswith(".comfy_quant")]
     noted: list[dict[str, Any]] = [json.loads(bytes(value.tolist())) for value in notes]
-    noted += json.loads(metadata.get("_quantization_metadata", "{}")).get("layers", {}).values()
+    noted += json_note(metadata, "_quantization_metadata", path).get("layers", {}).values()
     foreign = {layer.get("format") for layer in noted} - set(FP8)
     if foreign:
         raise ValueError(
@@ -147,12 +231,42 @@ def read_checkpoint(
 
     `needed` is what the message calls it. Raises ValueError that names what was found instead.
     """
-    tensors, metadata = read_safetensors(path)
-    tensors = {key.removeprefix(PREFIX): value for key, value in tensors.items()}
-    found, name = recognise_wan(tensors)
+    tensors, metadata = read_weights(path)
+    tensors = part_of(tensors, kind, path)
+    with sizes_of(path):
+        found, name = recognise_wan(tensors)
     if found != kind:
-        raise ValueError(f"{path} holds {name}, but {needed} is needed here.")
-    return dequantise(tensors, metadata, path, dtype), metadata
+        raise ValueError(
+            f"{path} holds {name}, but {needed} is needed here, as a .safetensors or .pth file."
+        )
+    with sizes_of(path):
+        return dequantise(tensors, metadata, path, dtype), metadata
+
+
+def _transformer_config(
+    tensors: dict[str, Tensor], metadata: Mapping[str, str], path: Path
+) -> dict[str, Any]:
+    """The diffusers config that a file notes, or that its shapes give."""
+    config = json_note(metadata, "config", path)
+    num_layers = sum(key.endswith(".self_attn.q.weight") for key in tensors)
+    if not config:
+        width, channels = tensors["patch_embedding.weight"].shape[:2]
+        return {
+            "num_attention_heads": width // HEAD_SIZE,
+            "attention_head_dim": HEAD_SIZE,
+            "in_channels": channels,
+            "out_channels": channels,
+            "text_dim": tensors["text_embedding.0.weight"].shape[1],
+            "freq_dim": tensors["time_embedding.0.weight"].shape[1],
+            "ffn_dim": tensors["blocks.0.ffn.0.weight"].shape[0],
+            "num_layers": num_layers,
+        }
+    # Before a model of so many layers is made, whose tables of positions take memory.
+    large = [key for key, value in config.items() if isinstance(value, int) and value > LARGEST]
+    if large or config.get("num_layers") != num_layers:
+        name = large[0] if large else "num_layers"
+        raise ValueError(f"{path} notes {name} {config.get(name)}, which its tensors do not have.")
+    return config
 
 
 def load_transformer(
@@ -166,24 +280,10 @@ def load_transformer(
     """
     needed = f"a Wan text-to-video transformer ({', '.join(TRANSFORMERS.values())})"
     tensors, metadata = read_checkpoint(path, "transformer", needed, dtype)
-    if "fourreal" in metadata:
-        config = json.loads(metadata["config"])
-    else:
-        width, channels = tensors["patch_embedding.weight"].shape[:2]
-        config = {
-            "num_attention_heads": width // HEAD_SIZE,
-            "attention_head_dim": HEAD_SIZE,
-            "in_channels": channels,
-            "out_channels": channels,
-            "text_dim": tensors["text_embedding.0.weight"].shape[1],
-            "freq_dim": tensors["time_embedding.0.weight"].shape[1],
-            "ffn_dim": tensors["blocks.0.ffn.0.weight"].shape[0],
-            "num_layers": sum(key.endswith(".self_attn.q.weight") for key in tensors),
-        }
-    settings = json.loads(metadata.get("fourreal", "{}"))
-    with init_empty_weights():
-        model = WanTransformer3DModel.from_config(config)
-        if settings.get("architecture", "").startswith("parallel"):
+    settings = json_note(metadata, "fourreal", path)
+    with sizes_of(path), init_empty_weights():
+        model = WanTransformer3DModel.from_config(_transformer_config(tensors, metadata, path))
+        if str(settings.get("architecture", "")).startswith("parallel"):
             set_synchronisation(model, settings["architecture"])
     assign_weights(model, transformer_to_diffusers(tensors), path, dtype)
     return model, settings
@@ -225,12 +325,22 @@ def load_vae(path: Path, dtype: torch.dtype | None = None) -> AutoencoderKLWan |
     tensors, _ = read_checkpoint(path, "vae", "a Wan 2.1 or 2.2 VAE", dtype)
     if recognise_wan(tensors)[1] == EMBEDDED_VAE:
         return load_autoencoder(path, dtype)
-    channels = tensors["conv2.weight"].shape[0]
-    width = tensors["encoder.conv1.weight"].shape[0]
+    if "conv2.weight" in tensors:
+        tensors = vae_to_diffusers(tensors)
+    with sizes_of(path), init_empty_weights():
+        model = AutoencoderKLWan.from_config(_vae_config(tensors))
+    assign_weights(model, tensors, path, dtype)
+    return model
+
+
+def _vae_config(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """The diffusers config of a VAE, from the shapes of its tensors under diffusers' names."""
+    channels = tensors["post_quant_conv.weight"].shape[0]
+    width = tensors["encoder.conv_in.weight"].shape[0]
     config: dict[str, Any] = {"base_dim": width, "z_dim": channels}
     if channels == len(MEAN_22):
         config |= {
-            "decoder_base_dim": tensors["decoder.head.0.gamma"].shape[0],
+            "decoder_base_dim": tensors["decoder.norm_out.gamma"].shape[0],
             "is_residual": True,
             "in_channels": 12,
             "out_channels": 12,
@@ -239,10 +349,7 @@ def load_vae(path: Path, dtype: torch.dtype | None = None) -> AutoencoderKLWan |
             "latents_mean": MEAN_22,
             "latents_std": STD_22,
         }
-    with init_empty_weights():
-        model = AutoencoderKLWan.from_config(config)
-    assign_weights(model, vae_to_diffusers(tensors), path, dtype)
-    return model
+    return config
 
 
 def check_parts(

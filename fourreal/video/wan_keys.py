@@ -1,10 +1,11 @@
-"""The names of Wan's tensors: ComfyUI's (those of the original files) and diffusers'.
+"""The names of Wan's tensors: ComfyUI's (those of the original files), diffusers', transformers'.
 
 diffusers converts original names into its own; here is the way back for the transformer, and what
-diffusers' converter does not know: the nested blocks of the Wan 2.2 VAE.
+diffusers' converter does not know: the nested blocks of the Wan 2.2 VAE, and Wan's own UMT5.
 """
 
 import re
+from collections.abc import Mapping
 
 from diffusers.loaders.single_file_utils import (
     convert_wan_transformer_to_diffusers,
@@ -50,6 +51,16 @@ RESIDUAL_NAMES = {
     "residual.6.": "conv2.",
     "shortcut.": "conv_shortcut.",
 }
+UMT5_NAMES = {  # of Wan's own file (models_t5_umt5-xxl-enc-bf16.pth) in a block, and transformers'
+    "norm1.": "layer.0.layer_norm.",
+    "attn.": "layer.0.SelfAttention.",
+    "pos_embedding.embedding.": "layer.0.SelfAttention.relative_attention_bias.",
+    "norm2.": "layer.1.layer_norm.",
+    "ffn.gate.0.": "layer.1.DenseReluDense.wi_0.",
+    "ffn.fc1.": "layer.1.DenseReluDense.wi_1.",
+    "ffn.fc2.": "layer.1.DenseReluDense.wo.",
+}
+EMBEDDINGS = ("shared.weight", "token_embedding.weight", "encoder.embed_tokens.weight")
 
 
 def _renamed(key: str, names: dict[str, str]) -> str | None:
@@ -76,6 +87,40 @@ def comfy_key(key: str) -> str:
 def transformer_to_diffusers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """A Wan transformer's tensors under diffusers' names; unknown keys stay."""
     return convert_wan_transformer_to_diffusers(dict(tensors))
+
+
+def transformer_to_original(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A Wan transformer's tensors, of diffusers' names, under the original ones; unknown keys
+    stay."""
+    renamed = {}
+    for key, tensor in tensors.items():
+        try:
+            renamed[comfy_key(key)] = tensor
+        except KeyError:
+            renamed[key] = tensor
+    return renamed
+
+
+def umt5_to_transformers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A UMT5 encoder's tensors under transformers' names, the embedding as shared.weight.
+
+    Of Wan's own file, of the whole UMT5 (its decoder is left out), or of the encoder's stack alone;
+    unknown keys stay.
+    """
+    renamed = {}
+    for key, tensor in tensors.items():
+        if key.startswith(("decoder.", "lm_head.")):
+            continue
+        block = BLOCK.match(key)
+        inner = block and _renamed(key[block.end() :], UMT5_NAMES)
+        if block and inner:
+            key = f"encoder.block{block.group().removeprefix('blocks')}{inner}"
+        elif key == "norm.weight":
+            key = "encoder.final_layer_norm.weight"
+        elif key.startswith(("block.", "final_layer_norm.", "embed_tokens.")):
+            key = f"encoder.{key}"
+        renamed["shared.weight" if key in EMBEDDINGS else key] = tensor
+    return renamed
 
 
 def vae_to_diffusers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -39,8 +39,24 @@ def test_a_pt_file_is_read_as_tensors_only(vggt_file, tmp_path):
     found = Reconstructor.from_file(tmp_path / "vggt_1B_commercial.pt")
     assert found.kind == "vggt-commercial"
     torch.save({"a": print}, tmp_path / "code.pt")
-    with pytest.raises(ValueError, match=r"code.pt is damaged or holds more than tensors"):
+    with pytest.raises(
+        ValueError, match=r"code.pt is a PyTorch.*that is damaged or holds more than"
+    ):
         Reconstructor.from_file(tmp_path / "code.pt")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "vggt.module."])
+def test_prefixes_of_training_programs_are_stripped(vggt_file, tmp_path, prefix):
+    weights, _, _, config = fixture("anysplat_tiny")
+    files = {"vggt": (load_file(vggt_file), None), "anysplat": (weights, {"config": config})}
+    for kind, (tensors, metadata) in files.items():
+        path = tmp_path / f"{kind}.safetensors"
+        save_file({prefix + k: v.clone() for k, v in tensors.items()}, path, metadata)
+        found = Reconstructor.from_file(path)
+        assert found.kind == kind
+        name = "aggregator.global_blocks.0.attn.qkv.weight"
+        original = tensors["encoder." * (kind == "anysplat") + name]
+        assert torch.equal(found.model.state_dict()[name], original)
 
 
 def test_anysplats_layout_is_recognised_by_its_prefix(tmp_path):
@@ -105,7 +121,7 @@ def test_unusable_files_are_refused_in_one_sentence(vggt_file, tmp_path):
     for name, words in (
         ("cut.safetensors", r"not a complete \.safetensors file"),
         ("cut.pt", "damaged"),
-        ("notes.txt", "has the ending '.txt'"),
+        ("notes.txt", "notes.txt is not a complete"),
         ("video.safetensors", "not a reconstruction checkpoint"),
         ("omega.safetensors", "VGGT-Omega"),
         ("lacking.safetensors", "lacks 14 of the"),

@@ -32,6 +32,6 @@ def as_file(monkeypatch):
     """A function that lets the loaders read tensors, which may be too large for a disk."""
 
     def read(tensors, metadata=None):
-        monkeypatch.setattr(wan_files, "read_safetensors", lambda _: (tensors, metadata or {}))
+        monkeypatch.setattr(wan_files, "read_weights", lambda _: (tensors, metadata or {}))
 
     return read

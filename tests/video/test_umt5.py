@@ -27,16 +27,43 @@ def test_the_public_text_encoder_is_recognised_and_no_key_is_left(as_file, piece
 def test_a_file_without_a_tokenizer_needs_one_beside_it(as_file, pieces, tmp_path):
     public = key_list("umt5_xxl")
     as_file({k: torch.empty(s, device="meta") for k, s in public.items()})
-    with pytest.raises(ValueError, match=r"file holds no tokenizer \(spiece_model\)"):
-        load_text_encoder("file", dtype=None)
+    file = tmp_path / "text/file"
+    with pytest.raises(ValueError, match=r"file holds no tokenizer \(spiece_model\), and none"):
+        load_text_encoder(file, dtype=None)
     with pytest.raises(ValueError, match=r"none\.model does not exist"):
-        load_text_encoder("file", tmp_path / "none.model", None)
+        load_text_encoder(file, tmp_path / "none.model", None)
     (tmp_path / "spiece.model").write_bytes(pieces)
     load_sentencepiece(pieces, 512).save_pretrained(tmp_path / "folder")
     expected = load_sentencepiece(pieces, 512)(PROMPT).input_ids
-    for place in ("spiece.model", "folder"):
-        tokenizer, _ = load_text_encoder("file", tmp_path / place, None)
+    for place in ("spiece.model", "folder", "folder/tokenizer.json"):
+        tokenizer, _ = load_text_encoder(file, tmp_path / place, None)
         assert tokenizer(PROMPT).input_ids == expected
+    (tmp_path / "text").mkdir()
+    with pytest.raises(ValueError, match="text holds no tokenizer"):
+        load_text_encoder(file, tmp_path / "text", None)
+    (tmp_path / "text/tokenizer.json").write_text("[]")
+    with pytest.raises(ValueError, match="cannot be read") as error:
+        load_text_encoder(file, tmp_path / "text", None)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "place"),
+    [
+        ("w/models_t5_umt5-xxl-enc-bf16.pth", "w/google/umt5-xxl"),  # Wan's own release
+        ("w/text_encoder/model.safetensors", "w/tokenizer"),  # diffusers' folder
+        ("w/umt5.safetensors", "w/spiece.model"),
+    ],
+)
+def test_the_tokenizer_is_found_where_releases_have_it(as_file, pieces, tmp_path, file, place):
+    as_file({k: torch.empty(s, device="meta") for k, s in key_list("umt5_xxl").items()})
+    if place.endswith(".model"):
+        (tmp_path / place).parent.mkdir(parents=True)
+        (tmp_path / place).write_bytes(pieces)
+    else:
+        load_sentencepiece(pieces, 512).save_pretrained(tmp_path / place)
+    tokenizer, _ = load_text_encoder(tmp_path / file, dtype=None)
+    assert tokenizer(PROMPT).input_ids == load_sentencepiece(pieces, 512)(PROMPT).input_ids
 
 
 def test_a_t5_of_another_kind_is_refused(tmp_path):
