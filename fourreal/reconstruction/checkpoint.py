@@ -11,10 +11,9 @@ import re
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from fourreal.files.tensors import read_safetensors
+from fourreal.files.tensors import read_safetensors, save_tensors
 from fourreal.reconstruction.config import VGGTConfig
 from fourreal.reconstruction.network import VGGT
 
@@ -227,10 +226,4 @@ def save_model(
         for key, value in model.state_dict().items()
     }
     header = {"format": "fourreal.reconstructor", "config": model.config.to_json()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    try:
-        save_file(tensors, beside, metadata=header | (metadata or {}))
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    save_tensors(tensors, path, header | (metadata or {}))
