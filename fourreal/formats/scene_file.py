@@ -35,8 +35,11 @@ KEYS = {
 def save_scene(scene: GaussianScene, path: str | os.PathLike) -> None:
     """Write a scene, float32, to one safetensors file (usually *.safetensors).
 
-    Gaussians that are not finite are left out, with a warning.
+    Gaussians that are not finite are left out, with a warning. Raises ValueError for more times or
+    metadata than load_scene reads.
     """
+    text = json.dumps(scene.metadata)
+    check_size(len(scene.dynamic), len(text), path)
     static, *times = (only_finite(part, path) for part in (scene.static, *scene.dynamic))
     dynamic = Gaussians.concatenate(times)
     tensors = {"extrinsics": scene.extrinsics, "intrinsics": scene.intrinsics}
@@ -52,7 +55,7 @@ def save_scene(scene: GaussianScene, path: str | os.PathLike) -> None:
         "width": str(scene.width),
         "height": str(scene.height),
         "fps": repr(float(scene.fps)),
-        "metadata": json.dumps(scene.metadata),
+        "metadata": text,
     }
     save_tensors(tensors, path, metadata)
 
@@ -82,11 +85,7 @@ def load_scene(path: str | os.PathLike) -> GaussianScene:
         counts.dtype != torch.int64 or counts.ndim != 1 or counts.numel() == 0
     ):
         raise ValueError(f"{path} is damaged: its tensors do not have the types of a scene.")
-    if len(counts) > MAX_TIMES or len(header.get("metadata", "")) > MAX_METADATA:
-        raise ValueError(
-            f"{path} has {len(counts)} times and {len(header.get('metadata', ''))} letters of "
-            f"metadata, but at most {MAX_TIMES} and {MAX_METADATA} are read."
-        )
+    check_size(len(counts), len(header.get("metadata", "")), path)
     if int(counts.min()) < 0 or int(counts.max()) > rows or int(counts.sum()) != rows:
         raise ValueError(
             f"{path} is damaged: its times have {counts.tolist()[:8]}.. Gaussians, but it stores "
@@ -115,6 +114,15 @@ def load_scene(path: str | os.PathLike) -> GaussianScene:
         )
     except (KeyError, IndexError, ValueError, RecursionError, OverflowError) as error:
         raise ValueError(f"{path} is a damaged scene file: {error}") from error
+
+
+def check_size(num_times: int, letters: int, path: str | os.PathLike) -> None:
+    """Raises ValueError where a scene has more times or letters of metadata than are read."""
+    if num_times > MAX_TIMES or letters > MAX_METADATA:
+        raise ValueError(
+            f"{path} has {num_times} times and {letters} letters of metadata, but at most "
+            f"{MAX_TIMES} and {MAX_METADATA} are read."
+        )
 
 
 def check_cameras(
