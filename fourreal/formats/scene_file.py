@@ -39,7 +39,7 @@ def save_scene(scene: GaussianScene, path: str | os.PathLike) -> None:
     metadata than load_scene reads.
     """
     text = json.dumps(scene.metadata)
-    check_size(len(scene.dynamic), len(text), path)
+    check_extent(len(scene.dynamic), len(text), path)
     static, *times = (only_finite(part, path) for part in (scene.static, *scene.dynamic))
     dynamic = Gaussians.concatenate(times)
     tensors = {"extrinsics": scene.extrinsics, "intrinsics": scene.intrinsics}
@@ -85,7 +85,7 @@ def load_scene(path: str | os.PathLike) -> GaussianScene:
         counts.dtype != torch.int64 or counts.ndim != 1 or counts.numel() == 0
     ):
         raise ValueError(f"{path} is damaged: its tensors do not have the types of a scene.")
-    check_size(len(counts), len(header.get("metadata", "")), path)
+    check_extent(len(counts), len(header.get("metadata", "")), path)
     if int(counts.min()) < 0 or int(counts.max()) > rows or int(counts.sum()) != rows:
         raise ValueError(
             f"{path} is damaged: its times have {counts.tolist()[:8]}.. Gaussians, but it stores "
@@ -116,7 +116,7 @@ def load_scene(path: str | os.PathLike) -> GaussianScene:
         raise ValueError(f"{path} is a damaged scene file: {error}") from error
 
 
-def check_size(num_times: int, letters: int, path: str | os.PathLike) -> None:
+def check_extent(num_times: int, letters: int, path: str | os.PathLike) -> None:
     """Raises ValueError where a scene has more times or letters of metadata than are read."""
     if num_times > MAX_TIMES or letters > MAX_METADATA:
         raise ValueError(

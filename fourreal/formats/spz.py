@@ -53,12 +53,12 @@ def save_spz(gaussians: Gaussians, path: str | os.PathLike, version: int = 3) ->
             return
         compress = _zstandard(path).ZstdCompressor(level=12).compress
         plain = [part.tobytes() for part in parts if part.size]
-        streams = [compress(part) for part in plain]
+        streams = [compress(stream) for stream in plain]
         with open(temporary, "wb") as raw:
             start = (MAGIC, 4, len(g), degree, bits, 0, len(streams), HEADER_4.size)
             raw.write(HEADER_4.pack(*start))
-            for stream, part in zip(streams, plain):
-                raw.write(SIZES.pack(len(stream), len(part)))
+            for packed, stored in zip(streams, plain):
+                raw.write(SIZES.pack(len(packed), len(stored)))
             raw.writelines(streams)
 
 

@@ -116,7 +116,8 @@ def read_usd(path: str | os.PathLike) -> tuple[Gaussians, list[Gaussians], float
     if about["up"] not in UP:
         raise ValueError(f"{path} has the up axis {about['up']!r}, but Y or Z is needed.")
     upright = torch.tensor(UP[about["up"]], dtype=torch.float64)
-    still, times = [], {}
+    still: list[Gaussians] = []
+    times: dict[int, list[Gaussians]] = {}
     for index, prim in enumerate(about["prims"]):
         parts = []
         for field in FIELDS:

@@ -115,7 +115,7 @@ def read_stage(path: str, most_bytes: int, most_times: int) -> tuple[dict, dict[
     return about, arrays
 
 
-def main() -> None:
+def answer() -> None:
     path, result, most_bytes, most_times, cpu_seconds = sys.argv[1:]
     import pxr.Usd
     import pxr.UsdGeom
@@ -124,7 +124,7 @@ def main() -> None:
     limit_process(2**28 + 3 * int(most_bytes), int(cpu_seconds))
     try:
         about, arrays = read_stage(path, int(most_bytes), int(most_times))
-        np.savez(result, **arrays)
+        np.savez(result, **arrays)  # type: ignore[arg-type]
     except Refused as refusal:
         about = {"error": str(refusal)}
     except MemoryError:
@@ -138,4 +138,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     sys.path.pop(0)  # this folder, whose modules have names that others may mean
-    main()
+    answer()
