@@ -50,7 +50,7 @@ def save_usd(scene: GaussianScene, path: str | os.PathLike) -> None:
     """Write a scene's Gaussians, float32, to *.usd, *.usda or *.usdc with scene.fps times a second.
 
     The stage has Y up. Gaussians that are not finite are left out, with a warning. Raises
-    ValueError for another suffix or without usd-core.
+    ValueError for another suffix or without usd-core, and OSError where it cannot be written.
     """
     Usd, UsdGeom, UsdVol, Vt = import_usd()
     if Path(path).suffix.lower() not in SUFFIXES:
@@ -82,7 +82,10 @@ def save_usd(scene: GaussianScene, path: str | os.PathLike) -> None:
                 prim.CreateRadianceSphericalHarmonicsCoefficientsAttr().Set(
                     Vt.Vec3fArray.FromNumpy(harmonics), time
                 )
-        stage.GetRootLayer().Save()
+        try:
+            stage.GetRootLayer().Save()
+        except RuntimeError as error:  # pxr's own, of several lines
+            raise OSError(f"cannot write {path}: the disk is full, or not writable") from error
 
 
 def load_usd(path: str | os.PathLike) -> list[Gaussians]:
