@@ -13,11 +13,10 @@ FRAME = re.compile(r"frame_\d+(\.\w+)")
 
 
 def _beside(path: Path) -> Path:
-    """A free hidden name beside `path`, with its suffix and at most 40 letters of its name, for
-    names have 255 bytes. Missing parent folders are created."""
+    """A free hidden name beside `path`, with its suffix. Missing parent folders are created."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not tempfile: what it makes is for its owner only, and the mode survives the rename.
-    return path.parent / f".{path.stem[:40]}.{secrets.token_hex(4)}{path.suffix}"
+    return path.parent / f".{path.stem}.{secrets.token_hex(4)}{path.suffix}"
 
 
 @contextmanager
@@ -25,18 +24,13 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary path with the same suffix beside `path`, which replaces it on success.
 
     Missing parent folders are created. On any exception, KeyboardInterrupt included, the
-    temporary file is removed and what was at `path` stays. OSErrors that name no file, as of a
-    full disk, name `path`.
+    temporary file is removed and what was at `path` stays.
     """
     path = Path(path)
     temporary = _beside(path)
     try:
         yield temporary
         os.replace(temporary, path)
-    except OSError as error:
-        if error.filename is None and str(path) not in str(error):
-            raise OSError(f"cannot write {path}: {error.strerror or error}") from error
-        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fourreal.files.atomic import atomic_path
 from fourreal.files.existing import existing_file
 from fourreal.formats.blocks import in_blocks
 from fourreal.formats.compressed_ply import is_compressed, read_compressed
 from fourreal.formats.finite import only_finite
 from fourreal.formats.ply_header import MAX_HEADER, read_ply_header
 from fourreal.formats.ply_rows import Rows
+from fourreal.formats.writing import written_whole
 from fourreal.gaussians import Gaussians
 
 REST_COUNTS = {3 * ((degree + 1) ** 2 - 1): degree for degree in range(5)}
@@ -53,7 +53,7 @@ def save_ply(gaussians: Gaussians, path: str | os.PathLike) -> None:
     table[:, 9 + rest] = torch.logit(g.opacities, eps=1e-7)
     table[:, 10 + rest : 13 + rest] = g.scales.clamp_min(1e-30).log()
     table[:, 13 + rest : 17 + rest] = g.quaternions
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+    with written_whole(path) as temporary, open(temporary, "wb") as file:
         file.write("\n".join(header).encode())
         table.numpy().astype("<f4", copy=False).tofile(file)
 

@@ -9,10 +9,10 @@ import os
 import numpy as np
 import torch
 
-from fourreal.files.atomic import atomic_path
 from fourreal.files.existing import existing_file
 from fourreal.formats.blocks import in_blocks
 from fourreal.formats.finite import only_finite
+from fourreal.formats.writing import written_whole
 from fourreal.gaussians import Gaussians, harmonics_to_rgb, rgb_to_harmonics
 
 RECORD = np.dtype(
@@ -33,7 +33,7 @@ def save_splat(gaussians: Gaussians, path: str | os.PathLike) -> None:
     records["scale"] = g.scales.numpy()
     records["color"] = (color * 255).round().clamp(0, 255).byte().numpy()
     records["rotation"] = rotation.round().clamp(0, 255).byte().numpy()
-    with atomic_path(path) as temporary:
+    with written_whole(path) as temporary:
         records.tofile(temporary)
 
 

@@ -16,11 +16,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from fourreal.files.atomic import atomic_path
 from fourreal.files.existing import existing_file
 from fourreal.formats.blocks import BLOCK, in_blocks
 from fourreal.formats.finite import only_finite
 from fourreal.formats.spz_packing import attribute_widths, pack, unpack
+from fourreal.formats.writing import written_whole
 from fourreal.gaussians import Gaussians, turn_about_x
 
 MAGIC = b"NGSP"
@@ -44,7 +44,7 @@ def save_spz(gaussians: Gaussians, path: str | os.PathLike, version: int = 3) ->
     g = turn_about_x(only_finite(gaussians, path))
     degree = round(g.harmonics.shape[1] ** 0.5) - 1
     parts, bits = pack(g)
-    with atomic_path(path) as temporary:
+    with written_whole(path) as temporary:
         if version == 3:
             with gzip.open(temporary, "wb", compresslevel=6) as file:
                 file.write(HEADER.pack(MAGIC, 3, len(g), degree, bits, 0, 0))

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fourreal.files.atomic import atomic_path
 from fourreal.files.existing import existing_file
 from fourreal.formats import usd_reader
 from fourreal.formats.finite import only_finite
 from fourreal.formats.similarity import moved, similarity_parts
 from fourreal.formats.usd_reader import FIELDS
+from fourreal.formats.writing import written_whole
 from fourreal.gaussians import Gaussians, GaussianScene, turn_about_x
 
 SUFFIXES = (".usd", ".usda", ".usdc")
@@ -55,7 +55,7 @@ def save_usd(scene: GaussianScene, path: str | os.PathLike) -> None:
     Usd, UsdGeom, UsdVol, Vt = import_usd()
     if Path(path).suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path} must end in one of {', '.join(SUFFIXES)}.")
-    with atomic_path(path) as temporary:
+    with written_whole(path) as temporary:
         stage = Usd.Stage.CreateNew(str(temporary))
         UsdGeom.SetStageUpAxis(stage, UsdGeom.Tokens.y)
         stage.SetTimeCodesPerSecond(scene.fps)

@@ -34,12 +34,7 @@ def read_frames(path: str | os.PathLike[str], num_views: int, num_frames: int) -
 def read_folder(folder: Path, num_views: int, num_frames: int) -> Tensor:
     """At most T frames of each video of a folder, [V, <= T, 3, H, W]."""
     paths = sorted(
-        (
-            path
-            for path in folder.iterdir()
-            if path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".")
-        ),
-        key=natural_order,
+        (p for p in folder.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES), key=natural_order
     )
     if len(paths) != num_views:
         raise ValueError(
