@@ -2,7 +2,13 @@
 
 from comfy_api.latest import io
 
-from fourreal.cameras import PATH_KINDS, TIME_KINDS, camera_path, to_homogeneous
+from fourreal.cameras import (
+    PATH_KINDS,
+    TIME_KINDS,
+    PathOptions,
+    camera_path,
+    to_homogeneous,
+)
 from fourreal.gaussians import GaussianScene
 
 from . import types
@@ -144,10 +150,12 @@ class CameraPathNode(io.ComfyNode):
             scene.width,
             scene.height,
             scene.num_frames,
-            kind,
-            frames or None,
-            freeze_at,
-            time=None if time == "auto" else time,
-            distance=scene.at(0).viewing_distance(extrinsics[0]),
+            PathOptions(
+                kind,
+                frames or None,
+                freeze_at,
+                time=None if time == "auto" else time,
+                distance=scene.at(0).viewing_distance(extrinsics[0]),
+            ),
         )
         return io.NodeOutput(path)

@@ -20,10 +20,9 @@ from comfy.sd1_clip import SD1ClipModel, SDClipModel
 from comfy.supported_models_base import ClipTarget
 from torch import Tensor, nn
 
-from fourreal.embedded.autoencoder import BlockAutoencoder
+from fourreal.embedded.autoencoder import BlockAutoencoder, load_autoencoder
+from fourreal.embedded.text import MAX_TOKENS
 from fourreal.files.tensors import read_safetensors
-from fourreal.video.text import MAX_TOKENS
-from fourreal.video.wan_files import load_vae
 
 from .view_time import KEY, wan_conventions
 
@@ -39,7 +38,7 @@ ENCODER_FIXED = {"model_type": "umt5", "is_gated_act": True, "dense_act_fn": "ge
 
 def load_embedded(folder: Path) -> tuple[ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:
     """MODEL, CLIP and VAE of the files in a folder. Raises ValueError for one that does not fit."""
-    autoencoder = load_vae(folder / "autoencoder.safetensors", torch.float32)
+    autoencoder = load_autoencoder(folder / "autoencoder.safetensors")
     model = load_comfy_model(folder / "transformer.safetensors", EmbeddedLatents(autoencoder))
     max_tokens = model.get_attachment(KEY).get("max_tokens", MAX_TOKENS)
     clip = load_comfy_clip(folder / "text_encoder.safetensors", max_tokens)

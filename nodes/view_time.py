@@ -7,7 +7,7 @@ v * max_frames, and an attention override lets each token attend over the grid (
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import comfy.model_base
@@ -18,14 +18,14 @@ from einops import rearrange
 from torch import Tensor
 
 from fourreal.grid import grid_to_sequence, sequence_to_grid
-from fourreal.video.conditioning import WAN_DEFAULTS, model_inputs
+from fourreal.video.conditioning import WAN_CONVENTIONS, model_inputs
 
 KEY = "fourreal"  # of the attachment on a MODEL, which holds its conventions, and of the wrapper
 
 
 def wan_conventions(channels: int) -> dict:
     """Wan's own: conditioning, max_frames and shift by the number of latent channels."""
-    return dict(WAN_DEFAULTS[channels])
+    return asdict(WAN_CONVENTIONS[channels])
 
 
 def conventions_of(model: ModelPatcher) -> dict:
@@ -171,7 +171,7 @@ class GridPatch:
         level = timestep.reshape(count, -1).amax(dim=1)
         if self.references is None:
             return sequence, level
-        known = self.known.flatten()[None].to(x.device)
+        known = self.known.flatten()[None]
         # ComfyUI's Wan takes a timestep per frame, not per token: frames of one row, one column.
         return model_inputs(
             sequence, self.references.to(sequence), known, level, self.conditioning, 1, 1

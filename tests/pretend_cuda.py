@@ -38,6 +38,21 @@ MIXING = {
     aten.index_put.default,
     aten._index_put_impl_.default,
 }
+# What moves or names numbers and computes none: not counted as operations.
+MOVING = {
+    *("slice", "select", "view", "_unsafe_view", "reshape", "expand", "unsqueeze", "squeeze"),
+    *("permute", "transpose", "t", "unbind", "split", "split_with_sizes", "chunk", "narrow"),
+    *("cat", "stack", "clone", "detach", "alias", "copy_", "_to_copy", "as_strided", "unfold"),
+    *(
+        "lift_fresh",
+        "empty_like",
+        "zeros_like",
+        "ones_like",
+        "new_zeros",
+        "new_empty",
+        "is_same_size",
+    ),
+}
 # What autocast runs in the lower precision, and in float32 (PyTorch's lists, the part met here).
 LOWER = {
     F.linear,
@@ -83,10 +98,13 @@ class CudaTensor(torch.Tensor):
     def __repr__(self):
         return f"CudaTensor({self.inner})"
 
+    def __getitem__(self, index):
+        return super().__getitem__(on_device(index))
+
     def __setitem__(self, index, value):
         if not isinstance(value, torch.Tensor):
             value = CudaTensor(torch.tensor(value, dtype=self.dtype))
-        super().__setitem__(index, value)
+        super().__setitem__(on_device(index), value)
 
     def numpy(self, **_):
         raise TypeError("can't convert cuda:0 device type tensor to numpy; use Tensor.cpu() first.")
@@ -97,6 +115,13 @@ class CudaTensor(torch.Tensor):
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         return run(func, args, kwargs or {})
+
+
+def on_device(index):
+    """An index with lists of numbers as CUDA tensors; PyTorch would put them on the meta device."""
+    parts = index if isinstance(index, tuple) else (index,)
+    moved = tuple(CudaTensor(torch.tensor(p)) if isinstance(p, list) else p for p in parts)
+    return moved if isinstance(index, tuple) else moved[0]
 
 
 def is_cuda(device) -> bool:
@@ -121,7 +146,8 @@ def run(func, args, kwargs):
     if on_cuda and strays and func not in MIXING:
         raise RuntimeError(f"{func} mixes cuda and cpu tensors")
     device = kwargs.get("device")
-    if on_cuda and device is not None and torch.device(device).type == "meta":
+    in_backward = torch._C._current_graph_task_id() >= 0
+    if (on_cuda or in_backward) and device is not None and torch.device(device).type == "meta":
         device = CUDA  # what C++ code, such as autograd's, takes for the tensor's own device
     args_in, kwargs_in = tree_map(
         lambda t: t.inner if isinstance(t, CudaTensor) else t, (args, kwargs)
@@ -131,7 +157,7 @@ def run(func, args, kwargs):
     if func is aten.lift_fresh.default:
         return args[0]
     log = PretendCuda.entered
-    if log is not None and tensors:
+    if log is not None and tensors and func._schema.name.split("::")[1] not in MOVING:
         log.operations["cuda" if on_cuda else "cpu"] += 1
     if func is aten._local_scalar_dense.default and on_cuda:
         log.transfers["item"] += 1
@@ -281,8 +307,8 @@ PROPERTIES = SimpleNamespace(
 class PretendCuda(TorchDispatchMode):
     """While it is entered there is a CUDA device, cuda:0.
 
-    operations: how many ran on tensors of "cuda" and of "cpu"; transfers: how many copies ("copy")
-    and single numbers ("item") came from the device to the host.
+    operations: how many computed on tensors of "cuda" and of "cpu" (MOVING ones are not counted);
+    transfers: how many copies ("copy") and single numbers ("item") came to the host.
     """
 
     entered = None

@@ -59,6 +59,12 @@ def invert(extrinsics: Tensor) -> Tensor:
     return extrinsics_at(extrinsics[..., 3], rotation)
 
 
+def from_opengl(to_world: Tensor) -> Tensor:
+    """Extrinsics [..., 3, 4] of OpenGL's camera-to-world matrices [..., 3 or 4, 4], whose cameras
+    look along -z with y up."""
+    return invert(to_world[..., :3, :] * to_world.new_tensor([1.0, -1.0, -1.0, 1.0]))
+
+
 def relative_to_first(extrinsics: Tensor) -> Tensor:
     """Extrinsics [V, 3, 4] in the world of the first camera (which becomes the identity)."""
     return (to_homogeneous(extrinsics) @ to_homogeneous(invert(extrinsics[:1])))[..., :3, :]
@@ -103,6 +109,17 @@ def project(points: Tensor, extrinsics: Tensor, intrinsics: Tensor) -> tuple[Ten
     depth = camera[..., 2]
     projected = camera @ intrinsics.transpose(-1, -2)
     return projected[..., :2] / depth.clamp_min(1e-8)[..., None], depth
+
+
+def pixels_hit(
+    pixels: Tensor, depth: Tensor, height: int, width: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows and columns [..., N] (integers, clamped into the image) of the pixels that projected
+    points [..., N, 2] fall into, and which points do [..., N]: inside a height x width image and in
+    front of the camera, depth [..., N]."""
+    column, row = pixels.floor().long().unbind(-1)
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (depth > 1e-6)
+    return row.clamp(0, height - 1), column.clamp(0, width - 1), inside
 
 
 def warp(

@@ -54,9 +54,9 @@ def write_results(
 
     frames [V, T, 3, H, W] in [0, 1]. The orbit is rendered on the profiler's device.
     """
+    count = max(scene.num_frames, 2 * round(scene.fps))
+    path = scene_path(scene, orbit_size, num_frames=count)
     with profiler.stage("render"):
-        count = max(scene.num_frames, 2 * round(scene.fps))
-        path = scene_path(scene, orbit_size, num_frames=count)
         with progress_bar("rendering", count) as progress:
             color, _, _ = render_path(scene.to(profiler.device), path, progress=progress)
         write_video(folder / "orbit.mp4", color.movedim(-1, 1), scene.fps)

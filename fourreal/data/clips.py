@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from fourreal.data.kubric import COLOR_FILES, kubric_arc
 from fourreal.files.media import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -31,7 +32,6 @@ from fourreal.files.media import (
 
 Kind = Literal["multiview", "static", "video"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-KUBRIC_HIGH_VIEWS = 4  # views 0 to 3 look down from 45 degrees, the others form a ring
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,7 @@ def list_views(kind: Kind, folder: Path) -> list[Path]:
     if (folder / "mv_images").is_dir():
         times = sorted((folder / "mv_images").iterdir(), key=natural_order)
         return [folder / "mv_images" / "*" / p.name for p in _files(times[0], IMAGE_SUFFIXES)]
-    kubric = sorted(folder.glob("frames_p0_v*"), key=natural_order)
-    if kubric:
-        return kubric[KUBRIC_HIGH_VIEWS:] if len(kubric) > 2 * KUBRIC_HIGH_VIEWS else kubric
-    return _files(folder, VIDEO_SUFFIXES)
+    return kubric_arc(folder) or _files(folder, VIDEO_SUFFIXES)
 
 
 def _listed(root: Path, problems: list[str]) -> list[dict[str, Any]]:
@@ -161,7 +158,7 @@ def frame_files(folder: Path) -> list[Path]:
     if folder.parent.name == "*":
         files = path_of_view(folder).glob(f"*/{folder.name}")
         return sorted(files, key=lambda file: natural_order(file.parent))
-    return _files(folder, IMAGE_SUFFIXES, "rgba_*") or _files(folder, IMAGE_SUFFIXES)
+    return _files(folder, IMAGE_SUFFIXES, COLOR_FILES) or _files(folder, IMAGE_SUFFIXES)
 
 
 def size_of_view(view: Path) -> tuple[int, int, int]:

@@ -2,15 +2,15 @@
 
 Procedural scenes are drawn; folders are read in two layouts:
 
-- Kubric-4D (Van Hoorick et al., arXiv 2405.14868): `scn00000/frames_p0_v0/rgba_00000.png` and
-  `depth_00000.tiff` beside `scn00000_p0_v0.json`; cameras stand still, depth is the distance to the
-  camera's centre.
+- Kubric-4D's (see `fourreal.data.kubric`): still cameras and the distance to their centres.
 - posed photos of something that stands still: a folder with nerfstudio's `transforms.json`.
 """
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,16 +20,25 @@ from PIL import Image
 from torch import Tensor
 
 from fourreal.cameras import (
-    invert,
+    from_opengl,
     pixel_grid,
-    quaternion_to_matrix,
+    pixels_hit,
+    project,
     relative_to_first,
     scale_intrinsics,
     unproject,
 )
-from fourreal.cameras import project as project_points
+from fourreal.data.kubric import (
+    COLOR_FILES,
+    DISTANCE_FILES,
+    kubric_camera,
+    kubric_camera_file,
+    kubric_views,
+)
 from fourreal.files.media import natural_order, read_image
 from fourreal.scenes import SceneBatch, describe
+
+Read = TypeVar("Read")
 
 MEAN_DEPTH = 3.5  # of procedural scenes; other scenes with depth are brought to this unit
 SEEN_WITHIN = 0.05  # a point is seen where its depth is that of the surface up to this share
@@ -46,8 +55,23 @@ class Sample:
     extrinsics: Tensor
     intrinsics: Tensor
 
-    def to(self, device) -> "Sample":
-        return Sample(*(None if v is None else v.to(device) for v in vars(self).values()))
+    def to(self, device: torch.device | str) -> "Sample":
+        depth = None if self.depth is None else self.depth.to(device)
+        cameras = self.extrinsics.to(device), self.intrinsics.to(device)
+        return Sample(self.frames.to(device), depth, *cameras)
+
+    @staticmethod
+    def cat(parts: "Sequence[Sample]") -> "Sample":
+        """All parts' scenes in one batch. Raises ValueError when only some know their depth."""
+        known = [part.depth for part in parts if part.depth is not None]
+        if len(known) not in (0, len(parts)):
+            raise ValueError("some of these scenes have depth and some do not; batch one kind.")
+        return Sample(
+            torch.cat([part.frames for part in parts]),
+            torch.cat(known) if known else None,
+            torch.cat([part.extrinsics for part in parts]),
+            torch.cat([part.intrinsics for part in parts]),
+        )
 
     def of_views(self, views: list[int]) -> "Sample":
         """Some of the views, of which the first must be view 0: the world stays its own."""
@@ -64,7 +88,7 @@ class Sample:
         depth = self.depth
         if depth is not None:
             depth = F.interpolate(depth.flatten(0, 1), size=(size, size), mode="area")
-            depth = depth.unflatten(0, self.depth.shape[:2])
+            depth = depth.unflatten(0, self.frames.shape[:2])
         return Sample(
             frames.unflatten(0, self.frames.shape[:3]),
             depth,
@@ -105,6 +129,10 @@ class PosedScene:
     def num_times(self) -> int:
         return len(self.images[0])
 
+    @property
+    def has_depth(self) -> bool:
+        return self.distances is not None
+
     def read(self, views: list[int], times: list[int], size: int) -> Sample:
         """Some views and times as a batch of one, the central square resized to size x size.
 
@@ -112,13 +140,10 @@ class PosedScene:
         """
         frames, depth, intrinsics = [], [], []
         for view in views:
-            pictures, matrix = [], None
-            for time in times:
-                picture, matrix = _square(
-                    read_image(self.images[view][time]), self.intrinsics[view], size
-                )
-                pictures.append(picture)
-            frames.append(torch.stack(pictures))
+            files = [self.images[view][time] for time in times]
+            squares = [_square(read_image(f), self.intrinsics[view], size) for f in files]
+            frames.append(torch.stack([picture for picture, _ in squares]))
+            matrix = squares[0][1]
             intrinsics.append(matrix)
             if self.distances is not None:
                 files = [self.distances[view][time] for time in times]
@@ -144,8 +169,8 @@ def _square(
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     image = image[None, :, top : top + side, left : left + side]
-    smooth = {"antialias": True} if mode == "bilinear" else {}
-    image = F.interpolate(image, size=(size, size), mode=mode, **smooth)[0]
+    smooth = mode == "bilinear"
+    image = F.interpolate(image, size=(size, size), mode=mode, antialias=smooth)[0]
     scale = size / side
     moved = intrinsics.new_tensor([[scale, 0, -left * scale], [0, scale, -top * scale], [0, 0, 1]])
     return image, moved @ intrinsics
@@ -181,7 +206,7 @@ def find_posed_scenes(root: Path) -> list[PosedScene]:
     for folder in [root, *sorted((p for p in root.iterdir() if p.is_dir()), key=natural_order)]:
         if (folder / "transforms.json").is_file():
             scenes.append(_nerfstudio_scene(folder))
-        elif any(folder.glob("frames_p0_v*")):
+        elif kubric_views(folder):
             scenes.append(_kubric_scene(folder))
     if not scenes:
         raise ValueError(
@@ -191,7 +216,7 @@ def find_posed_scenes(root: Path) -> list[PosedScene]:
     return scenes
 
 
-def _read_json(path: Path, read):
+def _read_cameras(path: Path, read: Callable[[dict[str, Any]], Read]) -> Read:
     """read(content of a JSON file), with one sentence when the file or a value in it is bad."""
     try:
         return read(json.loads(path.read_text()))
@@ -203,28 +228,11 @@ def _read_json(path: Path, read):
         ) from error
 
 
-def _from_opengl(to_world: Tensor) -> Tensor:
-    """Extrinsics [..., 3, 4] of OpenGL's camera-to-world matrices [..., 3 or 4, 4]."""
-    return invert(to_world[..., :3, :] * to_world.new_tensor([1.0, -1.0, -1.0, 1.0]))
-
-
-def _kubric_camera(content: dict) -> tuple[Tensor, Tensor]:
-    camera, (width, height) = content["camera"], content["scene"]["resolution"]
-    rotation = quaternion_to_matrix(torch.tensor(camera["quaternions"][0]).float())
-    position = torch.tensor(camera["positions"][0]).float()
-    extrinsics = _from_opengl(torch.cat([rotation, position[:, None]], -1))
-    intrinsics = torch.tensor(camera["K"]).float().abs()  # of an image of 1 x 1
-    return extrinsics, scale_intrinsics(intrinsics, width, height)
-
-
 def _kubric_scene(folder: Path) -> PosedScene:
-    views = sorted(folder.glob("frames_p0_v*"), key=natural_order)
-    cameras = [
-        _read_json(folder / f"{folder.name}_{v.name.removeprefix('frames_')}.json", _kubric_camera)
-        for v in views
-    ]
-    images = tuple(tuple(sorted(v.glob("rgba_*.png"))) for v in views)
-    distances = tuple(tuple(sorted(v.glob("depth_*.tiff"))) for v in views)
+    views = kubric_views(folder)
+    cameras = [_read_cameras(kubric_camera_file(view), kubric_camera) for view in views]
+    images = tuple(tuple(sorted(v.glob(COLOR_FILES))) for v in views)
+    distances = tuple(tuple(sorted(v.glob(DISTANCE_FILES))) for v in views)
     for view, pictures, maps in zip(views, images, distances):
         if not pictures or len(pictures) != len(images[0]) or len(maps) not in (0, len(pictures)):
             raise ValueError(
@@ -237,7 +245,7 @@ def _kubric_scene(folder: Path) -> PosedScene:
 
 
 def _nerfstudio_scene(folder: Path) -> PosedScene:
-    def read(content):
+    def read(content: dict[str, Any]) -> tuple[list[tuple[Path]], Tensor, Tensor]:
         poses, matrices, images = [], [], []
         for frame in content["frames"]:
             values = content | frame
@@ -248,10 +256,10 @@ def _nerfstudio_scene(folder: Path) -> PosedScene:
             matrices.append(matrix)
             poses.append(torch.tensor(frame["transform_matrix"]).float())
             images.append((folder / frame["file_path"],))
-        return images, _from_opengl(torch.stack(poses)), torch.stack(matrices)
+        return images, from_opengl(torch.stack(poses)), torch.stack(matrices)
 
     path = folder / "transforms.json"
-    images, extrinsics, intrinsics = _read_json(path, read)
+    images, extrinsics, intrinsics = _read_cameras(path, read)
     for (image,) in images:
         if not image.is_file():
             raise ValueError(f"{image} does not exist, but {path} lists it.")
@@ -275,12 +283,11 @@ def visible_from(sample: Sample, inputs: list[int]) -> Tensor:
     seen[:, :, inputs] = True
     for view in inputs:
         # The camera's shape must broadcast against [B, T, V, H * W, 3].
-        pixels, distance = project_points(
+        pixels, distance = project(
             points.flatten(3, 4), extrinsics[:, :, view, None], intrinsics[:, :, view, None]
         )
-        x, y = pixels.floor().long().unbind(-1)  # [B, T, V, H * W]
-        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height) & (distance > 1e-6)
-        index = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).flatten(2)
+        y, x, inside = pixels_hit(pixels, distance, height, width)  # [B, T, V, H * W]
+        index = (y * width + x).flatten(2)
         surface = sample.depth[:, :, view].flatten(2).gather(2, index).view_as(distance)
         near = (surface / distance.clamp_min(1e-6) - 1).abs() < SEEN_WITHIN
         seen |= (inside & near).view_as(seen)

@@ -39,7 +39,7 @@ VIDEO_SCORES = (
 SAMPLING_SCORES = VIDEO_SCORES[:3]
 TEXT_SCORES = ("generated/shown_prompts", "generated/reconstructed_psnr")
 # The temporal layers of the dynamic stage, and whether camera tokens are replaced.
-RECONSTRUCTIONS = {
+RECONSTRUCTIONS: dict[str, tuple[Literal["token", "none"], bool]] = {
     "full": ("token", True),
     "without camera token replacement": ("token", False),
     "without temporal attention": ("none", True),

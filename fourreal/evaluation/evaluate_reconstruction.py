@@ -1,6 +1,7 @@
 """`fourreal evaluate reconstruction|split|pipeline`: views that the reconstruction did not see."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,14 +17,14 @@ from fourreal.evaluation.evaluated_models import (
 )
 from fourreal.evaluation.examples import Evaluation, examples
 from fourreal.evaluation.report import Report
-from fourreal.evaluation.stability import STILL, flicker, score_stability
 from fourreal.gaussians import GaussianScene
 from fourreal.grid import spaced_times
 from fourreal.metrics.learned import Learned, LearnedMetrics
 from fourreal.metrics.pixels import moving_region, psnr, ssim
-from fourreal.reconstruction import Filters, Reconstructor, StaticSplit
-from fourreal.reconstruction.alignment import baseline_scale
-from fourreal.reconstruction.emission import Maps, emit_gaussians
+from fourreal.metrics.stability import camera_jitter, flicker, still_pixels
+from fourreal.reconstruction import Filters, Maps, Reconstructor, StaticSplit
+from fourreal.reconstruction.alignment import baseline_scale, scales_over_time
+from fourreal.reconstruction.pixels_to_gaussians import emit_gaussians, pixels_to_gaussians
 from fourreal.rendering import render
 from fourreal.scenes import Scene, SceneBatch, describe
 
@@ -135,48 +136,80 @@ def score_times(reconstructor: Reconstructor, frames: Tensor, replaced: bool) ->
         own = extrinsics[camera_time, cameras].clone()
         own[..., 3] *= baseline_scale(extrinsics[0], extrinsics[camera_time])
         given = own, intrinsics[camera_time, cameras]
-        options = {"cameras": given, "window": num_times, "split": None}
-        scene = reconstructor(frames[inputs], **options).scene
-        return draw_scene(scene, times, target, reconstructor.device)
+        found = reconstructor(frames[inputs], cameras=given, window=num_times, split=None)
+        return draw_scene(found.scene, times, target, reconstructor.device)
 
     times = range(num_times)
     parts = [shown(0, list(times))] if replaced else [shown(t, [t]) for t in times]
     views, wanted = torch.cat(parts, 1), frames[held_out]
-    change = (wanted[:, 1:] - wanted[:, :-1]).abs().amax(2)
     return {
         "held_out_psnr": psnr(views, wanted),
         "held_out_psnr_moving": psnr(views, wanted, moving_region(wanted)),
         "held_out_ssim": ssim(views, wanted),
-        "flicker": flicker(views, change < STILL),
+        "flicker": flicker(views, still_pixels(wanted)),
     }
 
 
-def evaluate_reconstruction(config: ReconstructionEvaluation) -> dict:
+@torch.no_grad()
+def score_stability(reconstructor: Reconstructor, frames: Tensor) -> dict[str, float]:
+    """Flicker at frames [V, T, 3, H, W] of still cameras, reconstructed with camera token
+    replacement and, as `..._without`, with the cameras that each time has on its own, which jitter.
+
+    All pixels of every time are kept, and rendered from the cameras of the first time.
+    """
+    fit = reconstructor.fit(frames)
+    fitted = fit.images(frames)
+    images = fitted.transpose(0, 1)  # [T, V, 3, h, w]
+    head, device = reconstructor.model.config.gaussian_head, reconstructor.device
+    trained = reconstructor.model.aggregator.temporal_is_trained()
+    scores = {}
+    for name, replaced in (("", True), ("_without", False)):
+        maps = reconstructor.predict(images, camera_replacement=replaced)
+        if not trained:
+            maps = maps.scaled(scales_over_time(maps, images, device))
+        extrinsics, intrinsics = reconstructor.cameras(maps.pose_encodings, fit)
+        if not replaced:  # replaced cameras are in the unit of the first time
+            moved = extrinsics[..., 3:] * maps.scales[:, None, None, None]
+            extrinsics = torch.cat([extrinsics[..., :3], moved], -1)
+            scores["camera_jitter_without"] = camera_jitter(extrinsics)
+        extrinsics, intrinsics, shown = extrinsics.to(device), intrinsics.to(device), []
+        for time in range(len(maps)):
+            cameras, now = (extrinsics[time], intrinsics[time]), maps[time : time + 1].to(device)
+            gaussians = pixels_to_gaussians(head, images[time].to(device), now, cameras)
+            color = render(gaussians, extrinsics[0], intrinsics[0], fit.width, fit.height).color
+            shown.append(color.movedim(-1, 1).clamp(0, 1).cpu())
+        scores[f"flicker{name}"] = flicker(torch.stack(shown, 1), still_pixels(fitted))
+    return scores
+
+
+def evaluate_reconstruction(config: ReconstructionEvaluation) -> dict[str, Any]:
     """Score held-out views, and the stability over time, of exact grids; printed as a table."""
     reconstructor = reconstruction_model(config.reconstructor, config.device)
     learned, report = Learned(config, config.device), Report()
     count = config.num_frames
     times = spaced_times(config.times, count)
     for example in examples(config):
-        enlarged = [None] * len(times)
+        enlarged: list[Tensor | None] = [None] * len(times)
         if example.scene:
             description = describe(example.scene.seed, config.num_views, count)
             batch = SceneBatch([description]).select(list(range(1, config.num_views, 2)), times)
             with torch.no_grad():
                 drawn = batch.draw(ENLARGED * config.height, ENLARGED * config.width)
-            enlarged = drawn[0].transpose(0, 1)
+            enlarged = list(drawn[0].transpose(0, 1))
         for time, large in zip(times, enlarged):
             views = example.frames[:, time]
             report.add(
                 score_reconstruction(reconstructor, views, large, example.scene, time, learned)
             )
         if len(times) > 1:
-            still = example.frames[::2, times]
-            report.add(score_stability(reconstructor, still, still))
+            report.add(score_stability(reconstructor, example.frames[::2, times]))
+            for name, replaced in (("", True), ("_without", False)):
+                found = score_times(reconstructor, example.frames[:, times], replaced)
+                report.add({f"held_out_psnr_all_times{name}": found["held_out_psnr"]})
     return report.finish(config)
 
 
-def evaluate_pipeline(config: PipelineEvaluation) -> dict:
+def evaluate_pipeline(config: PipelineEvaluation) -> dict[str, Any]:
     """Score held-out views of the whole pipeline and of its references; printed as a table."""
     pipeline, learned = video_model(config.model, config.device), Learned(config, config.device)
     reconstructor = reconstruction_model(config.reconstructor, config.device)
@@ -212,22 +245,14 @@ def score_split(scene: Scene) -> dict[str, float]:
     """What the split saves and costs: the share of Gaussians that are not stored, and the change in
     PSNR at the input views, of whole frames and of the pixels that move, in dB."""
     num_times, (height, width) = scene.frames.shape[1], scene.frames.shape[-2:]
-    depth = scene.depth.transpose(0, 1)
-    maps = Maps(None, depth, torch.full_like(depth, 2.0), None)
     cameras = scene.extrinsics, scene.intrinsics
+    maps = Maps.known(scene.depth.transpose(0, 1), *cameras)
     times = spaced_times(5, num_times)
     exact, moving = scene.frames[:, times], scene.moving[:, times]
 
     def score(split: StaticSplit | None) -> tuple[int, float, float]:
-        static, dynamic = emit_gaussians(
-            "none",
-            scene.frames.transpose(0, 1),
-            maps,
-            torch.ones(num_times),
-            cameras,
-            Filters(),
-            split,
-        )
+        images = scene.frames.transpose(0, 1)
+        static, dynamic = emit_gaussians("none", images, maps, cameras, Filters(), split)
         built = GaussianScene(static, dynamic, *cameras, width, height)
         shown = draw_scene(built, times, cameras)
         return built.num_gaussians, psnr(shown, exact), psnr(shown, exact, moving)
@@ -240,11 +265,12 @@ def score_split(scene: Scene) -> dict[str, float]:
     }
 
 
-def evaluate_split(config: SplitEvaluation) -> dict:
+def evaluate_split(config: SplitEvaluation) -> dict[str, Any]:
     """Score the split on exact grids; printed as a table."""
     if config.data:
         raise ValueError("the split needs exact depth, which only procedural scenes have here.")
     report = Report()
     for example in examples(config):
+        assert example.scene is not None  # without a folder of clips, examples are scenes
         report.add(score_split(example.scene))
     return report.finish(config)

@@ -9,7 +9,9 @@ from fourreal.reconstruction.gaussian_head import (
     decode_gaussians,
     gaussians_from_depth,
 )
-from fourreal.reconstruction.network import VGGT, Prediction, replace_camera_tokens
+from fourreal.reconstruction.maps import Maps
+from fourreal.reconstruction.network import VGGT, replace_camera_tokens
+from fourreal.reconstruction.options import ReconstructionOptions
 from fourreal.reconstruction.reconstructor import Geometry, Reconstruction, Reconstructor
 from fourreal.reconstruction.refinement import refine_scene
 from fourreal.reconstruction.split import StaticSplit
@@ -18,8 +20,9 @@ __all__ = [
     "VGGT",
     "Filters",
     "Geometry",
-    "Prediction",
+    "Maps",
     "Reconstruction",
+    "ReconstructionOptions",
     "Reconstructor",
     "StaticSplit",
     "VGGTConfig",

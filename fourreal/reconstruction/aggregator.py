@@ -9,27 +9,29 @@ zero at first, so that an untrained model is exactly VGGT.
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from fourreal.reconstruction.config import VGGTConfig
 from fourreal.reconstruction.layers import (
     Block,
+    Rotary,
     init_transformer,
-    spacetime_rotary,
     spatial_rotary,
     temporal_rotary,
 )
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)  # ImageNet, as DINOv2 was trained
 IMAGE_STD = (0.229, 0.224, 0.225)
+GATES = ("ls1.gamma", "ls2.gamma")  # of a block; zero where it changes nothing
 
 
-def in_parts(module: nn.Module, x: Tensor, parts: int, *args) -> Tensor:
-    """module(x, *args), without gradients in `parts` parts of the batch, so that the largest
+def in_parts(module: nn.Module, x: Tensor, parts: int, *rotary: Rotary) -> Tensor:
+    """module(x, *rotary), without gradients in `parts` parts of the batch, so that the largest
     tensors (hidden layers of MLPs) are those of one part."""
     if parts == 1 or torch.is_grad_enabled():
-        return module(x, *args)
-    return torch.cat([module(part, *args) for part in x.chunk(parts)])
+        return module(x, *rotary)
+    return torch.cat([module(part, *rotary) for part in x.chunk(parts)])
 
 
 class PatchProjection(nn.Module):
@@ -89,7 +91,7 @@ class Aggregator(nn.Module):
         self.config = config
         dim = config.embed_dim
 
-        def blocks(layer_scale):
+        def blocks(layer_scale: float) -> nn.ModuleList:
             return nn.ModuleList(
                 Block(dim, config.num_heads, config.mlp_ratio, layer_scale, qk_norm=True)
                 for _ in range(config.depth)
@@ -115,7 +117,7 @@ class Aggregator(nn.Module):
         init_transformer(self)
         embed = self.patch_embed
         nn.init.trunc_normal_(embed.patch_embed.proj.weight, std=0.02)
-        nn.init.zeros_(embed.patch_embed.proj.bias)
+        nn.init.zeros_(embed.patch_embed.proj.get_parameter("bias"))
         nn.init.zeros_(embed.mask_token)
         nn.init.trunc_normal_(embed.pos_embed, std=0.02)
         for tokens in (embed.cls_token, embed.register_tokens):
@@ -128,17 +130,17 @@ class Aggregator(nn.Module):
         """Copy each global block into the temporal block of the same index, gates zero."""
         for temporal, source in zip(self.temporal_blocks, self.global_blocks, strict=True):
             temporal.load_state_dict(source.state_dict())
-            temporal.ls1.gamma.zero_()
-            temporal.ls2.gamma.zero_()
+            for gate in GATES:
+                temporal.get_parameter(gate).zero_()
 
     def temporal_is_trained(self) -> bool:
         """Whether any temporal gate is open (otherwise the layers do nothing)."""
         if self.config.temporal == "none":
             return False
         return any(
-            bool(scale.gamma.any())
+            bool(block.get_parameter(gate).any())
             for block in self.temporal_blocks
-            for scale in (block.ls1, block.ls2)
+            for gate in GATES
         )
 
     def _special_tokens(self, batch: int, views: int) -> Tensor:
@@ -146,25 +148,15 @@ class Aggregator(nn.Module):
         rows = torch.cat([both[:, :1], both[:, 1:].expand(-1, views - 1, -1, -1)], dim=1)
         return rows.expand(batch, -1, -1, -1)
 
-    def _temporal(self, block: Block, x: Tensor, num_times: int, grid) -> Tensor:
-        """One temporal block on tokens [B * T, S, P, C]."""
+    def _temporal(self, block: nn.Module, x: Tensor, num_times: int) -> Tensor:
+        """One temporal block on tokens [B * T, S, P, C]: each token attends along time."""
         config = self.config
         head_dim = config.embed_dim // config.num_heads
-        place = (x.device, x.dtype)
         views, tokens = x.shape[1:3]
-        if config.temporal == "token":
-            x = x.unflatten(0, (-1, num_times)).permute(0, 2, 3, 1, 4)  # [B, S, P, T, C]
-            rotary = temporal_rotary(num_times, head_dim, config.rope_base, *place)
-            out = in_parts(block, x.flatten(0, 2), views, rotary)
-            out = out.unflatten(0, (-1, views, tokens)).permute(0, 3, 1, 2, 4)
-        else:
-            x = x.unflatten(0, (-1, num_times)).transpose(1, 2)  # [B, S, T, P, C]
-            rotary = spacetime_rotary(
-                num_times, *grid, self.num_special_tokens, head_dim, config.rope_base, *place
-            )
-            out = in_parts(block, x.flatten(2, 3).flatten(0, 1), views, rotary)
-            out = out.unflatten(1, (num_times, tokens)).unflatten(0, (-1, views)).transpose(1, 2)
-        return out.flatten(0, 1)
+        rotary = temporal_rotary(num_times, head_dim, config.rope_base, x.device, x.dtype)
+        x = rearrange(x, "(b t) s p c -> (b s p) t c", t=num_times)
+        x = in_parts(block, x, views, rotary)
+        return rearrange(x, "(b s p) t c -> (b t) s p c", s=views, p=tokens)
 
     def forward(self, images: Tensor, num_times: int = 1, temporal: bool = True) -> list[Tensor]:
         """Tokens of the intermediate layers, each [B, S, specials + patches, 2 * embed_dim].
@@ -187,9 +179,10 @@ class Aggregator(nn.Module):
         specials = self._special_tokens(batch, views).to(patches.dtype)
         x = torch.cat([specials, patches], dim=2)  # [B, S, P, C]
 
-        rotary_args = (config.embed_dim // config.num_heads, config.rope_base, x.device, x.dtype)
-        frame_rotary = spatial_rotary(*grid, self.num_special_tokens, 1, *rotary_args)
-        global_rotary = spatial_rotary(*grid, self.num_special_tokens, views, *rotary_args)
+        head_dim, base = config.embed_dim // config.num_heads, config.rope_base
+        tokens, place = (*grid, self.num_special_tokens), (x.device, x.dtype)
+        frame_rotary = spatial_rotary(*tokens, 1, head_dim, base, *place)
+        global_rotary = spatial_rotary(*tokens, views, head_dim, base, *place)
         outputs = []
         for layer in range(config.depth):
             x = in_parts(self.frame_blocks[layer], x.flatten(0, 1), batch, frame_rotary)
@@ -197,7 +190,7 @@ class Aggregator(nn.Module):
             x = in_parts(self.global_blocks[layer], in_frame.flatten(1, 2), batch, global_rotary)
             x = x.unflatten(1, (views, -1))
             if temporal:
-                x = self._temporal(self.temporal_blocks[layer], x, num_times, grid)
+                x = self._temporal(self.temporal_blocks[layer], x, num_times)
             if layer in config.intermediate_layers:
                 outputs.append(torch.cat([in_frame, x], dim=-1))
         return outputs

@@ -6,12 +6,14 @@ cameras have a unit of their own: it is found by their baselines, then by the vi
 """
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fourreal.cameras import camera_centers, scale_intrinsics, warp
+from fourreal.reconstruction.maps import Maps
 
 CONFIDENT = 0.3  # pixels below this quantile of confidence do not vote
 STILL = 0.2  # of the voters, this share whose colour changes least
@@ -26,13 +28,33 @@ def scale_between(
     absolute change of colour between the two times. The median of the log ratio over confident
     pixels that stand still, which neither moving objects nor outliers shift.
     """
+    # Each confidence keeps at least 70% of the pixels, so at least 40% are left to vote.
     votes = torch.ones_like(depth, dtype=torch.bool)
     for confidence in confidences:
         votes &= confidence >= quantile(confidence, CONFIDENT)
-    if not votes.any():
-        votes[:] = True
     votes &= change <= quantile(change[votes], STILL)
     return (reference[votes].log() - depth[votes].log()).median().exp().item()
+
+
+def scales_over_time(maps: Maps, images: Tensor, device: torch.device | None = None) -> Tensor:
+    """The factor [T] that brings the depth of each time to the scale of the first.
+
+    maps of T times; images [T, V, 3, h, w], what the network saw. Computed on `device` (by default
+    where the images are), one time after the other.
+    """
+    device = device or images.device
+
+    def at(time: int) -> tuple[Tensor, Tensor, Tensor]:
+        parts = images[time], maps.depth[time], maps.depth_confidence[time]
+        return parts[0].to(device), parts[1].to(device), parts[2].to(device)
+
+    first_image, first_depth, first_sure = at(0)
+    scales = [1.0]
+    for time in range(1, len(maps)):
+        image, depth, sure = at(time)
+        change = (image - first_image).abs().amax(dim=1)
+        scales.append(scale_between(first_depth, depth, (first_sure, sure), change))
+    return torch.tensor(scales, device=maps.depth.device)
 
 
 def quantile(values: Tensor, q: float) -> Tensor:
@@ -41,13 +63,9 @@ def quantile(values: Tensor, q: float) -> Tensor:
     return flat.kthvalue(1 + round(q * (flat.numel() - 1))).values
 
 
-def combine_pose_encodings(encodings: Tensor, how: str) -> Tensor:
-    """One pose encoding per view [V, 9] of those of all times [T, V, 9] in one unit of length.
-
-    how: "first", "mean" or "median" over time.
-    """
-    if how == "first":
-        return encodings[0]
+def combine_pose_encodings(encodings: Tensor, how: Literal["mean", "median"]) -> Tensor:
+    """One pose encoding per view [V, 9]: the mean or median over time of [T, V, 9] in one unit of
+    length."""
     sign = (encodings[..., 3:7] * encodings[:1, :, 3:7]).sum(-1, keepdim=True).sign()
     encodings = torch.cat([encodings[..., :3], encodings[..., 3:7] * sign, encodings[..., 7:]], -1)
     return encodings.mean(0) if how == "mean" else encodings.median(0).values
@@ -64,6 +82,19 @@ def baseline_scale(given: Tensor, predicted: Tensor) -> float:
     return ratios.median().item() if len(ratios) else 1.0
 
 
+def unit_of_cameras(
+    images: Tensor, depth: Tensor, own: Tensor, given: tuple[Tensor, Tensor]
+) -> Tensor:
+    """The factor (a number) that brings depth [V, h, w] of one time to the unit of given cameras.
+
+    images [V, 3, h, w]; own: extrinsics [V, 3, 4] that the network predicted; given: extrinsics and
+    intrinsics [V, 3, 3] in the images' pixels.
+    """
+    by_baselines = baseline_scale(given[0], own)
+    by_colors = photometric_scale(images, depth * by_baselines, *given)
+    return torch.tensor(by_baselines * by_colors)
+
+
 SEARCHED = 0.3  # of log scale, to both sides
 SEARCH_SIZE = 128  # pixels across, at most
 DIFFERENT = 0.2  # of colour: what differs more is another thing, and counts like this
@@ -78,7 +109,7 @@ def photometric_scale(
 
     images [V, 3, h, w] in [0, 1]; extrinsics [V, 3, 4]; intrinsics [V, 3, 3] in their pixels. 1
     where no factor makes the views agree clearly better. The baselines of predicted cameras alone
-    are too short by several percent, for what a network is unsure of it predicts small.
+    are too short by several percent, because the network shrinks what it is unsure about.
     """
     if len(images) < 2:
         return 1.0
@@ -89,7 +120,7 @@ def photometric_scale(
         images = F.interpolate(images, size, mode="area")
         depth = F.interpolate(depth[None], size, mode="nearest")[0]
         intrinsics = scale_intrinsics(intrinsics, size[1] / width, size[0] / height)
-    order = torch.arange(len(images))
+    order = torch.arange(len(images), device=images.device)
     here, there = torch.cat([order[:-1], order[1:]]), torch.cat([order[1:], order[:-1]])
     cameras = [(extrinsics[side], intrinsics[side]) for side in (here, there)]
 

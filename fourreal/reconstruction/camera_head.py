@@ -47,19 +47,20 @@ class CameraHead(nn.Module):
         init_transformer(self)
         nn.init.zeros_(self.empty_pose_tokens)
         self.pose_branch.fc2.weight.mul_(0.1)
-        bias = self.pose_branch.fc2.bias
+        bias = self.pose_branch.fc2.get_parameter("bias")
         bias[6] = bias[7] = bias[8] = 1.0 / NUM_ITERATIONS
 
-    def forward(self, tokens: list[Tensor]) -> list[Tensor]:
-        """Pose encodings [B, S, 9] after each iteration, from the aggregator's token list.
+    def forward(self, camera_tokens: Tensor) -> Tensor:
+        """Pose encodings [B, S, NUM_ITERATIONS, 9] after each iteration, from the camera tokens
+        [B, S, C] of the aggregator's last layer.
 
         Runs in float32 whatever autocast says.
         """
-        camera_tokens = tokens[-1][:, :, 0]
         with torch.autocast(camera_tokens.device.type, enabled=False):
             x = self.token_projection(self.token_norm(camera_tokens.float()))
             normalised = self.adaln_norm(x)
-            raw, estimates = None, []
+            raw: Tensor | None = None
+            estimates = []
             for _ in range(NUM_ITERATIONS):
                 previous = self.empty_pose_tokens.expand(*x.shape[:2], -1)
                 if raw is not None:
@@ -71,7 +72,7 @@ class CameraHead(nn.Module):
                 delta = self.pose_branch(self.trunk_norm(hidden))
                 raw = delta if raw is None else raw + delta
                 estimates.append(torch.cat([raw[..., :7], raw[..., 7:].relu()], dim=-1))
-        return estimates
+        return torch.stack(estimates, dim=2)
 
 
 ANYSPLAT_TANGENT = 1e-3  # what AnySplat adds to the tangents of half its fields of view

@@ -8,13 +8,15 @@ carry their config in the safetensors metadata.
 import logging
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fourreal.files.tensors import read_safetensors, save_tensors
-from fourreal.reconstruction.config import VGGTConfig
+from fourreal.reconstruction.config import GaussianHeadKind, TemporalMode, VGGTConfig
 from fourreal.reconstruction.network import VGGT
 
 logger = logging.getLogger(__name__)
@@ -61,7 +63,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return content, {}
 
 
-def recognise(tensors: dict[str, Tensor], metadata: dict[str, str], name: str) -> str:
+def recognise_reconstructor(tensors: dict[str, Tensor], metadata: dict[str, str], name: str) -> str:
     """ "vggt", "vggt-commercial", "anysplat" or "fourreal"; ValueError for anything else."""
     if any("inter_frame_blocks" in key for key in tensors):
         raise ValueError(
@@ -80,18 +82,18 @@ def recognise(tensors: dict[str, Tensor], metadata: dict[str, str], name: str) -
     return "vggt-commercial" if "commercial" in name.lower() else "vggt"
 
 
-def config_from_shapes(tensors: dict[str, Tensor]) -> dict:
+def config_from_shapes(tensors: dict[str, Tensor]) -> dict[str, Any]:
     """The config's values that key names and shapes of a state dict (without prefix) tell.
 
     Head counts of the patch embedding and the camera trunk leave no trace; they are taken to equal
     the aggregator's, as in VGGT-1B. So are the intermediate layers of a 24-layer model.
     """
 
-    def count(pattern):
+    def count(pattern: str) -> int:
         found = [re.match(pattern, key) for key in tensors]
         return 1 + max((int(m[1]) for m in found if m), default=-1)
 
-    def shape(key):
+    def shape(key: str) -> tuple[int, ...]:
         if key not in tensors:
             raise ValueError(f"the checkpoint lacks {key}; it is incomplete, download it again.")
         return tuple(tensors[key].shape)
@@ -101,7 +103,7 @@ def config_from_shapes(tensors: dict[str, Tensor]) -> dict:
     heads = dim // shape("aggregator.global_blocks.0.attn.q_norm.weight")[0]
     camera_dim = shape("camera_head.embed_pose.weight")[0]
     grid = round((shape("aggregator.patch_embed.pos_embed")[1] - 1) ** 0.5)
-    values = {
+    values: dict[str, Any] = {
         "img_size": grid * patch,
         "patch_size": patch,
         "embed_dim": dim,
@@ -133,18 +135,20 @@ def config_from_shapes(tensors: dict[str, Tensor]) -> dict:
 
 
 def load_model(
-    path: str | os.PathLike, *, temporal: str | None = None, gaussian_head: str | None = None
+    path: str | os.PathLike,
+    *,
+    temporal: TemporalMode | None = None,
+    gaussian_head: GaussianHeadKind | None = None,
 ) -> tuple[VGGT, str]:
     """The network of a checkpoint file (float32, CPU) and the kind of file it was.
 
-    `temporal` ("token" or "view", which share their parameters) and `gaussian_head` ("paper") add
-    freshly initialised parts where the file has none, to train them; `temporal` also changes the
-    mode of layers that the file has. Raises ValueError in one sentence for files that are damaged,
-    foreign or incomplete.
+    `temporal` ("token") and `gaussian_head` ("paper") add freshly initialised parts where the file
+    has none, to train them. Raises ValueError in one sentence for files that are damaged, foreign
+    or incomplete, FileNotFoundError when there is none.
     """
     path = Path(path)
     tensors, metadata = read_tensors(path)
-    kind = recognise(tensors, metadata, path.name)
+    kind = recognise_reconstructor(tensors, metadata, path.name)
     if kind == "anysplat":
         tensors = {k.removeprefix("encoder."): v for k, v in tensors.items()}
         tensors = {
@@ -156,19 +160,17 @@ def load_model(
     if gaussian_head and values["gaussian_head"] == "none":
         values["gaussian_head"] = gaussian_head
     if "config" in metadata:
-        added = {k: values[k] for k in ("temporal", "gaussian_head", "point_head")}
         stored = VGGTConfig.from_json(metadata["config"], **values)
-        # The parts follow the file's keys and the caller; a stored "view" stays.
-        if stored.temporal != "none" and not temporal:
-            added["temporal"] = stored.temporal
-        config = VGGTConfig(**(vars(stored) | added))
+        # Which parts there are follows the file's keys and the caller.
+        parts = {k: values[k] for k in ("temporal", "gaussian_head", "point_head")}
+        config = replace(stored, **parts)
     else:
         config = VGGTConfig(**values)
 
     ignored = [key for key in tensors if key.startswith(IGNORED_PARTS)]
     if ignored:
         logger.info("%s: the track head (%d tensors) is not used.", path.name, len(ignored))
-    fill_model(model := _empty_model(config), tensors, path.name)
+    fill_network(model := _empty_model(config), tensors, path.name)
     if LICENSES[kind]:
         logger.info("%s: %s.", path.name, LICENSES[kind])
     return model.eval(), kind
@@ -179,7 +181,7 @@ def _empty_model(config: VGGTConfig) -> VGGT:
         return VGGT(config)
 
 
-def fill_model(model: VGGT, tensors: dict[str, Tensor], name: str) -> None:
+def fill_network(model: VGGT, tensors: dict[str, Tensor], name: str) -> None:
     """Put a state dict into a model on the meta device; parts it may lack are initialised."""
     wanted = model.state_dict()
     missing = [key for key in wanted if key not in tensors]
@@ -210,7 +212,10 @@ def fill_model(model: VGGT, tensors: dict[str, Tensor], name: str) -> None:
 
 
 def save_model(
-    model: VGGT, path: str | os.PathLike, dtype: torch.dtype | None = None, metadata=None
+    model: VGGT,
+    path: str | os.PathLike,
+    dtype: torch.dtype | None = None,
+    metadata: dict[str, str] | None = None,
 ) -> None:
     """Write a safetensors file with the config in its metadata; nothing half-written is left.
 

@@ -6,9 +6,10 @@ metadata of safetensors files.
 
 import json
 from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
 
-TEMPORAL_MODES = ("none", "token", "view")
-GAUSSIAN_HEADS = ("none", "paper", "anysplat")
+TemporalMode = Literal["none", "token"]
+GaussianHeadKind = Literal["none", "paper", "anysplat"]
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,7 @@ class VGGTConfig:
         layer_scale_init: LayerScale of freshly made frame, global and camera blocks.
         sh_degree: degree of the harmonics of AnySplat's head; None without such a head.
         point_head: whether the point map head exists.
-        temporal: "token" attends along time at each token, "view" over all tokens of a view's
-            video, "none" has no temporal blocks.
+        temporal: "token" attends along time at each token, "none" has no temporal blocks.
         gaussian_head: "paper" (14 channels), "anysplat" (9 + 3 (sh_degree + 1)^2) or "none".
         image_shortcut: adds a convolution of the raw image to the paper head's features, for
             sharpness (AnySplat's head always has it).
@@ -53,11 +53,11 @@ class VGGTConfig:
     layer_scale_init: float = 0.01
     sh_degree: int | None = None
     point_head: bool = True
-    temporal: str = "token"
-    gaussian_head: str = "paper"
+    temporal: TemporalMode = "token"
+    gaussian_head: GaussianHeadKind = "paper"
     image_shortcut: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("dpt_out_channels", "intermediate_layers"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
             if len(getattr(self, name)) != 4:
@@ -72,17 +72,19 @@ class VGGTConfig:
                 f"embed_dim is {self.embed_dim}, but must be a multiple of 4 * num_heads "
                 f"({4 * self.num_heads}) and of dino_num_heads ({self.dino_num_heads})."
             )
-        if self.temporal not in TEMPORAL_MODES:
-            raise ValueError(f"temporal is {self.temporal!r}, but must be one of {TEMPORAL_MODES}.")
-        if self.gaussian_head not in GAUSSIAN_HEADS:
-            raise ValueError(
-                f"gaussian_head is {self.gaussian_head!r}, but must be one of {GAUSSIAN_HEADS}."
-            )
+        # Stored configs are text: a name that this project does not know must not pass.
+        for name, kinds in (("temporal", TemporalMode), ("gaussian_head", GaussianHeadKind)):
+            if getattr(self, name) not in get_args(kinds):
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}, but must be one of {get_args(kinds)}."
+                )
+        if self.gaussian_head == "anysplat" and self.sh_degree is None:
+            raise ValueError("gaussian_head is 'anysplat', whose sh_degree must be given.")
 
     @staticmethod
-    def small(**changes) -> "VGGTConfig":
+    def small(**changes: Any) -> "VGGTConfig":
         """The embedded model's sizes: 64 x 64 images, 8 x 8 tokens, about 12 million parameters."""
-        sizes = {
+        sizes: dict[str, Any] = {
             "img_size": 64,
             "patch_size": 8,
             "embed_dim": 192,
@@ -106,7 +108,7 @@ class VGGTConfig:
         return json.dumps(asdict(self))
 
     @staticmethod
-    def from_json(text: str, **missing) -> "VGGTConfig":
+    def from_json(text: str, **missing: Any) -> "VGGTConfig":
         """A config from a file's metadata; `missing` are values for names it does not give.
 
         Raises ValueError when the text is not such a config.
@@ -123,4 +125,6 @@ class VGGTConfig:
     @property
     def gaussian_channels(self) -> int:
         """Output channels of the Gaussian head."""
-        return 14 if self.gaussian_head == "paper" else 9 + 3 * (self.sh_degree + 1) ** 2
+        if self.gaussian_head == "anysplat" and self.sh_degree is not None:
+            return 9 + 3 * (self.sh_degree + 1) ** 2
+        return 14

@@ -4,6 +4,8 @@ The depth and point heads and both Gaussian heads share this decoder. The layout
 checkpoints; features also get a sine embedding of their image position.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,13 +13,20 @@ from torch import Tensor, nn
 from fourreal.caching import cached_tables
 from fourreal.reconstruction.config import VGGTConfig
 
+Store = torch.device | str | None  # where maps are moved to as they come
+
 POSITION_STRENGTH = 0.1
 POSITION_BASE = 100.0
 
 
 @cached_tables(64)
 def position_features(
-    height: int, width: int, channels: int, aspect: float, device, dtype
+    height: int,
+    width: int,
+    channels: int,
+    aspect: float,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> Tensor:
     """Sine embedding [channels, height, width] of image positions.
 
@@ -43,11 +52,11 @@ def add_positions(x: Tensor, aspect: float) -> Tensor:
     return x + position_features(height, width, channels, aspect, x.device, x.dtype)
 
 
-def resize(x: Tensor, size) -> Tensor:
+def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     """Bilinear, corners aligned, as the public weights were trained."""
     if tuple(x.shape[-2:]) == tuple(size):
         return x
-    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=True)
+    return F.interpolate(x, size=list(size), mode="bilinear", align_corners=True)
 
 
 class ResidualUnit(nn.Module):
@@ -73,7 +82,7 @@ class Fusion(nn.Module):
         self.resConfUnit2 = ResidualUnit(channels)
         self.out_conv = nn.Conv2d(channels, channels, 1)
 
-    def forward(self, x: Tensor, skip: Tensor | None, size) -> Tensor:
+    def forward(self, x: Tensor, skip: Tensor | None, size: Sequence[int]) -> Tensor:
         if skip is not None:
             x = x + self.resConfUnit1(skip)
         # A 1x1 convolution commutes with bilinear resizing, and is cheaper before it.
@@ -82,6 +91,11 @@ class Fusion(nn.Module):
 
 class Scratch(nn.Module):
     """The decoder's own convolutions, under the name the checkpoints use."""
+
+    refinenet1: Fusion
+    refinenet2: Fusion
+    refinenet3: Fusion
+    refinenet4: Fusion
 
     def __init__(self, config: VGGTConfig, hidden: int, channels: int):
         super().__init__()
@@ -122,12 +136,10 @@ class DenseHead(nn.Module):
             ]
         )
         self.scratch = Scratch(config, hidden, channels)
+        self.input_merger: nn.Module | None = None
         if image_shortcut:
-            self.input_merger = nn.Sequential(
-                nn.Conv2d(3, config.dpt_features // 2, 7, padding=3), nn.ReLU()
-            )
-        else:
-            self.input_merger = None
+            shortcut = nn.Conv2d(3, config.dpt_features // 2, 7, padding=3)
+            self.input_merger = nn.Sequential(shortcut, nn.ReLU())
 
     @torch.no_grad()
     def init_weights(self) -> None:
@@ -135,11 +147,10 @@ class DenseHead(nn.Module):
         for part in self.modules():
             if isinstance(part, nn.Conv2d):
                 nn.init.kaiming_normal_(part.weight, nonlinearity="linear")
-                if part.bias is not None:
-                    nn.init.zeros_(part.bias)
             elif isinstance(part, nn.ConvTranspose2d):
                 # Stride equals kernel: each output pixel sees one tap of every input channel.
                 nn.init.normal_(part.weight, std=part.in_channels**-0.5)
+            if isinstance(part, nn.Conv2d | nn.ConvTranspose2d) and part.bias is not None:
                 nn.init.zeros_(part.bias)
             elif isinstance(part, nn.LayerNorm):
                 nn.init.ones_(part.weight)
@@ -148,16 +159,20 @@ class DenseHead(nn.Module):
             if isinstance(part, ResidualUnit):
                 # Quiet branches: the skip carries the signal at first.
                 part.conv2.weight.mul_(0.1)
-        nn.init.xavier_uniform_(self.scratch.output_conv2[2].weight, gain=0.1)
+        nn.init.xavier_uniform_(self.scratch.get_parameter("output_conv2.2.weight"), gain=0.1)
 
-    def forward(
-        self, tokens: list[Tensor], images: Tensor, chunk: int | None = None, store=None
+    def raw_maps(
+        self,
+        tokens: list[Tensor],
+        images: Tensor,
+        chunk: int | None = None,
+        store: Store = None,
     ) -> Tensor:
         """Raw maps [B, S, channels, H, W] from the aggregator's tokens and images [B, S, 3, H, W].
 
         `chunk` frames are decoded at once (all by default), and moved to the device `store` as
-        they come (the network's own by default). Runs in float32 whatever autocast
-        says: an exponential of bfloat16 depth would show bands.
+        they come (the network's own by default). Runs in float32 whatever autocast says: an
+        exponential of bfloat16 depth would show bands.
         """
         batch, views = images.shape[:2]
         levels = [level[:, :, self.num_special_tokens :].flatten(0, 1) for level in tokens]
@@ -197,9 +212,18 @@ class DepthHead(DenseHead):
     def __init__(self, config: VGGTConfig):
         super().__init__(config, channels=2)
 
-    def forward(self, tokens, images, chunk=None, store=None) -> tuple[Tensor, Tensor]:
-        """depth [B, S, H, W] > 0 in the scene's unit, confidence [B, S, H, W] > 1."""
-        depth, confidence = super().forward(tokens, images, chunk, store).unbind(2)
+    def forward(
+        self,
+        tokens: list[Tensor],
+        images: Tensor,
+        chunk: int | None = None,
+        store: Store = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Depth [B, S, H, W] > 0 in the network's unit, confidence [B, S, H, W] > 1.
+
+        For the arguments see `DenseHead.raw_maps`.
+        """
+        depth, confidence = self.raw_maps(tokens, images, chunk, store).unbind(2)
         return depth.exp(), 1 + confidence.exp()
 
 
@@ -209,7 +233,13 @@ class PointHead(DenseHead):
     def __init__(self, config: VGGTConfig):
         super().__init__(config, channels=4)
 
-    def forward(self, tokens, images, chunk=None, store=None) -> tuple[Tensor, Tensor]:
-        """points [B, S, H, W, 3], confidence [B, S, H, W] > 1."""
-        raw = super().forward(tokens, images, chunk, store).movedim(2, -1)
+    def forward(
+        self,
+        tokens: list[Tensor],
+        images: Tensor,
+        chunk: int | None = None,
+        store: Store = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Points [B, S, H, W, 3], confidence [B, S, H, W] > 1; see `DenseHead.raw_maps`."""
+        raw = self.raw_maps(tokens, images, chunk, store).movedim(2, -1)
         return raw[..., :3].sign() * raw[..., :3].abs().expm1(), 1 + raw[..., 3].exp()

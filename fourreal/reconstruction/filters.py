@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fourreal.cameras import project, unproject
+from fourreal.cameras import pixels_hit, project, unproject
 from fourreal.gaussians import Gaussians
 from fourreal.reconstruction.alignment import quantile
 
@@ -46,7 +46,7 @@ class Filters:
     min_opacity: float = 0.02
     voxel_size: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.confidence_percentile < 100:
             raise ValueError(
                 f"confidence_percentile is {self.confidence_percentile}, but must be at least 0 "
@@ -129,9 +129,8 @@ def covered(depth: Tensor, keep: Tensor, extrinsics: Tensor, intrinsics: Tensor)
     hit = torch.zeros_like(depth)
     for view in range(views):
         pixels, distance = project(points, extrinsics[view, None], intrinsics[view, None])
-        x, y = pixels[0].floor().long().unbind(-1)
-        seen = (x >= 0) & (x < width) & (y >= 0) & (y < height) & (distance[0] > 1e-6)
-        hit[view, y[seen], x[seen]] = 1
+        y, x, inside = pixels_hit(pixels[0], distance[0], height, width)
+        hit[view, y[inside], x[inside]] = 1
     return hit > 0
 
 
@@ -156,9 +155,10 @@ def depth_jump(depth: Tensor) -> Tensor:
 
 
 def consistent(depth: Tensor, extrinsics: Tensor, intrinsics: Tensor, tolerance: float) -> Tensor:
-    """Pixels [V, H, W] that hardly more other views look through than confirm.
+    """Pixels [V, H, W] whose point is looked through by at most one view more than confirm it.
 
-    One more may be wrong itself: to believe it tears holes (0.5 dB at held-out views).
+    A single contradicting view may be wrong itself; trusting it tears holes (-0.5 dB at held-out
+    views).
     """
     views, height, width = depth.shape
     points = unproject(depth, extrinsics, intrinsics).reshape(1, -1, 3)
@@ -167,12 +167,11 @@ def consistent(depth: Tensor, extrinsics: Tensor, intrinsics: Tensor, tolerance:
         pixels, distance = project(
             points, extrinsics[other : other + 1], intrinsics[other : other + 1]
         )
-        x, y = pixels[0].floor().long().unbind(-1)
-        seen = (x >= 0) & (x < width) & (y >= 0) & (y < height) & (distance[0] > 1e-6)
-        surface = depth[other, y.clamp(0, height - 1), x.clamp(0, width - 1)]
+        y, x, inside = pixels_hit(pixels[0], distance[0], height, width)
+        surface = depth[other, y, x]
         ahead = (surface - distance[0]) / surface
         vote = (ahead.abs() <= tolerance).int() - (ahead > tolerance).int()
-        vote = torch.where(seen, vote, 0).reshape(views, -1)
+        vote = torch.where(inside, vote, 0).reshape(views, -1)
         vote[other] = 0
         balance += vote
     return (balance >= -1).reshape(depth.shape)
@@ -195,7 +194,7 @@ def merge_voxels(gaussians: Gaussians, size: float, weights: Tensor) -> Gaussian
     total = weights.new_zeros(voxels).index_add_(0, index, weights)
     share = weights / total[index].clamp_min(1e-12)
 
-    def average(values):
+    def average(values: Tensor) -> Tensor:
         out = values.new_zeros(voxels, *values.shape[1:])
         return out.index_add_(0, index, values * share.view(-1, *[1] * (values.ndim - 1)))
 

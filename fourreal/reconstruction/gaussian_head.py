@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from fourreal.cameras import matrix_to_quaternion, unproject
 from fourreal.gaussians import Gaussians, rgb_to_harmonics
 from fourreal.reconstruction.config import VGGTConfig
-from fourreal.reconstruction.dense_heads import DenseHead
+from fourreal.reconstruction.dense_heads import DenseHead, Store
 
 OFFSET_SHIFT = 6.0  # Splatt3R's
-# Splatt3R has no limits. Without them, a head that is trained fast throws Gaussians before the
-# cameras or blows them up, and, where they were merely cut off, finds no gradient that leads back.
+# Splatt3R has no limits. At high learning rates Gaussians then jump in front of the cameras or
+# inflate; a hard clamp would leave them without gradient, so these limits are smooth.
 OFFSET_LIMIT = 4.5  # a mean moves by a fifth of its depth at most
 LOG_SCALE_LIMIT = 3.0  # 20 pixels
 
@@ -34,7 +34,8 @@ GROUPS = {
 
 
 class GaussianHead(DenseHead):
-    """Raw Gaussian parameters per pixel; `decode_gaussians` turns them into Gaussians."""
+    """Raw Gaussian parameters per pixel; `decode_gaussians` or, with AnySplat's head,
+    `decode_anysplat` turns them into Gaussians."""
 
     def __init__(self, config: VGGTConfig):
         if config.gaussian_head == "anysplat":
@@ -45,13 +46,25 @@ class GaussianHead(DenseHead):
     @torch.no_grad()
     def init_weights(self) -> None:
         super().init_weights()
-        last: nn.Conv2d = self.scratch.output_conv2[2]
-        if last.out_channels != 14:
+        weight, bias = (
+            self.scratch.get_parameter(f"output_conv2.2.{name}") for name in ("weight", "bias")
+        )
+        if len(bias) != 14:
             return
-        for start, end, gain, bias in GROUPS.values():
-            nn.init.xavier_uniform_(last.weight[start:end], gain=gain)
-            last.bias[start:end] = bias
-        last.bias[7] = 1.0  # w
+        for start, end, gain, value in GROUPS.values():
+            nn.init.xavier_uniform_(weight[start:end], gain=gain)
+            bias[start:end] = value
+        bias[7] = 1.0  # w
+
+    def forward(
+        self,
+        tokens: list[Tensor],
+        images: Tensor,
+        chunk: int | None = None,
+        store: Store = None,
+    ) -> Tensor:
+        """Raw parameters [B, S, channels, H, W]; for the arguments see `DenseHead.raw_maps`."""
+        return self.raw_maps(tokens, images, chunk, store)
 
 
 def _camera_to_world(extrinsics: Tensor, quaternions: Tensor) -> Tensor:
@@ -130,6 +143,14 @@ def decode_anysplat(
         opacity.sigmoid().reshape(-1),
         (harmonics * damping[:, None]).reshape(-1, coefficients, 3),
     )
+
+
+def keep_harmonics(raw: Tensor, degree: int) -> Tensor:
+    """AnySplat's raw maps [N, V, C, h, w] with harmonics up to a degree only, to save memory."""
+    coefficients = (raw.shape[2] - 9) // 3
+    kept = min((degree + 1) ** 2, coefficients)
+    harmonics = raw[:, :, 8:-1].unflatten(2, (3, coefficients))[:, :, :, :kept]
+    return torch.cat([raw[:, :, :8], harmonics.flatten(2, 3), raw[:, :, -1:]], dim=2)
 
 
 FOOTPRINT = 0.5  # standard deviation in pixels: neighbours close up, detail stays

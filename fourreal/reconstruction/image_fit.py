@@ -16,8 +16,8 @@ def check_frames(frames: Tensor) -> None:
         )
     channels = frames.shape[2]
     if channels != 3:
-        advice = {1: "repeat the grey channel three times", 4: "blend or drop the alpha channel"}
-        advice = advice.get(channels, "check the order of the dimensions")
+        known = {1: "repeat the grey channel three times", 4: "blend or drop the alpha channel"}
+        advice = known.get(channels, "check the order of the dimensions")
         raise ValueError(
             f"frames have {channels} channels, but 3 (red, green, blue) are needed at the third "
             f"place of [V, T, 3, H, W]; {advice}."

@@ -22,12 +22,15 @@ def rotate(x: Tensor, rotary: Rotary) -> Tensor:
     return x * cosine + swapped * sine
 
 
-def _to_rotary(angles: Tensor, device, dtype) -> Rotary:
+def _to_rotary(angles: Tensor, device: torch.device, dtype: torch.dtype) -> Rotary:
     """Angles [N, 2 axes, pairs] to tables; the sine's sign does the rotation's minus."""
     both = torch.stack([angles, angles], dim=2)  # [N, axis, half, pairs]
     sign = torch.tensor([-1.0, 1.0])[:, None]
-    tables = (both.cos(), both.sin() * sign)
-    return tuple(t.flatten(1)[:, None].to(device=device, dtype=dtype) for t in tables)
+    cosine, sine = (
+        table.flatten(1)[:, None].to(device=device, dtype=dtype)
+        for table in (both.cos(), both.sin() * sign)
+    )
+    return cosine, sine
 
 
 def _frequencies(count: int, base: float) -> Tensor:
@@ -47,7 +50,14 @@ def spatial_angles(rows: int, columns: int, specials: int, head_dim: int, base: 
 
 @cached_tables(64)
 def spatial_rotary(
-    rows: int, columns: int, specials: int, repeats: int, head_dim: int, base: float, device, dtype
+    rows: int,
+    columns: int,
+    specials: int,
+    repeats: int,
+    head_dim: int,
+    base: float,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> Rotary:
     """Tables for `repeats` frames in a row: RoPE2D, the same for every frame."""
     angles = spatial_angles(rows, columns, specials, head_dim, base)
@@ -55,33 +65,12 @@ def spatial_rotary(
 
 
 @cached_tables(64)
-def temporal_rotary(num_times: int, head_dim: int, base: float, device, dtype) -> Rotary:
+def temporal_rotary(
+    num_times: int, head_dim: int, base: float, device: torch.device, dtype: torch.dtype
+) -> Rotary:
     """Tables for the same token at several times: a 1-D rotary position without parameters."""
     frequencies = _frequencies(head_dim // 2, base).unflatten(0, (2, -1))
     return _to_rotary(torch.arange(num_times).float()[:, None, None] * frequencies, device, dtype)
-
-
-@cached_tables(16)
-def spacetime_rotary(
-    num_times: int,
-    rows: int,
-    columns: int,
-    specials: int,
-    head_dim: int,
-    base: float,
-    device,
-    dtype,
-) -> Rotary:
-    """Tables for all tokens of a view's video, times outermost.
-
-    The angles of space and time add up, so attention depends on both offsets; for one token at
-    several times this is `temporal_rotary`.
-    """
-    space = spatial_angles(rows, columns, specials, head_dim, base)
-    time = torch.arange(num_times).float()[:, None, None] * _frequencies(
-        head_dim // 2, base
-    ).unflatten(0, (2, -1))
-    return _to_rotary((time[:, None] + space).flatten(0, 1), device, dtype)
 
 
 class Attention(nn.Module):

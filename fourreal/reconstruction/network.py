@@ -1,10 +1,9 @@
 """The reconstruction network: VGGT with temporal layers and a Gaussian head.
 
 Paper, section 4 and figure 5: images to tokens (aggregator); camera tokens of every time replaced
-by those of the first; cameras, depth and Gaussian parameters by heads.
+by those of the first; cameras, depth and Gaussian parameters by heads. `VGGT.forward` is the only
+forward pass: training and inference both call it.
 """
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,34 +11,21 @@ from torch import Tensor, nn
 from fourreal.reconstruction.aggregator import Aggregator
 from fourreal.reconstruction.camera_head import CameraHead
 from fourreal.reconstruction.config import VGGTConfig
-from fourreal.reconstruction.dense_heads import DepthHead, PointHead
+from fourreal.reconstruction.dense_heads import DenseHead, DepthHead, PointHead
 from fourreal.reconstruction.gaussian_head import GaussianHead
+from fourreal.reconstruction.maps import Maps
 
 
-@dataclass
-class Prediction:
-    """What the network says about images [B, S, 3, H, W]; B = scenes x times.
+def replace_camera_tokens(tokens: Tensor, first: Tensor | None = None) -> Tensor:
+    """Camera token replacement (paper, section 4): every time takes the tokens of the first.
 
-    pose_encodings: per iteration [B, S, 9]; depth, depth_confidence [B, S, H, W]; raw_gaussians
-    [B, S, channels, H, W] or None; points [B, S, H, W, 3], points_confidence [B, S, H, W] or None.
+    tokens [B, T, S, C] of T times of S still cameras; first [B, S, C], the tokens of the first
+    time where that is not in `tokens` (a later window), on any device. The camera head reads
+    nothing else, so each view gets one camera for all times.
     """
-
-    pose_encodings: list[Tensor]
-    depth: Tensor
-    depth_confidence: Tensor
-    raw_gaussians: Tensor | None = None
-    points: Tensor | None = None
-    points_confidence: Tensor | None = None
-
-
-def replace_camera_tokens(tokens: list[Tensor], num_times: int) -> list[Tensor]:
-    """Tokens [B * T, S, P, C] whose camera tokens are those of each scene's first time."""
-    replaced = []
-    for level in tokens:
-        by_time = level.unflatten(0, (-1, num_times))  # [B, T, S, P, C]
-        first = by_time[:, :1, :, :1].expand(-1, num_times, -1, -1, -1)
-        replaced.append(torch.cat([first, by_time[:, :, :, 1:]], dim=3).flatten(0, 1))
-    return replaced
+    if first is None:
+        first = tokens[:, 0]
+    return first.to(tokens.device, tokens.dtype)[:, None].expand_as(tokens)
 
 
 class VGGT(nn.Module):
@@ -51,12 +37,16 @@ class VGGT(nn.Module):
         self.aggregator = Aggregator(config)
         self.camera_head = CameraHead(config)
         self.depth_head = DepthHead(config)
+        parts: list[Aggregator | CameraHead | DenseHead]
+        parts = [self.aggregator, self.camera_head, self.depth_head]
         if config.point_head:
             self.point_head = PointHead(config)
+            parts.append(self.point_head)
         if config.gaussian_head != "none":
             self.gaussian_head = GaussianHead(config)
+            parts.append(self.gaussian_head)
         if not self.aggregator.camera_token.is_meta:
-            for part in self.children():
+            for part in parts:
                 part.init_weights()
 
     def forward(
@@ -66,16 +56,25 @@ class VGGT(nn.Module):
         *,
         temporal: bool = True,
         camera_replacement: bool = True,
+        first_camera_tokens: Tensor | None = None,
         gaussians: bool = True,
         points: bool = True,
         chunk: int | None = None,
-    ) -> Prediction:
-        """Predict everything for images [B, S, 3, H, W] in [0, 1], B = scenes x num_times.
+        store: torch.device | str | None = None,
+    ) -> Maps:
+        """What the network says about images [B * T, S, 3, H, W] in [0, 1] of B scenes.
 
-        temporal=False leaves the temporal layers out, camera_replacement=False gives each time
-        its own cameras (both for ablations); gaussians=False and points=False leave out those
-        heads; `chunk` frames go through a dense head at once. Raises ValueError when the batch does
-        not hold whole scenes.
+        Args:
+            num_times: T, the times of each scene, which follow each other in the batch.
+            temporal: False leaves the temporal layers out.
+            camera_replacement: False gives each time the cameras of its own tokens.
+            first_camera_tokens: [B, S, C], `Maps.camera_tokens` of each scene's first time where
+                the images begin later.
+            gaussians, points: False leaves out those heads, where the model has them.
+            chunk: frames that go through a dense head at once; all by default.
+            store: device that each chunk of a map is moved to; the network's own by default.
+
+        Raises ValueError when the batch does not hold whole scenes.
         """
         if num_times < 1 or len(images) % num_times:
             raise ValueError(
@@ -83,16 +82,21 @@ class VGGT(nn.Module):
                 f"whole scenes of {num_times} times."
             )
         tokens = self.aggregator(images, num_times, temporal=temporal)
-        if camera_replacement and num_times > 1:
-            # The head sees only the tokens of one time, so replacing them everywhere is the
-            # same as reading the first time's and repeating the answer.
-            first = tokens[-1].unflatten(0, (-1, num_times))[:, 0]
-            poses = [p.repeat_interleave(num_times, 0) for p in self.camera_head([first])]
-        else:
-            poses = self.camera_head(tokens)
-        prediction = Prediction(poses, *self.depth_head(tokens, images, chunk))
+
+        camera_tokens = tokens[-1][:, :, 0].unflatten(0, (-1, num_times))  # [B, T, S, C]
+        if camera_replacement:
+            camera_tokens = replace_camera_tokens(camera_tokens, first_camera_tokens)
+        camera_tokens = camera_tokens.flatten(0, 1)
+        pose_iterations = self.camera_head(camera_tokens)
+
+        store = images.device if store is None else store
+        decoding = (tokens, images, chunk, store)
+        depth, confidence = self.depth_head(*decoding)
+        scales = torch.ones(len(images), device=store)
+        poses = (pose_iterations.to(store), camera_tokens.to(store))
+        maps = Maps(*poses, depth, confidence, scales)
         if gaussians and self.config.gaussian_head != "none":
-            prediction.raw_gaussians = self.gaussian_head(tokens, images, chunk)
+            maps.raw_gaussians = self.gaussian_head(*decoding)
         if points and self.config.point_head:
-            prediction.points, prediction.points_confidence = self.point_head(tokens, images, chunk)
-        return prediction
+            maps.points, maps.points_confidence = self.point_head(*decoding)
+        return maps

@@ -51,7 +51,6 @@ def refine_scene(
     frames: Tensor,
     steps: int = 300,
     *,
-    seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> GaussianScene:
     """The scene with Gaussians fitted to the frames [V, T, 3, H, W] in [0, 1] that it came from.
@@ -66,7 +65,7 @@ def refine_scene(
             f"frames for refinement have the shape {tuple(frames.shape)}, but this scene was made "
             f"of {wanted}."
         )
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     with torch.inference_mode(False), torch.enable_grad():
         # Clones, as tensors made in inference mode cannot be differentiated.
         extrinsics, intrinsics = scene.extrinsics.clone(), scene.intrinsics.clone()

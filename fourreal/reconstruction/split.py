@@ -27,7 +27,7 @@ class StaticSplit:
     depth: float = 0.1
     min_share: float = 0.1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.color <= 0 or self.depth <= 0 or not 0 <= self.min_share <= 1:
             raise ValueError(
                 f"static split has color {self.color}, depth {self.depth} and min_share "
@@ -48,6 +48,10 @@ class SplitMasks:
     color: Tensor
     depth: Tensor
     dynamic: Tensor
+
+    def to(self, device: torch.device) -> "SplitMasks":
+        """A copy on a device."""
+        return SplitMasks(*(part.to(device) for part in vars(self).values()))
 
 
 def median_where(values: Tensor, mask: Tensor) -> Tensor:

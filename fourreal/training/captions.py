@@ -23,7 +23,7 @@ class CaptionEmbeddings:
         self.cache = TensorCache(folder)
         self.name, self.max_tokens = fingerprint(pipe.text_encoder), pipe.max_tokens
         for caption in {"", *captions}:
-            self.cache.get(self._key(caption), partial(encode, pipe, caption))
+            self.cache.get(self._key(caption), partial(encode_caption, pipe, caption))
 
     def _key(self, caption: str) -> str:
         return f"{self.name} {self.max_tokens} {caption}"
@@ -37,7 +37,7 @@ class CaptionEmbeddings:
 
 
 @torch.no_grad()
-def encode(pipe: ViewTimePipeline, caption: str) -> Tensor:
+def encode_caption(pipe: ViewTimePipeline, caption: str) -> Tensor:
     """The embeddings [1, L, D] of a caption as far as it goes; the rest is zeros."""
     text = pipe.encode_prompt(caption)
     return text[:, : int(text[0].any(-1).nonzero().max()) + 1]

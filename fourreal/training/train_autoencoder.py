@@ -163,7 +163,7 @@ def start_autoencoder(config: AutoencoderConfig, scenes: SceneCache) -> BlockAut
         vae.fit([as_clips(scenes.frames(i)[::2]) for i in range(count)])
         return vae
     kept = load_autoencoder(config.start_from)
-    alike = kept.config.decoder_width == config.decoder_width
+    alike = kept.config["decoder_width"] == config.decoder_width
     vae.load_state_dict(kept.state_dict() if alike else dict(kept.named_buffers()), strict=False)
     return vae
 
@@ -211,7 +211,7 @@ class AutoencoderTraining:
     def sample(self, out: Path) -> dict[str, float]:
         """Draw samples.png, exact frames beside decoded ones; the PSNR of held-out clips."""
         latents = self.vae.encode(as_clips(self.held_out)).latent_dist.mean
-        decoded = self.vae.decode(latents, return_dict=False)[0].transpose(1, 2) / 2 + 0.5
+        decoded = self.vae.unclamped(latents).clamp(-1, 1).transpose(1, 2) / 2 + 0.5
         if self.loop.accelerator.is_main_process:
             pairs = torch.stack([self.held_out, decoded])[:, :8, [0, 10, 20]]
             picture = rearrange(pairs, "side n t c h w -> c (n h) (t side w)")

@@ -27,7 +27,7 @@ from fourreal.training.loop import Loop
 from fourreal.training.lora import save_lora
 from fourreal.training.run_state import whole
 from fourreal.training.video_config import REFERENCES, VideoConfig, grids_of
-from fourreal.training.video_examples import Example, VideoBatch, VideoExamples
+from fourreal.training.video_examples import VideoBatch, VideoDraws, VideoExample
 from fourreal.training.video_model import TextToGrid, prepare_pipeline
 from fourreal.video.conditioning import model_inputs
 from fourreal.video.transformer import apply_view_time
@@ -51,7 +51,7 @@ def train_video(config: VideoConfig) -> None:
         print(f"{data.report()}\nsheet: {config.loop.out / 'data.png'}")
         return
     training = VideoTraining(config, data)
-    training.loop.run(training.loss, training.sample, training.examples.draw)
+    training.loop.run(training.loss, training.sample, training.draws.draw)
     training.save()
 
 
@@ -84,7 +84,7 @@ class VideoTraining:
             self.pipe.register_modules(text_encoder=None)  # makes room: UMT5-XXL has 11 GB
         # 4. What a step trains on
         vae_name = fingerprint(self.pipe.vae) if config.data.draws else ""
-        self.examples = VideoExamples(config, data, vae_name)
+        self.draws = VideoDraws(config, data, vae_name)
         odds = torch.tensor(config.reference_odds).view(-1, len(REFERENCES))
         self.reference_odds = odds.expand(len(self.grids), -1)  # [grids, 4]
         self.attends_over: tuple[int, int] | None = None  # the grid that is set up
@@ -113,12 +113,12 @@ class VideoTraining:
         unknown = ~known if conditioning == "replace" else torch.ones_like(known)
         return {"loss": flow_loss(predicted, noise, latents, unknown[:, None, :, None, None])}
 
-    def _latents(self, example: Example) -> Tensor:
+    def _latents(self, example: VideoExample) -> Tensor:
         """[V, C, F, h, w] of an example, encoded unless they were in the cache."""
         latents = example.values
         if example.key and not example.encoded:
             encode = partial(self._encode, example.values)
-            latents = self.examples.cache.get(example.key, encode)
+            latents = self.draws.cache.get(example.key, encode)
         elif not example.encoded:
             latents = self._encode(example.values)
         latents = latents.to(self.device, torch.float32)
@@ -168,7 +168,7 @@ class VideoTraining:
         """Draw samples.png: exact grids above those made from both references, then two from text;
         the mean PSNR of the cells that were not given."""
         by_odds = bool(self.config.grid_odds)
-        grid = -1 if by_odds else self.examples.grid_at(self.loop.progress)
+        grid = -1 if by_odds else self.draws.grid_at(self.loop.progress)
         views, frames = self.grids[grid]
         self.model.eval()
         self.pipe.set_progress_bar_config(disable=True)

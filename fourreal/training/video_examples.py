@@ -12,7 +12,7 @@ from fourreal.training.video_config import VideoConfig, grids_of
 
 
 @dataclass
-class Example:
+class VideoExample:
     """One example: its frames [V, T, 3, H, W] in [0, 1], or where encoded its latents
     [V, C, F, h, w] from the cache, whose key is "" for an example that is not to be kept there."""
 
@@ -29,10 +29,10 @@ class VideoBatch:
     """Examples of one grid, which is the config's of this index."""
 
     grid: int
-    examples: list[Example]
+    examples: list[VideoExample]
 
 
-class VideoExamples:
+class VideoDraws:
     """Draws batches from GridData: a grid, then as many examples as have its share of cells.
 
     vae_name tells the latents in the cache of one autoencoder from those of another.
@@ -67,11 +67,11 @@ class VideoExamples:
             caption = "" if dropped < self.config.text_dropout else self.data.caption(pick)
             reversed_views = bool(reverse < self.config.reverse_views)
             static = pick.kind == "static"
-            examples.append(Example(values, encoded, key, reversed_views, caption, static))
+            examples.append(VideoExample(values, encoded, key, reversed_views, caption, static))
         return VideoBatch(grid, examples)
 
     def _read(self, pick: Pick, num_views: int, num_frames: int) -> tuple[Tensor, bool, str]:
-        """(values, encoded, key) of an example, as Example has them."""
+        """(values, encoded, key) of an example, as VideoExample has them."""
         key = ""
         if self.config.data.draws:
             size = f"{self.config.data.height}x{self.config.data.width}"

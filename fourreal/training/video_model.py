@@ -27,6 +27,9 @@ SCRATCH_AUTOENCODER = Path("out/train/autoencoder/autoencoder.safetensors")
 class TextToGrid(nn.Module):
     """Transformer and text encoder, where both are trained, as one module."""
 
+    transformer: Any
+    text_encoder: Any
+
     def __init__(self, transformer: nn.Module, text_encoder: nn.Module, tokenizer: Any):
         super().__init__()
         self.transformer, self.text_encoder = transformer, text_encoder
@@ -56,7 +59,7 @@ def build_pipeline(config: VideoConfig) -> ViewTimePipeline:
     """An untrained pipeline of the config's size around a trained autoencoder."""
     vae = load_autoencoder(config.autoencoder or SCRATCH_AUTOENCODER)
     tokenizer = build_tokenizer(caption_words())
-    transformer = build_transformer(config, vae.config.z_dim)
+    transformer = build_transformer(config, vae.config["z_dim"])
     # Its first answer is zero, whatever the random blocks before say.
     nn.init.zeros_(transformer.proj_out.weight)
     nn.init.zeros_(transformer.proj_out.bias)

@@ -56,15 +56,18 @@ def model_inputs(
     [B, N*rows*columns].
 
     noised and references are [B, C, N, h, w], known is boolean [B, N] (frames that have a
-    reference), timestep is [B], a frame has rows x columns tokens. With `add` (paper) the
+    reference; on the host in a loop, which then need not wait for the device), timestep is [B], a
+    frame has rows x columns tokens. With `add` (paper) the
     references are added to the noised latents; the patch embedding is linear, so this adds their
     patch embeddings. With `replace` (Wan 2.2) known frames are the references and have timestep 0.
     """
+    any_known = bool(known.any())
+    known = known.to(noised.device)
     frames = known[:, None, :, None, None]
     if conditioning == "add":
         return noised + frames * references, timestep
     inputs = torch.where(frames, references, noised)
-    if not known.any():
+    if not any_known:
         return inputs, timestep
     per_frame = timestep[:, None] * ~known
     return inputs, per_frame.repeat_interleave(rows * columns, dim=1)

@@ -54,7 +54,7 @@ def sample_window(
     Stage by stage: what one has made is a reference of the next. first_step is the number of the
     window's first step, which callbacks see.
     """
-    latents, known = references.clone(), window.known.to(noise.device)
+    latents, known = references.clone(), window.known.clone()
     scales = stage_guidance(sampler.guidance_scale, len(window.stages), bool(known[0, 0]))
     for stage, ((v, f), scale) in enumerate(zip(window.stages, scales)):
         step = first_step + stage * sampler.num_inference_steps
@@ -82,11 +82,12 @@ def denoise(
     rows, columns = (n // transformer.config["patch_size"][-1] for n in (height, width))
     latents, references = grid_to_sequence(noise), grid_to_sequence(references)
     known = known.flatten()[None]
-    cells = known[:, None, :, None, None]
+    cells = known[:, None, :, None, None].to(noise.device)
     names = ("cond",) if guidance_scale == 1 else ("cond", "uncond")
     texts = {name: sampler.texts[name].to(noise.device, transformer.dtype) for name in names}
 
     scheduler.set_timesteps(sampler.num_inference_steps, device=latents.device)
+    scheduler.set_begin_index(0)  # else it looks for the first timestep on the device, and waits
     options: dict[str, Any] = {"return_dict": False}
     if "generator" in inspect.signature(scheduler.step).parameters:
         options["generator"] = sampler.generator

@@ -1,4 +1,4 @@
-"""`fourreal evaluate reconstruction | pipeline`, on small cases."""
+"""Held-out views, stability, the split and the whole pipeline, each scored on a small case."""
 
 from types import SimpleNamespace
 
@@ -16,9 +16,15 @@ from .small import SIZE, small
 def test_reconstruction_of_exact_frames_is_scored():
     config = reconstruction.ReconstructionEvaluation(**small(scenes=1, num_frames=5, times=2))
     scores = reconstruction.evaluate_reconstruction(config)["scores"]
-    assert scores["held_out_psnr"]["mean"] > 17 and scores["held_out_ssim"]["mean"] > 0.5
-    assert 0 < scores["depth_relative_error"]["mean"] < 0.3
-    assert scores["camera_jitter"]["mean"] == 0
+    found = {name: score["mean"] for name, score in scores.items()}
+    # Of this scene, which is easier than most: 31.5 dB, 0.936, 2.6%, 0.8 degrees.
+    assert found["held_out_psnr"] > 31 and found["held_out_ssim"] > 0.93
+    assert 31 < found["held_out_psnr_enlarged"] < 33
+    assert 0.02 < found["depth_relative_error"] < 0.03
+    assert 0.6 < found["rotation_error_degrees"] < 1
+    assert found["flicker"] < 0.5 < found["flicker_without"]
+    assert found["held_out_psnr_all_times"] > 31 and found["held_out_psnr_all_times_without"] > 31
+    assert found["camera_jitter_without"] > 2
 
 
 def test_the_whole_pipeline_is_scored_beside_its_references(monkeypatch):
@@ -48,3 +54,24 @@ def test_cameras_of_their_own_make_still_views_flicker():
     noise = torch.randn(frames.shape, generator=torch.Generator().manual_seed(0)) * 0.001
     noised = [reconstruction.score_times(reconstructor, frames + noise, r) for r in (True, False)]
     assert noised[0]["flicker"] < noised[1]["flicker"]
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_cameras_of_their_own_jitter_and_double_the_flicker_of_a_random_network(trained):
+    model = tiny_model()
+    if trained:
+        open_temporal_gates(model)
+    scene = make_scene(scene_seed("test", 1), num_views=3, num_frames=3, height=32, width=32)
+    scores = reconstruction.score_stability(Reconstructor(model), scene.frames)
+    assert set(scores) == {"flicker", "flicker_without", "camera_jitter_without"}
+    assert 2 * scores["flicker"] < scores["flicker_without"]
+    assert scores["camera_jitter_without"] > 10
+
+
+def test_the_split_saves_most_and_costs_little(capsys):
+    """`fourreal evaluate split` on two scenes; the figures of sixteen are in the model card."""
+    config = reconstruction.SplitEvaluation(scenes=2, num_frames=5, height=32, width=32)
+    scores = reconstruction.evaluate_split(config)["scores"]
+    assert 0.65 < scores["fewer_gaussians"]["mean"] < 0.8  # 4/5 of all would be everything
+    assert -0.2 < scores["psnr_change"]["mean"] < 0.1
+    assert "| moving_psnr_change |" in capsys.readouterr().out

@@ -14,19 +14,14 @@ from ..comfyui import CHANNELS, needs_comfyui, one_conditioning, write_random_we
 
 
 def diffusers_pipeline(folder: Path):
-    from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
+    from diffusers import FlowMatchEulerDiscreteScheduler
 
-    from fourreal.embedded.autoencoder import BlockAutoencoder
     from fourreal.video.pipeline import ViewTimePipeline
-    from fourreal.video.text import load_text_encoder
-    from fourreal.video.wan_keys import load_single_file, transformer_key
+    from fourreal.video.umt5 import load_text_encoder
+    from fourreal.video.wan_files import load_transformer, load_vae
 
-    transformer, noted = load_single_file(
-        WanTransformer3DModel, folder / "transformer.safetensors", transformer_key
-    )
-    vae, _ = load_single_file(
-        BlockAutoencoder, folder / "autoencoder.safetensors", lambda key, _: key
-    )
+    transformer, noted = load_transformer(folder / "transformer.safetensors", torch.float32)
+    vae = load_vae(folder / "autoencoder.safetensors", torch.float32)
     tokenizer, encoder = load_text_encoder(folder / "text_encoder.safetensors")
     pipe = ViewTimePipeline(
         transformer,
@@ -36,7 +31,6 @@ def diffusers_pipeline(folder: Path):
         FlowMatchEulerDiscreteScheduler(shift=3.0),
         conditioning=noted["conditioning"],
         max_frames=noted["max_frames"],
-        max_tokens=32,
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -190,9 +184,9 @@ def untrained_wan(channels: int) -> tuple:
     from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
 
     from fourreal.embedded.autoencoder import BlockAutoencoder
+    from fourreal.embedded.text import build_text_encoder, build_tokenizer, caption_words
     from fourreal.video.pipeline import ViewTimePipeline
-    from fourreal.video.text import build_text_encoder, build_tokenizer, caption_words
-    from fourreal.video.wan_keys import transformer_key
+    from fourreal.video.wan_keys import comfy_key
 
     torch.manual_seed(0)
     transformer = WanTransformer3DModel(
@@ -204,7 +198,7 @@ def untrained_wan(channels: int) -> tuple:
         ffn_dim=128,
         num_layers=2,
     )
-    tensors = {transformer_key(k, True): v.clone() for k, v in transformer.state_dict().items()}
+    tensors = {comfy_key(k): v.clone() for k, v in transformer.state_dict().items()}
     model = comfy.sd.load_diffusion_model_state_dict(
         tensors, model_options={"dtype": torch.float32}
     )
@@ -222,7 +216,6 @@ def untrained_wan(channels: int) -> tuple:
         build_text_encoder(len(tokenizer), 4096),
         tokenizer,
         FlowMatchEulerDiscreteScheduler(shift=8.0),
-        max_tokens=32,
     )
     pipe.set_progress_bar_config(disable=True)
     return model, pipe

@@ -14,7 +14,7 @@ from fourreal.files.media import read_image, write_video
 from fourreal.training.draws import step_generator
 from fourreal.training.train_video import VideoConfig, VideoTraining, train_video
 from fourreal.training.video_config import Architecture, Conditioning, grids_of
-from fourreal.training.video_examples import Example, VideoBatch
+from fourreal.training.video_examples import VideoBatch, VideoExample
 from fourreal.video import load_embedded_pipeline
 from fourreal.video.architectures import ARCHITECTURES
 from fourreal.video.conditioning import CONDITIONINGS, model_inputs
@@ -78,7 +78,7 @@ def test_each_grid_may_have_reference_odds_of_its_own(tmp_path, scenes):
         continuation=0.0,
     )
     training = VideoTraining(config, GridData(config.data, 2, 5))
-    example = Example(torch.empty(0), False, "", False, "", False)
+    example = VideoExample(torch.empty(0), False, "", False, "", False)
     for grid, first in enumerate(([False, False], [True, False], [True, True, True, False])):
         batch = VideoBatch(grid, [example] * 30)
         known, _ = training.draw_references(batch, step_generator(0, 0))

@@ -6,7 +6,7 @@ import torch
 from fourreal.data.grids import DataConfig, GridData
 from fourreal.training.draws import step_generator
 from fourreal.training.train_video import VideoConfig
-from fourreal.training.video_examples import VideoExamples
+from fourreal.training.video_examples import VideoDraws
 
 from .short_runs import loop_config
 
@@ -15,7 +15,7 @@ def examples(scenes, tmp_path, draws=0, **options):
     data = DataConfig(scenes=3, height=16, width=16, cache=scenes, draws=draws)
     options = {"grids": ("2x1", "1x5", "2x5"), "grid_odds": (0.3, 0.3, 0.4)} | options
     config = VideoConfig(loop_config(tmp_path, batch_size=2), data, **options)
-    return VideoExamples(config, GridData(data, 2, 5), "vae")
+    return VideoDraws(config, GridData(data, 2, 5), "vae")
 
 
 def test_grids_are_drawn_by_their_odds_and_smaller_ones_hold_more_examples(scenes, tmp_path):

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fourreal.reconstruction import Reconstructor
+from fourreal.reconstruction import Reconstructor, load_model, save_model
 
-from ..tiny import fixture, tiny_model
+from ..tiny import fixture, tiny_config, tiny_model
 
 
 @pytest.fixture
@@ -24,12 +24,9 @@ def test_vggts_layout_is_recognised_by_keys_and_built_from_shapes(vggt_file, cap
     with caplog.at_level(logging.INFO):
         found = Reconstructor.from_file(vggt_file)
     assert found.kind == "vggt"
-    assert found.model.config == tiny_model(temporal="none", gaussian_head="none").config.__class__(
-        **(
-            vars(tiny_model(temporal="none", gaussian_head="none").config)
-            | {"layer_scale_init": 0.01}
-        )
-    )
+    # What leaves no trace in shapes is VGGT's.
+    wanted = tiny_config(temporal="none", gaussian_head="none", layer_scale_init=0.01)
+    assert found.model.config == wanted
     assert "track head (1 tensors) is not used" in caplog.text
     assert "CC BY-NC 4.0" in caplog.text and "non-commercial" in found.license_note
     for key, value in load_file(vggt_file).items():
@@ -76,7 +73,7 @@ def test_geometry_of_a_vggt_file_is_the_references(tmp_path):
 
 
 def test_a_saved_reconstructor_reads_back_equal(tmp_path):
-    model = tiny_model(temporal="view", image_shortcut=True, point_head=False)
+    model = tiny_model(image_shortcut=True, point_head=False)
     with torch.no_grad():
         model.aggregator.temporal_blocks[1].ls1.gamma.fill_(0.5)
     Reconstructor(model).save(tmp_path / "ours.safetensors")
@@ -129,9 +126,45 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
 
     def fail(tensors, filename, metadata):
         filename.write_text("half")
+        assert filename.parent == tmp_path
         raise OSError("disk full")
 
     monkeypatch.setattr("fourreal.files.tensors.save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         Reconstructor(tiny_model()).save(path)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_loading_adds_untrained_parts_for_training(tmp_path):
+    save_model(tiny_model(temporal="none", gaussian_head="none"), tmp_path / "m.safetensors")
+    plain, _ = load_model(tmp_path / "m.safetensors")
+    more, kind = load_model(tmp_path / "m.safetensors", temporal="token", gaussian_head="paper")
+    assert kind == "fourreal"
+    assert more.config.temporal == "token" and more.config.gaussian_head == "paper"
+    images = torch.rand(2, 2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(plain(images).depth, more(images, num_times=2).depth)
+
+
+def test_the_given_model_is_neither_moved_nor_cast_but_the_files_is(tmp_path):
+    model = tiny_model().train()
+    dtypes = {name: value.dtype for name, value in model.state_dict().items()}
+    reconstructor = Reconstructor(model, dtype=torch.bfloat16)
+    assert reconstructor.model is model and model.training
+    assert {name: value.dtype for name, value in model.state_dict().items()} == dtypes
+    reconstructor.save(tmp_path / "model.safetensors")
+    found = Reconstructor.from_file(tmp_path / "model.safetensors", dtype=torch.bfloat16)
+    block, head = found.model.aggregator.global_blocks[0], found.model.depth_head
+    assert block.attn.qkv.weight.dtype == torch.bfloat16 and not found.model.training
+    assert block.norm1.weight.dtype == head.norm.weight.dtype == torch.float32
+    # Cast once or at every call: the same numbers.
+    frames = torch.rand(2, 2, 3, 32, 32)
+    assert torch.equal(found(frames).depth, reconstructor(frames).depth)
+
+
+def test_a_file_with_layers_that_do_not_exist_here_is_refused(vggt_file, tmp_path):
+    config = tiny_config().to_json().replace('"token"', '"view"')
+    metadata = {"format": "fourreal.reconstructor", "config": config}
+    save_file(load_file(vggt_file), tmp_path / "view.safetensors", metadata=metadata)
+    with pytest.raises(ValueError, match="temporal is 'view', but must be one of"):
+        load_model(tmp_path / "view.safetensors")

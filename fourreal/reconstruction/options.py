@@ -1,0 +1,74 @@
+"""How a grid is reconstructed: the options of `Reconstructor`."""
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from torch import Tensor
+
+from fourreal.reconstruction.filters import Filters
+from fourreal.reconstruction.split import StaticSplit
+
+CameraMode = Literal["first", "mean", "median"]
+WINDOW = 8  # times that trained temporal layers join by default
+
+
+@dataclass(frozen=True)
+class ReconstructionOptions:
+    """Options of a reconstruction; wrong values raise ValueError in one sentence.
+
+    Attributes:
+        cameras: "first" (camera token replacement: those of the first time), "mean" or "median" of
+            the cameras that each time has on its own, or given (extrinsics [V, 3, 4], intrinsics
+            [V, 3, 3] in pixels of the frames).
+        shared_intrinsics: all views get the median field of view.
+        fps: times per second when the scene is played.
+        resolution: the longer side of what the network sees; its training size by default.
+        window: times per run of the network. Without trained temporal layers it only trades memory
+            for speed (1 by default); with them, times see each other inside a window (8 by
+            default), and windows overlap by a quarter.
+        align: match the depth scale of each time to the first; by default where no window of
+            trained temporal layers does so.
+        filters: which pixels become Gaussians; Filters.none() keeps all.
+        split: how static pixels are found; None stores all pixels at every time.
+        sh_degree: harmonics to keep of a head that predicts them (AnySplat's has 4); 0 keeps one
+            colour for all directions.
+        refine: steps of photometric optimisation of the Gaussians on the frames (`refine_scene`);
+            200 to 300 are a good number, 0 keeps what the network says.
+    """
+
+    cameras: CameraMode | tuple[Tensor, Tensor] = "first"
+    shared_intrinsics: bool = False
+    fps: float = 8.0
+    resolution: int | None = None
+    window: int | None = None
+    align: bool | None = None
+    filters: Filters = field(default_factory=Filters)
+    split: StaticSplit | None = field(default_factory=StaticSplit)
+    sh_degree: int = 0
+    refine: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.cameras, str) and self.cameras not in get_args(CameraMode):
+            raise ValueError(
+                f"cameras is {self.cameras!r}, but must be one of "
+                f"{', '.join(get_args(CameraMode))} or a pair (extrinsics, intrinsics)."
+            )
+        for name, least in (("resolution", 1), ("window", 1), ("sh_degree", 0), ("refine", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} is {value}, but must be at least {least}.")
+
+    def check_views(self, num_views: int) -> None:
+        """Raise ValueError unless given cameras are those of so many views."""
+        if isinstance(self.cameras, str):
+            return
+        shapes = [tuple(part.shape) for part in self.cameras]
+        if shapes != [(num_views, 3, 4), (num_views, 3, 3)]:
+            raise ValueError(
+                f"given cameras have the shapes {shapes}, but extrinsics ({num_views}, 3, 4) and "
+                f"intrinsics ({num_views}, 3, 3) are needed for {num_views} views."
+            )
+
+    def window_of(self, num_times: int, trained: bool) -> int:
+        """Times per run of a network whose temporal layers are trained or not."""
+        return min(self.window or (WINDOW if trained else 1), num_times)

@@ -1,0 +1,112 @@
+"""From maps to Gaussians: which pixels become Gaussians, and at which times."""
+
+import torch
+from torch import Tensor
+
+from fourreal.gaussians import Gaussians
+from fourreal.reconstruction.filters import Filters, keep_pixels, merge_voxels
+from fourreal.reconstruction.gaussian_head import (
+    decode_anysplat,
+    decode_gaussians,
+    gaussians_from_depth,
+)
+from fourreal.reconstruction.maps import Maps
+from fourreal.reconstruction.split import SplitMasks, StaticSplit, split_view
+
+Cameras = tuple[Tensor, Tensor]  # extrinsics [V, 3, 4], intrinsics [V, 3, 3]
+
+
+def pixels_to_gaussians(head: str, images: Tensor, maps: Maps, cameras: Cameras) -> Gaussians:
+    """Gaussians of all pixels of V views at one time, in pixel order.
+
+    head: "paper", "anysplat" or "none"; images [V, 3, h, w]; maps of that time alone (N = 1), whose
+    scales may be one per pixel [1, V, h, w]; cameras of the views in the unit of depth.
+    """
+    depth = maps.depth[0]
+    if maps.raw_gaussians is None:
+        return gaussians_from_depth(images, depth, maps.depth_confidence[0], *cameras)
+    if head == "anysplat":
+        return decode_anysplat(maps.raw_gaussians[0], depth, *cameras, maps.scales[0])
+    return decode_gaussians(maps.raw_gaussians[0], images, depth, *cameras)
+
+
+def emit_gaussians(
+    head: str,
+    images: Tensor,
+    maps: Maps,
+    cameras: Cameras,
+    filters: Filters,
+    split: StaticSplit | None,
+    device: torch.device | None = None,
+) -> tuple[Gaussians, list[Gaussians]]:
+    """The static Gaussians, and those of each time, where the maps are.
+
+    images [T, V, 3, h, w]; maps of all T times, with depth in the unit of the cameras; `filters`
+    choose the pixels; without `split` nothing is static. Computed on `device` (by default where the
+    maps are) in the memory of one time, or of one view where what stands still is found.
+    """
+    times, home = range(len(maps)), maps.depth.device
+    device = device or home
+    cameras = cameras[0].to(device), cameras[1].to(device)
+
+    def kept(time: int) -> Tensor:
+        depth, sure = maps.depth[time].to(device), maps.depth_confidence[time].to(device)
+        return keep_pixels(depth, sure, *cameras, filters).to(home)
+
+    keep = torch.stack([kept(t) for t in times])  # [T, V, h, w]
+    voxel = filters.voxel_size * (maps.depth.median() / cameras[1][:, 0, 0].median()).item()
+
+    def finished(images: Tensor, now: Maps, mask: Tensor) -> Gaussians:
+        """The Gaussians of one time's pixels in a mask [V, h, w]."""
+        now = now.to(device)
+        gaussians = pixels_to_gaussians(head, images.to(device), now, cameras)
+        chosen = mask.to(device).flatten() & (gaussians.opacities >= filters.min_opacity)
+        gaussians = gaussians[chosen]
+        if voxel:
+            weights = now.depth_confidence.flatten()[chosen]
+            gaussians = merge_voxels(gaussians, voxel, weights)
+        return gaussians.to(home)
+
+    if split is None:
+        dynamic = [finished(images[t], maps[t : t + 1], keep[t]) for t in times]
+        return Gaussians.empty(dynamic[0].harmonics.shape[1]), dynamic
+    color, still, mask, emit = static_layer(images, maps, keep, split, device)
+    static = finished(color, still, mask)
+    return static, [finished(images[t], maps[t : t + 1], emit[t]) for t in times]
+
+
+def static_layer(
+    images: Tensor, maps: Maps, keep: Tensor, split: StaticSplit, device: torch.device
+) -> tuple[Tensor, Maps, Tensor, Tensor]:
+    """What stands still in images [T, V, 3, h, w], as if it were one time.
+
+    keep [T, V, h, w]: usable pixels. Each view is split on `device`. Returns the still colours
+    [V, 3, h, w] and maps (N = 1), where they are (mask [V, h, w]), and the pixels left to each time
+    (mask [T, V, h, w]).
+    """
+    views, home = range(images.shape[1]), maps.depth.device
+
+    def of_view(view: int) -> SplitMasks:
+        frames, depth = images[:, view].to(device), maps.depth[:, view].to(device)
+        return split_view(frames, depth, keep[:, view].to(device), split).to(home)
+
+    masks = [of_view(view) for view in views]
+    time = torch.stack([m.time for m in masks])  # [V, h, w]
+
+    def at_time(values: Tensor) -> Tensor:  # [T, V, ..., h, w] at each pixel's time, [1, V, ...]
+        index = time.view(1, len(views), *[1] * (values.ndim - 4), *time.shape[1:])
+        return values.gather(0, index.expand(1, *values.shape[1:]))
+
+    # The layer's medians are steadier than any one time; where no layer exists the pixel is
+    # masked out, whatever its value.
+    still = Maps(
+        maps.pose_iterations[:1],
+        maps.camera_tokens[:1],
+        torch.stack([m.depth for m in masks]).nan_to_num(1)[None],
+        at_time(maps.depth_confidence),
+        maps.scales[time][None],
+        None if maps.raw_gaussians is None else at_time(maps.raw_gaussians),
+    )
+    color = torch.stack([m.color for m in masks]).nan_to_num(0)
+    emit = torch.stack([m.dynamic for m in masks], dim=1)
+    return color, still, torch.stack([m.static for m in masks]), emit

@@ -1,0 +1,139 @@
+"""The stages of the reconstructor's training."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from fourreal.data.posed import PosedScene, draw_sample
+from fourreal.reconstruction import load_model, save_model
+from fourreal.scenes import make_scene, scene_seed
+from fourreal.training.loop import LoopConfig
+from fourreal.training.reconstruction_losses import geometry_loss, novel_view_loss
+from fourreal.training.train_reconstructor import (
+    ReconstructorConfig,
+    Source,
+    drawn_size,
+    start_model,
+    train_reconstructor,
+)
+
+from ..posed_folders import write_kubric, write_photos
+from ..tiny import open_temporal_gates, tiny_model
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return make_scene(scene_seed("test", 0), num_views=6, num_frames=3, height=SIZE, width=SIZE)
+
+
+def config_of(tmp_path, **changes):
+    loop = LoopConfig(tmp_path / "run", steps=2, batch_size=1, save_every=10, mixed_precision="no")
+    return ReconstructorConfig(loop, **({"size": SIZE, "num_times": 2} | changes))
+
+
+def test_the_dynamic_stage_learns_from_posed_folders(scene, tmp_path):
+    write_photos(tmp_path / "photos", scene)
+    save_model(tiny_model(temporal="none", gaussian_head="none"), tmp_path / "plain.safetensors")
+    config = config_of(
+        tmp_path,
+        stage="dynamic",
+        start_from=tmp_path / "plain.safetensors",
+        posed=(tmp_path / "photos",),
+        posed_share=1.0,
+        temporal="token",
+        temporal_from_global=True,
+    )
+    before = start_model(config)
+    blocks = before.aggregator
+    assert before.config.temporal == "token" and before.config.gaussian_head == "paper"
+    source, copy = blocks.global_blocks[1].attn.qkv.weight, blocks.temporal_blocks[1].attn.qkv
+    assert torch.equal(source, copy.weight)
+    train_reconstructor(config)
+    after, _ = load_model(tmp_path / "run" / "reconstructor.safetensors")
+    assert after.config.temporal == "token" and after.aggregator.temporal_is_trained()
+    frozen = after.aggregator.frame_blocks[0].attn.qkv.weight
+    assert torch.allclose(frozen, blocks.frame_blocks[0].attn.qkv.weight, atol=1e-3)
+    log = json.loads((tmp_path / "run" / "log.json").read_text())["log"]
+    assert np.isfinite(log[-1]["validation_psnr"])
+    assert (tmp_path / "run" / "views.png").is_file()
+
+
+def test_geometry_counts_where_depth_is_known_and_temporal_layers_can_be_left_out(tmp_path):
+    start = tmp_path / "start.safetensors"
+    save_model(open_temporal_gates(tiny_model(gaussian_head="paper")), start)
+    logs, weights = {}, {}
+    for temporal in ("token", "none"):
+        config = config_of(tmp_path, stage="dynamic", start_from=start, temporal=temporal)
+        config.loop.out, config.loop.warmup_steps = tmp_path / temporal, 0
+        config.loop.learning_rate, config.loop.ema_decay = 0.05, 0.0
+        before = start_model(config).state_dict()
+        train_reconstructor(config)
+        after, _ = load_model(tmp_path / temporal / "reconstructor.safetensors")
+        weights[temporal] = {
+            name
+            for name, value in after.state_dict().items()
+            if not torch.allclose(value, before[name], atol=2e-3, rtol=2e-3)
+        }
+        logs[temporal] = json.loads((tmp_path / temporal / "log.json").read_text())["log"][-1]
+    assert all(name.startswith("gaussian_head.") for name in weights["none"])
+    assert any(name.startswith("aggregator.temporal_blocks.") for name in weights["token"])
+    assert logs["token"]["depth_error"] != logs["none"]["depth_error"]
+    # The loss holds a tenth of geometry's, and without known depth none of it.
+    generator = torch.Generator().manual_seed(0)
+    sample = Source(config).draw("train", generator, 6, 1)
+    model, inputs = start_model(config).eval(), [0, 2, 4, 5]
+    with torch.no_grad():
+        image, both = (novel_view_loss(model, sample, inputs, geometry=g) for g in (0.0, 0.1))
+        images = sample.frames[:, :, inputs].flatten(0, 1)
+        found = geometry_loss(model(images, 2, points=False), sample.of_views(inputs))
+        assert float(both["loss"]) == pytest.approx(float(image["loss"] + 0.1 * found["loss"]))
+
+
+def test_stages_refuse_what_they_cannot_start_from(scene, tmp_path):
+    save_model(tiny_model(temporal="none"), tmp_path / "plain.safetensors")
+    plain = tmp_path / "plain.safetensors"
+    for changes, words in (
+        ({"stage": "static"}, "needs --start-from"),
+        ({"stage": "dynamic", "start_from": plain}, "has no temporal layers; add --temporal"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            start_model(config_of(tmp_path, **changes))
+    write_photos(tmp_path / "photos", scene)
+    with pytest.raises(ValueError, match="has no depth, which the geometry stage needs"):
+        Source(config_of(tmp_path, posed=(tmp_path / "photos",)))
+
+
+def test_samples_follow_from_the_generator_and_dynamic_ones_move_or_stand_still(tmp_path):
+    source = Source(config_of(tmp_path, stage="dynamic", num_times=3))
+    for seed in range(6):
+        a, b = (source.draw("train", torch.Generator().manual_seed(seed), 2, 1) for _ in range(2))
+        assert torch.equal(a.frames, b.frames) and a.frames.shape == (1, 3, 2, 3, SIZE, SIZE)
+    assert draw_sample([5], [0, 1], [4, 4], 8, 16).frames.diff(dim=1).abs().max() == 0
+
+
+def test_a_batch_of_mixed_folders_holds_different_scenes_of_one_kind(scene, tmp_path, monkeypatch):
+    """Photos without depth beside scenes with depth: the first scene of a batch decides."""
+    for name in ("photos1", "photos2"):
+        write_photos(tmp_path / name, scene)
+    for name in ("scn1", "scn2"):
+        write_kubric(tmp_path / name, scene, 1.0)
+    config = config_of(tmp_path, stage="static", posed=(tmp_path,), posed_share=1.0)
+    source, read, seen = Source(config), PosedScene.read, []
+    monkeypatch.setattr(PosedScene, "read", lambda self, *a: seen.append(self) or read(self, *a))
+    batches = set()
+    for seed in range(16):
+        seen.clear()
+        sample = source.draw("train", torch.Generator().manual_seed(seed), 6, 2)
+        assert len(sample.frames) == len(seen) == 2
+        assert {s.has_depth for s in seen} == {sample.depth is not None}
+        batches.add(tuple(sorted({s.path.name for s in seen})))
+    assert {("photos1", "photos2"), ("scn1", "scn2")} <= batches
+
+
+def test_targets_smaller_than_what_the_network_sees_are_refused():
+    with pytest.raises(ValueError, match="render_size is 32, but must be size \\(64\\) or more"):
+        drawn_size(ReconstructorConfig(stage="static", render_size=32))
