@@ -68,7 +68,8 @@ def load_ply(path: str | os.PathLike) -> Gaussians:
     """
     path = existing_file(path)
     with open(path, "rb") as file:
-        header = read_ply_header(file.read(MAX_HEADER), path)
+        size = os.fstat(file.fileno()).st_size
+        header = read_ply_header(file.read(min(size, MAX_HEADER)), path)
         rows = Rows(file, header, path)
         if is_compressed(header):
             return read_compressed(rows)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-MAX_HEADER = 64 * 1024  # bytes; real ones have about 1500
+MAX_HEADER = 2**20  # bytes; real ones have about 1500, and some a long comment
 TYPES = {
     **{"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4"},
     **{"int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4"},

@@ -12,6 +12,20 @@ from fourreal.formats.blocks import BLOCK
 from fourreal.formats.ply_header import Element, Header
 
 MAX_LISTS = 10**6  # rows with lists before what is wanted: each is walked over by itself
+MAX_PADDING = 64  # bytes behind the last element
+
+
+def _number(word: bytes) -> float:
+    """A number in text. Microsoft's C writes what is not finite as -nan(ind) or 1.#INF."""
+    try:
+        return float(word)
+    except ValueError:
+        lower = word.lower()
+        if b"nan" in lower or b"#ind" in lower:
+            return float("nan")
+        if b"#inf" in lower:
+            return float("inf")
+        raise
 
 
 class Rows:
@@ -80,8 +94,18 @@ class Rows:
             return
         row = element.layout(self.header.order).itemsize
         surplus = self.size - self.file.tell() - element.count * row
-        if surplus < 0 or (is_last and surplus > 0):
+        if surplus < 0 or (is_last and surplus > 0 and not self._ends_in_padding(surplus)):
             raise self.truncated(element, row)
+
+    def _ends_in_padding(self, surplus: int) -> bool:
+        """Whether the last bytes of the file are a few spaces, line ends or zeros."""
+        if surplus > MAX_PADDING:
+            return False
+        begin = self.file.tell()
+        self.file.seek(-surplus, os.SEEK_END)
+        padding = self.file.read(surplus)
+        self.file.seek(begin)
+        return not padding.strip(b"\0\t\r\n ")
 
     def read(self, element: Element, count: int) -> np.ndarray:
         """The next `count` rows of an element that was checked."""
@@ -89,7 +113,7 @@ class Rows:
             return np.fromfile(self.file, element.layout(self.header.order), count)
         values = count * len(element.properties)
         try:
-            numbers = map(float, itertools.islice(self.words, values))
+            numbers = map(_number, itertools.islice(self.words, values))
             table = np.fromiter(numbers, np.float64, values)
         except ValueError as error:  # a word that is no number, or too few of them
             raise ValueError(

@@ -125,3 +125,23 @@ def test_damage_in_ascii_is_named(tmp_path):
         path.write_bytes(damage)
         with pytest.raises(ValueError, match=r"g\.ply"):
             load_ply(path)
+
+
+@pytest.mark.parametrize("word", ["nan", "-nan(ind)", "1.#QNAN", "-1.#IND", "1.#INF", "-inf"])
+def test_what_is_not_finite_in_ascii_however_it_is_written(tmp_path, word):
+    g = gaussians()
+    path = write_variant(tmp_path / "g.ply", columns(g), "")
+    header, body = path.read_bytes().split(b"end_header\n")
+    rest = body.split(b" ", 1)[1]
+    path.write_bytes(header + b"end_header\n" + word.encode() + b" " + rest)
+    check(path, g[torch.arange(9) > 0])
+
+
+@pytest.mark.parametrize("padding", [b"\n", b"\r\n", bytes(7)])
+def test_padding_behind_the_rows_and_long_comments_do_no_harm(tmp_path, padding):
+    g = gaussians()
+    notes = ["comment " + "x" * 200_000]
+    check(write_variant(tmp_path / "g.ply", columns(g), notes=notes, rows_after=padding), g)
+    path = write_variant(tmp_path / "more.ply", columns(g), rows_after=b"more")
+    with pytest.raises(ValueError, match=r"more\.ply"):
+        load_ply(path)
