@@ -7,6 +7,8 @@ log-sum-exp L, where a is the view strength:
     out = (e^Lr Or + a (e^Lc Oc - e^Ls Os)) / (e^Lr + a (e^Lc - e^Ls))
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,6 +17,7 @@ from fourreal.attention.dense import dense_attention
 from fourreal.attention.flex import flex_attention, flex_unavailable
 from fourreal.attention.gather import gather_attention
 from fourreal.attention.kernels import FlashAttention3, flash_attn_kernel, fused_kernel
+from fourreal.attention.layouts import check_shapes
 from fourreal.attention.matmul import matmul_attention
 from fourreal.attention.merge import merge_attention
 
@@ -48,17 +51,13 @@ def view_time_attention(
     - auto: what choose_backend says.
 
     Source: the paper's section 3.1; the formula is in this file's first lines. Raises ValueError
-    when the tokens do not fill the grid, for a negative view_strength, and for a backend that this
-    device, type or machine does not have.
+    when the tokens do not fill the grid or there are none, for a view_strength that is negative or
+    not finite, and for a backend that this device, type or machine does not have.
     """
+    check_shapes(query, num_views, num_frames)
     tokens, _, head_dim = query.shape[1:]
-    if num_views < 1 or num_frames < 1 or tokens % (num_views * num_frames):
-        raise ValueError(
-            f"{tokens} tokens do not fill a grid of {num_views} views x {num_frames} frames; "
-            "their number must be a multiple of views x frames."
-        )
-    if view_strength < 0:
-        raise ValueError(f"view_strength is {view_strength}, but must be 0 or more.")
+    if not 0 <= view_strength < math.inf:
+        raise ValueError(f"view_strength is {view_strength}, but must be 0 or more, and finite.")
     if backend not in BACKENDS:
         raise ValueError(f"backend is {backend!r}, but must be one of {', '.join(BACKENDS)}.")
     if backend == "auto":

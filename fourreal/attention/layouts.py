@@ -15,6 +15,22 @@ COLUMN = "b (v f s) h d -> (b f) h (v s) d"
 FRAME = "b (v f s) h d -> (b v f) h s d"
 
 
+def check_shapes(query: Tensor, num_views: int, num_frames: int) -> None:
+    """Raises ValueError unless the tokens of query [B, N, heads, dim], one or more in each
+    dimension, fill a grid. Kernels end the process where a dimension is 0."""
+    batch, tokens, heads, head_dim = query.shape
+    if not query.numel():
+        raise ValueError(
+            f"there are {batch} sequences of {tokens} tokens with {heads} heads of {head_dim} "
+            "channels, but one or more of each are needed."
+        )
+    if num_views < 1 or num_frames < 1 or tokens % (num_views * num_frames):
+        raise ValueError(
+            f"{tokens} tokens do not fill a grid of {num_views} views x {num_frames} frames; "
+            "their number must be a multiple of views x frames."
+        )
+
+
 def apart(x: Tensor, layout: str, num_views: int, num_frames: int) -> Tensor:
     """The groups of a layout, [batch, heads, tokens, dim], of x [B, V*F*S, heads, dim]."""
     x = rearrange(x, layout, v=num_views, f=num_frames)

@@ -17,7 +17,8 @@ def matmul_attention(
 ) -> Tensor:
     """view_time_attention for 2 or more views; shapes as there.
 
-    The scores of half precision are float32, as in fused kernels.
+    The scores of half precision are float32, as in fused kernels: their product is, for a product
+    in half precision rounds them before anything can be kept.
     """
     grid = num_views, num_frames
     tokens_per_frame = query.shape[1] // (num_views * num_frames)
@@ -27,9 +28,8 @@ def matmul_attention(
     parts = []
     for layout in layouts:
         q, k, v = (apart(x, layout, *grid) for x in (query, key, value))
-        scores = q @ k.mT
-        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-        scores = scores * query.shape[-1] ** -0.5
+        exact = torch.promote_types(q.dtype, torch.float32)
+        scores = (q.to(exact) @ k.to(exact).mT) * query.shape[-1] ** -0.5
         if layout == COLUMN:  # a token's own frame is in its row already
             scores = (scores + math.log(view_strength)).masked_fill(own, -math.inf)
         parts.append((layout, scores, v))

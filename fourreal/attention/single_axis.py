@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from fourreal.attention.layouts import COLUMN, ROW, apart, together
+from fourreal.attention.layouts import COLUMN, ROW, apart, check_shapes, together
 
 
 def time_attention(
@@ -23,6 +23,7 @@ def view_attention(
 def _attention(
     query: Tensor, key: Tensor, value: Tensor, num_views: int, num_frames: int, layout: str
 ) -> Tensor:
+    check_shapes(query, num_views, num_frames)
     q, k, v = (apart(x, layout, num_views, num_frames) for x in (query, key, value))
     out = F.scaled_dot_product_attention(q, k, v)
     return together(out, layout, num_views, num_frames)

@@ -9,8 +9,10 @@ import tyro
 from fourreal.cameras import PathKind, TimeKind, load_keyframes
 from fourreal.devices import choose_device
 from fourreal.files.media import write_depth, write_images, write_video
-from fourreal.formats import load_scene
+from fourreal.formats import open_scene
 from fourreal.rendering import render_path, scene_path
+
+STILL_FRAMES = 48  # of a video of a scene that has one time
 
 
 @dataclass
@@ -18,7 +20,8 @@ class RenderConfig:
     """Render a scene file along a camera path to a video or images."""
 
     scene: Annotated[Path, tyro.conf.Positional]
-    """A scene file, as generate and reconstruct write it."""
+    """A scene file, as generate and reconstruct write it; or PLY, SPZ, .splat or OpenUSD, or a
+    folder with one such file per time."""
     out: Path = Path("render.mp4")
     """A video file, or a folder (a name without suffix) for numbered PNG images."""
     kind: PathKind = "orbit"
@@ -30,7 +33,7 @@ class RenderConfig:
     """play, freeze (bullet time), ramp (slow to a stop and on) or ping_pong (default: freeze with
     freeze_time, else play)."""
     num_frames: int | None = None
-    """Frames of the video (default: as many as the scene has)."""
+    """Frames of the video (default: as many as the scene has times, or 48 where it has one)."""
     freeze_at: int = 0
     """The time where freeze stands still and ramp stops."""
     keyframes: Path | None = None
@@ -49,7 +52,7 @@ class RenderConfig:
 def render_scene(config: RenderConfig) -> None:
     """Render and write. Raises ValueError for a file that is no scene and for wrong keyframes."""
     device = choose_device(config.device)
-    scene = load_scene(config.scene)
+    scene = open_scene(config.scene)
     keyframes = None
     if config.keyframes:
         keyframes = load_keyframes(config.keyframes, scene.extrinsics, scene.num_frames)
@@ -57,7 +60,7 @@ def render_scene(config: RenderConfig) -> None:
         scene,
         config.height,
         kind=config.kind,
-        num_frames=config.num_frames,
+        num_frames=config.num_frames or (STILL_FRAMES if scene.num_frames == 1 else None),
         freeze_at=config.freeze_at,
         time=config.time,
         keyframes=keyframes,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from fourreal.formats import load_scene
+from fourreal.formats import open_scene
 from fourreal.viewer import export_html, read_frames, serve
 
 
@@ -15,7 +15,8 @@ class ViewConfig:
     """Explore a scene file in the browser."""
 
     scene: Annotated[Path, tyro.conf.Positional]
-    """A scene file, as generate and reconstruct write it."""
+    """A scene file, as generate and reconstruct write it; or PLY, SPZ, .splat or OpenUSD, or a
+    folder with one such file per time."""
     html: Path | None = None
     """Write one self-contained HTML file instead of serving the scene on this machine."""
     input_frames: Path | None = None
@@ -29,9 +30,10 @@ class ViewConfig:
 
 def view_scene(config: ViewConfig) -> None:
     """Serve the scene until it is stopped, or write the HTML file."""
-    scene = load_scene(config.scene)
+    scene = open_scene(config.scene)
     grid = config.scene.with_name("grid.mp4")
-    path = config.input_frames or (grid if grid.is_file() else None)
+    beside = grid.is_file() and config.scene.suffix == ".safetensors"  # of the same run
+    path = config.input_frames or (grid if beside else None)
     frames = read_frames(path, scene.num_views, scene.num_frames) if path else None
     if config.html:
         export_html(scene, config.html, frames)

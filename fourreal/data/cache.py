@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from fourreal.files.atomic import atomic_path
+from fourreal.files.tensors import save_tensors
 from fourreal.scenes import SceneBatch, describe, scene_seed
 
 
@@ -45,8 +46,7 @@ class TensorCache:
         """The tensor of a key in float16, computed when it is not there yet."""
         path = self._path(key)
         if not path.exists():
-            with atomic_path(path) as temporary:
-                save_file({"tensor": compute().half().contiguous().cpu()}, temporary)
+            save_tensors({"tensor": compute().half().contiguous().cpu()}, path)
         return load_file(path)["tensor"]
 
 

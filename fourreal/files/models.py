@@ -4,10 +4,9 @@ import os
 from collections.abc import Mapping
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fourreal.files.atomic import atomic_path
+from fourreal.files.tensors import save_tensors
 
 
 def write_weights(
@@ -15,8 +14,7 @@ def write_weights(
 ) -> None:
     """Write tensors as float16, with metadata; the file appears when it is complete."""
     halves = {k: v.detach().half().contiguous().cpu() for k, v in tensors.items()}
-    with atomic_path(path) as temporary:
-        save_file(halves, temporary, metadata)
+    save_tensors(halves, path, metadata)
 
 
 def assign_weights(

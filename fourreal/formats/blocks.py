@@ -2,20 +2,23 @@
 
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 
 import torch
 
+from fourreal.formats.finite import finite_rows, report_left_out
 from fourreal.gaussians import Gaussians
 
 BLOCK = 2**18  # bytes of the wider of a file's rows and their Gaussians, converted at a time
 
 
 def in_blocks(
-    count: int, num_harmonics: int, row: int, convert: Callable[[int, int], Gaussians]
+    count: int, num_harmonics: int, row: int, convert: Callable[[int, int], Gaussians], path: Path
 ) -> Gaussians:
     """`count` Gaussians, put together from convert(begin, end), called in order of the rows.
 
-    row: bytes per Gaussian in the file.
+    row: bytes per Gaussian in the file. Gaussians that are not finite are left out, with a warning
+    that names path. Raises ValueError where these are more than half.
     """
     result = Gaussians(
         torch.empty(count, 3),
@@ -25,9 +28,14 @@ def in_blocks(
         torch.empty(count, num_harmonics, 3),
     )
     rows = max(1, BLOCK // max(row, 4 * (11 + 3 * num_harmonics)))
+    kept = 0
     for begin in range(0, count, rows):
-        end = min(begin + rows, count)
-        block = convert(begin, end)
+        block = convert(begin, min(begin + rows, count))
+        good = finite_rows(block)
+        if not good.all():
+            block = block[good]
         for field in fields(block):
-            getattr(result, field.name)[begin:end] = getattr(block, field.name)
-    return result
+            getattr(result, field.name)[kept : kept + len(block)] = getattr(block, field.name)
+        kept += len(block)
+    report_left_out(count - kept, count, path)
+    return result.map(lambda x: x[:kept]) if kept < count else result

@@ -5,14 +5,14 @@ as 128 + 128 q. Axes as in PLY.
 """
 
 import os
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from fourreal.files.atomic import atomic_path
 from fourreal.files.existing import existing_file
 from fourreal.formats.blocks import in_blocks
+from fourreal.formats.finite import only_finite
+from fourreal.formats.writing import written_whole
 from fourreal.gaussians import Gaussians, harmonics_to_rgb, rgb_to_harmonics
 
 RECORD = np.dtype(
@@ -21,8 +21,11 @@ RECORD = np.dtype(
 
 
 def save_splat(gaussians: Gaussians, path: str | os.PathLike) -> None:
-    """Write N Gaussians as .splat. Lossy: the colour is the view-independent one, in 8 bits."""
-    g = gaussians.map(lambda x: x.detach().cpu().float())
+    """Write N Gaussians as .splat. Lossy: the colour is the view-independent one, in 8 bits.
+
+    Gaussians that are not finite are left out, with a warning.
+    """
+    g = only_finite(gaussians, path)
     color = torch.cat([harmonics_to_rgb(g.harmonics), g.opacities[:, None]], dim=-1)
     rotation = torch.nn.functional.normalize(g.quaternions, dim=-1) * 128 + 128
     records = np.empty(len(g), RECORD)
@@ -30,14 +33,15 @@ def save_splat(gaussians: Gaussians, path: str | os.PathLike) -> None:
     records["scale"] = g.scales.numpy()
     records["color"] = (color * 255).round().clamp(0, 255).byte().numpy()
     records["rotation"] = rotation.round().clamp(0, 255).byte().numpy()
-    with atomic_path(path) as temporary:
+    with written_whole(path) as temporary:
         records.tofile(temporary)
 
 
 def load_splat(path: str | os.PathLike) -> Gaussians:
     """Read Gaussians (degree 0) from a .splat file.
 
-    Raises ValueError for files that are missing or damaged.
+    Gaussians that are not finite, or of negative scales, are left out with a warning. Raises
+    ValueError for files that are missing or damaged, where more than half of them are such.
     """
     path = existing_file(path)
     size = path.stat().st_size
@@ -49,21 +53,13 @@ def load_splat(path: str | os.PathLike) -> Gaussians:
     with open(path, "rb") as file:
 
         def read(first: int, end: int) -> Gaussians:
-            return from_records(np.fromfile(file, RECORD, end - first), first, path)
+            return from_records(np.fromfile(file, RECORD, end - first))
 
-        return in_blocks(size // RECORD.itemsize, 1, RECORD.itemsize, read)
+        return in_blocks(size // RECORD.itemsize, 1, RECORD.itemsize, read, path)
 
 
-def from_records(records: np.ndarray, first: int, path: Path) -> Gaussians:
-    """Gaussians of a file's records from `first` on. Raises ValueError for values that
-    are not finite, and for negative scales."""
-    good = np.isfinite(records["position"]).all(1) & np.isfinite(records["scale"]).all(1)
-    good &= (records["scale"] >= 0).all(1)
-    if not good.all():
-        raise ValueError(
-            f"{path} is damaged or another format: its Gaussian {first + good.argmin()} has a "
-            "position that is not finite, or a scale that is negative or not finite."
-        )
+def from_records(records: np.ndarray) -> Gaussians:
+    """Gaussians of a file's records."""
     color = torch.from_numpy(records["color"].copy()).float() / 255
     rotation = (torch.from_numpy(records["rotation"].copy()).float() - 128) / 128
     return Gaussians(

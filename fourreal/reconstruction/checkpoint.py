@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from fourreal.files.atomic import atomic_path
+from fourreal.files.tensors import save_tensors
 from fourreal.files.weights_files import read_weights, strip_prefix
 from fourreal.reconstruction.config import GaussianHeadKind, TemporalMode, VGGTConfig
 from fourreal.reconstruction.network import VGGT
@@ -219,5 +218,4 @@ def save_model(
         for key, value in model.state_dict().items()
     }
     header = {"format": "fourreal.reconstructor", "config": model.config.to_json()}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata=header | (metadata or {}))
+    save_tensors(tensors, path, header | (metadata or {}))

@@ -6,10 +6,9 @@ from typing import Any
 
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
-from safetensors.torch import save_file
 from torch import Tensor
 
-from fourreal.files.atomic import atomic_path
+from fourreal.files.tensors import save_tensors
 from fourreal.video.wan_keys import comfy_key
 
 SELF_ATTENTION = r"blocks\.\d+\.attn1\.(to_q|to_k|to_v|to_out\.0)"
@@ -43,5 +42,4 @@ def lora_tensors(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def save_lora(weights: dict[str, Tensor], path: Path, metadata: dict[str, Any]) -> None:
     """Write lora_tensors(weights), with `metadata` as JSON under the key `fourreal`."""
-    with atomic_path(path) as temporary:
-        save_file(lora_tensors(weights), temporary, {"fourreal": json.dumps(metadata)})
+    save_tensors(lora_tensors(weights), path, {"fourreal": json.dumps(metadata)})

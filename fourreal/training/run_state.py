@@ -16,11 +16,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from fourreal.files.tensors import read_safetensors
+from fourreal.files.tensors import read_safetensors, save_tensors
 
 TRAINED, AVERAGE, RUN = "trained.safetensors", "average.safetensors", "run.json"
 
@@ -127,7 +126,7 @@ class Checkpoints:
     def _save_tensors(self, names: list[str], values: list[Tensor], path: Path) -> None:
         tensors = {n: whole(v.detach()).contiguous() for n, v in zip(names, values)}
         if self.accelerator.is_main_process:
-            save_file(tensors, path)
+            save_tensors(tensors, path)
 
     @torch.no_grad()
     def _load_weights(self, models: list[nn.Module], folder: str) -> None:

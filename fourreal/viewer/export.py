@@ -2,7 +2,7 @@
 
 The page asks for these parts by name:
 
-- `scene.json`: the counts of Gaussians, the cameras and the frame rate
+- `scene.json`: the counts of Gaussians, the cameras, the frame rate, and the scene's `center`
 - `static.bin`: the Gaussians that stand still
 - `<t>.bin`: the moving Gaussians of time t
 - `<view>_<t>.jpg`: the input frames, if there are any
@@ -11,18 +11,20 @@ A part with N Gaussians has them in Spark's packed layout (its file PackedSplats
 colour and opacity in a byte per channel, the position as three half floats, each scale's logarithm
 in a byte, the rotation as an octahedral axis (two bytes) and an angle (one). Behind them come the
 harmonics of degree 1 of all N, then those of degree 2 and 3 where the scene has them. Higher
-degrees are left out: Spark has none.
+degrees are left out: Spark has none. Positions and cameras are relative to the center, for half
+floats are fine near 0 only: at 1000 units from it they are 0.5 apart.
 """
 
 import base64
 import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.resources import files
 
 import numpy as np
+import torch
 from einops import rearrange
 from PIL import Image
 from torch import Tensor
@@ -42,12 +44,15 @@ Part = Callable[[], bytes]
 
 
 def pack_gaussians(
-    gaussians: Gaussians, color_range: tuple[float, float] = (0.0, 1.0)
+    gaussians: Gaussians,
+    color_range: tuple[float, float] = (0.0, 1.0),
+    center: Sequence[float] = (0.0, 0.0, 0.0),
 ) -> np.ndarray:
     """Pack N Gaussians in Spark's layout: uint32 [N, 4], little endian.
 
     color_range: the colours of degree 0 that bytes 0 and 255 stand for. Colours outside are
     clipped, as are scales outside exp(LN_SCALE) and positions that a half float cannot hold.
+    center: the point that positions are relative to.
     """
     parts = (gaussians.means, gaussians.quaternions, gaussians.scales, gaussians.opacities)
     means, quaternions, scales, opacities = (p.detach().cpu().double().numpy() for p in parts)
@@ -56,7 +61,9 @@ def pack_gaussians(
     darkest, brightest = color_range
     packed[:, 0:3] = np.rint(255 * ((rgb - darkest) / (brightest - darkest)).clip(0, 1))
     packed[:, 3] = np.rint(255 * opacities.clip(0, 1))
-    packed[:, 4:10] = means.clip(-65504, 65504).astype("<f2").view(np.uint8).reshape(-1, 6)
+    packed[:, 4:10] = (
+        (means - np.array(center)).clip(-65504, 65504).astype("<f2").view(np.uint8).reshape(-1, 6)
+    )
     turns = octahedral_rotation(quaternions)
     packed[:, 10:12], packed[:, 15] = turns[:, :2], turns[:, 2]
     low, high = LN_SCALE
@@ -121,20 +128,26 @@ def scene_files(scene: GaussianScene, frames: Tensor | None = None) -> dict[str,
     degree = min(round(scene.num_harmonics**0.5) - 1, len(HARMONICS))
     color_range = COLOR_RANGE if degree else (0.0, 1.0)
 
+    first = scene.at(0)
+    center = middle_of(first)
+
     def pack(gaussians: Gaussians) -> bytes:
-        return pack_gaussians(gaussians, color_range).tobytes() + pack_harmonics(gaussians, degree)
+        packed = pack_gaussians(gaussians, color_range, center).tobytes()
+        return packed + pack_harmonics(gaussians, degree)
 
     def at_time(time: int) -> bytes:
         return pack(scene.dynamic[time])
 
-    first = scene.at(0)
+    moved = scene.extrinsics.detach().cpu().double().clone()
+    moved[:, :, 3] += moved[:, :, :3] @ torch.tensor(center, dtype=torch.float64)
     about = {
         "width": scene.width,
         "height": scene.height,
         "fps": scene.fps,
         "static": len(scene.static),
         "dynamic": [len(g) for g in scene.dynamic],
-        "extrinsics": scene.extrinsics.tolist(),
+        "center": center,
+        "extrinsics": moved.tolist(),
         "intrinsics": scene.intrinsics.tolist(),
         "depths": [first.viewing_distance(camera) for camera in scene.extrinsics],
         "frames": frames is not None,
@@ -151,6 +164,12 @@ def scene_files(scene: GaussianScene, frames: Tensor | None = None) -> dict[str,
         for view, time in np.ndindex(grid):
             parts[f"{view}_{time}.jpg"] = partial(jpeg, frames[view, time])
     return parts
+
+
+def middle_of(gaussians: Gaussians) -> list[float]:
+    """The median of the positions along each axis; the origin where there are none."""
+    means = gaussians.means.detach().cpu().double()
+    return means.median(dim=0).values.tolist() if len(means) else [0.0, 0.0, 0.0]
 
 
 def jpeg(frame: Tensor) -> bytes:

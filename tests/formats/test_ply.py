@@ -104,11 +104,11 @@ def test_what_is_not_gaussian_ply_is_refused_by_name(tmp_path):
             b"property float x\nproperty float y\nproperty float z\nend_header\n",
             "no f_dc_0",
         ),
-        "ascii.ply": (b"ply\nformat ascii 1.0\nelement vertex 0\nend_header\n", "binary"),
-        "compressed.ply": (
-            b"ply\nformat binary_little_endian 1.0\nelement chunk 3\n"
-            b"property float min_x\nend_header\n",
-            "element chunk",
+        "words.ply": (b"ply\nformat words 1.0\nelement vertex 0\nend_header\n", "binary"),
+        "mesh.ply": (
+            b"ply\nformat binary_little_endian 1.0\nelement face 3\n"
+            b"property list uchar int vertex_indices\nend_header\n",
+            "holds face",
         ),
         "text.ply": (b"hello", "not a PLY"),
         "empty.ply": (b"", "not a PLY"),

@@ -4,7 +4,14 @@ import os
 
 import pytest
 
-from fourreal.formats import load_ply_sequence, save_ply, save_ply_sequence, sequence
+from fourreal.formats import (
+    load_ply_sequence,
+    load_sequence,
+    save_gaussians,
+    save_ply,
+    save_ply_sequence,
+    sequence,
+)
 
 from ..tiny import cloud
 from .comparing import assert_same, scene
@@ -53,3 +60,44 @@ def test_an_interrupted_sequence_keeps_the_old_one(tmp_path, monkeypatch):
         save_ply_sequence(scene(), tmp_path / "sequence")
     assert {p.name: p.read_bytes() for p in (tmp_path / "sequence").iterdir()} == before
     assert os.listdir(tmp_path) == ["sequence"]
+
+
+def numbered(folder, numbers, suffix=".ply"):
+    for i in numbers:
+        save_gaussians(cloud(i + 1, 0), folder / f"frame_{i:03d}{suffix}")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "missing"),
+    [((1, 2, 4, 5), "3"), ((0, 1, 5), "2, 3, 4"), ((0, 2, 4), ""), ((7,), "")],
+)
+def test_numbers_that_a_sequence_lacks_are_named(tmp_path, caplog, numbers, missing):
+    numbered(tmp_path, numbers)
+    assert [len(g) for g in load_ply_sequence(tmp_path)] == [i + 1 for i in numbers]
+    if missing:
+        assert f"lacks the numbers {missing} between frame_" in caplog.text
+    else:
+        assert not caplog.records
+
+
+def test_hidden_files_are_no_part_of_a_sequence(tmp_path):
+    numbered(tmp_path, (1, 2))
+    (tmp_path / "._frame_001.ply").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X")
+    assert [len(g) for g in load_ply_sequence(tmp_path)] == [2, 3]
+
+
+def test_lower_degrees_are_padded_to_the_highest(tmp_path):
+    for i, degree in enumerate((0, 2, 1)):
+        save_ply(cloud(4, degree), tmp_path / f"{i}.ply")
+    for degree, g in zip((0, 2, 1), load_ply_sequence(tmp_path)):
+        assert g.harmonics.shape == (4, 9, 3)
+        assert not g.harmonics[:, (degree + 1) ** 2 :].any()
+
+
+@pytest.mark.parametrize("suffix", [".spz", ".splat"])
+def test_sequences_of_other_formats_are_read_and_mixed_ones_refused(tmp_path, suffix):
+    numbered(tmp_path, (0, 1), suffix)
+    assert [len(g) for g in load_sequence(tmp_path)] == [1, 2]
+    numbered(tmp_path, (2,))
+    with pytest.raises(ValueError, match=f".ply and {suffix}"):
+        load_sequence(tmp_path)

@@ -145,7 +145,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
         assert filename.parent == tmp_path
         raise OSError("disk full")
 
-    monkeypatch.setattr("fourreal.reconstruction.checkpoint.save_file", fail)
+    monkeypatch.setattr("fourreal.files.tensors.save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         Reconstructor(tiny_model()).save(path)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]

@@ -7,6 +7,8 @@ const FLY = { w: [0, 0, -1], s: [0, 0, 1], a: [-1, 0, 0], d: [1, 0, 0], q: [0, -
 export class Camera {
   constructor(canvas, about, onMove) {
     this.about = about;
+    const [x, y, z] = about.center;
+    this.center = new THREE.Vector3(x, -y, -z); // in three.js axes
     this.lens = new THREE.PerspectiveCamera(50, 1, 0.01, 10000);
     this.controls = new OrbitControls(this.lens, canvas);
     this.controls.zoomToCursor = true;
@@ -80,18 +82,20 @@ export class Camera {
     return true;
   }
 
+  // In the scene's own place: the page draws it around its center (export.py).
   get state() {
+    const place = (point) => point.clone().add(this.center).toArray();
     return {
-      position: this.lens.position.toArray(),
-      target: this.controls.target.toArray(),
+      position: place(this.lens.position),
+      target: place(this.controls.target),
       quaternion: this.lens.quaternion.toArray(),
       fov: this.fov,
     };
   }
 
   set state({ position, target, quaternion, fov }) {
-    this.lens.position.fromArray(position);
-    this.controls.target.fromArray(target);
+    this.lens.position.fromArray(position).sub(this.center);
+    this.controls.target.fromArray(target).sub(this.center);
     if (quaternion) this.lens.quaternion.fromArray(quaternion);
     else this.lens.lookAt(this.controls.target);
     if (fov) this.fov = fov;

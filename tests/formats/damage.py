@@ -1,0 +1,142 @@
+"""Damaged files: whole samples of every kind that is read, and what may happen to their bytes."""
+
+import gzip
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from fourreal.formats import save_ply, save_scene, save_splat, save_spz, save_usd
+from fourreal.gaussians import Gaussians, GaussianScene
+
+from ..tiny import cloud
+from .ply_variants import columns, write_variant
+from .test_compressed_ply import compressed
+
+DIGITS = 1500  # bytes from the begin in which counts and shapes are written as text
+WORDS = ("nan", "-inf", "1e999", "-1", "0", "", "9" * 30, "0x10", "true", "[", "}", "ä", "\0", '"')
+ODD = (None, True, -1, 0, 1e308, 2**70, float("nan"), float("inf"), "", "x", [], {}, [[]], [None])
+
+
+class Kind(NamedTuple):
+    """A kind of file: how a whole one of `count` Gaussians of a degree is written, and what hides
+    its bytes (unpack and pack again), or that it is text."""
+
+    name: str
+    write: Callable[[Path, int, int], object]
+    packed: bool = False
+    text: bool = False
+
+
+def _gaussians(count: int, degree: int) -> Gaussians:
+    g = cloud(count, degree, seed=count)
+    g.opacities = g.opacities * 0.98 + 0.01
+    return g
+
+
+def _scene(count: int, degree: int) -> GaussianScene:
+    """A half stands and a half moves."""
+    half, cameras = count // 2, (torch.eye(3, 4)[None], torch.eye(3)[None])
+    counts = (count - half, half - half // 3, half // 3)
+    static, *moving = (cloud(n, degree, seed=n) for n in counts)
+    return GaussianScene(static, moving, *cameras, 64, 48)
+
+
+def _variant(order: str) -> Callable[[Path, int, int], object]:
+    return lambda path, n, degree: write_variant(path, columns(_gaussians(n, degree)), order)
+
+
+def _keyframes(path: Path, count: int, degree: int) -> None:
+    place = {
+        "position": [0, 0, -3.5],
+        "target": [0, 0.5, 0],
+        "up": [0, -1, 0],
+        "fov": 50,
+        "time": 1,
+    }
+    path.write_text(json.dumps([{"view": 0, "time": 0}, place, {"view": 0, "fov": 30, "time": 0}]))
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("binary.ply", lambda p, n, d: save_ply(cloud(n, d, seed=n), p)),
+        Kind("big.ply", _variant(">")),
+        Kind("ascii.ply", _variant(""), text=True),
+        Kind("compressed.ply", lambda p, n, d: compressed(p, cloud(n, d), 3 * ((d + 1) ** 2 - 1))),
+        Kind("3.spz", lambda p, n, d: save_spz(cloud(n, d, seed=n), p), packed=True),
+        Kind("4.spz", lambda p, n, d: save_spz(cloud(n, d, seed=n), p, version=4)),
+        Kind("g.splat", lambda p, n, d: save_splat(cloud(n, d, seed=n), p)),
+        Kind("s.safetensors", lambda p, n, d: save_scene(_scene(n, d), p)),
+        Kind("s.usdc", lambda p, n, d: save_usd(_scene(n, d), p)),
+        Kind("s.usda", lambda p, n, d: save_usd(_scene(n, d), p), text=True),
+        Kind("keyframes.json", _keyframes, text=True),
+    )
+}
+
+
+def mutate(data: bytearray, r: random.Random) -> None:
+    """One of: other bytes, bits, cuts, insertions, full bytes, more digits, an end too early."""
+    where = r.randrange(len(data) if r.random() < 0.5 else min(len(data), 600))
+    kind = r.randrange(7)
+    if kind == 0:
+        data[where] = r.randrange(256)
+    elif kind == 1:
+        data[where] ^= 1 << r.randrange(8)
+    elif kind == 2:
+        del data[where : where + r.randrange(1, 9)]
+    elif kind == 3:
+        data[where:where] = bytes(r.randrange(256) for _ in range(r.randrange(1, 9)))
+    elif kind == 4:  # counts and lengths in binary
+        data[where : where + 4] = r.choice((b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f"))
+    elif kind == 5:  # counts and shapes in text
+        digits = [i for i, byte in enumerate(data[:DIGITS]) if chr(byte).isdigit()] or [where]
+        i = r.choice(digits)
+        data[i : i + 1] = b"9" * r.randrange(1, 12)
+    else:
+        del data[where:]
+
+
+def mutate_words(data: bytearray, r: random.Random) -> None:
+    """Another word in the place of one of text's, or a line twice or never."""
+    lines = bytes(data).split(b"\n")
+    i = r.randrange(len(lines))
+    words = lines[i].split(b" ")
+    kind = r.randrange(4)
+    if kind == 0:
+        lines[i:i] = [lines[i]] * r.choice((1, 50))
+    elif kind == 1:
+        del lines[i]
+    else:
+        words[r.randrange(len(words))] = r.choice(WORDS).encode()
+        lines[i] = b" ".join(words)
+    data[:] = b"\n".join(lines)
+
+
+def mutate_json(value: object, r: random.Random) -> object:
+    """The value with something odd in one place."""
+    if r.random() < 0.25 or not isinstance(value, (list, dict)) or not value:
+        return r.choice(ODD)
+    places = list(value) if isinstance(value, dict) else list(range(len(value)))
+    place = r.choice(places)
+    if r.random() < 0.15:
+        del value[place]
+    else:
+        value[place] = mutate_json(value[place], r)
+    return value
+
+
+def damaged(kind: Kind, content: bytes, seed: object) -> bytes:
+    """The content after 1, 2 or 8 mutations; packed kinds every second time inside their gzip."""
+    r = random.Random(str(seed))
+    if kind.name.endswith(".json") and r.random() < 0.7:
+        return json.dumps(mutate_json(json.loads(content), r)).encode()
+    inside = kind.packed and r.random() < 0.5
+    data = bytearray(gzip.decompress(content) if inside else content)
+    for _ in range(r.choice((1, 1, 2, 8))):
+        if data:
+            (mutate_words if kind.text and r.random() < 0.5 else mutate)(data, r)
+    return gzip.compress(bytes(data), 1) if inside else bytes(data)
