@@ -22,11 +22,11 @@ from tqdm import tqdm
 from fourreal import __version__, weights
 from fourreal.files.atomic import REPORT, results_folder
 from fourreal.files.media import (
-    VIDEO_SUFFIXES,
-    fit_frames,
     read_image,
     read_images,
+    read_synchronised,
     read_video,
+    view_files,
     write_image,
     write_video,
 )
@@ -119,12 +119,20 @@ class ReconstructConfig:
     """Reconstruct a 4D scene from synchronised videos, one per view."""
 
     inputs: tuple[Path, ...]
-    """Videos of still cameras, in order along their arc, or one folder that holds them."""
+    """Videos (or photos) of still cameras, in order along their arc, or one folder that holds them,
+    in the natural order of their names."""
     out: Path = Path("out/reconstruct")
     weights: Path | None = None
     """A reconstructor file: VGGT-1B, AnySplat or one of this project's (default: embedded)."""
     max_frames: int | None = None
     """Use only so many frames of each video."""
+    offsets: tuple[float, ...] | None = None
+    """Per view, the seconds of its video at which the common beginning is, for cameras that started
+    at different moments; all are cut to the shortest."""
+    fps: float | None = None
+    """Frames per second to resample the videos to (default: their own, which must be one)."""
+    trim: bool = False
+    """Cut all videos to the shortest."""
     refine: int = 0
     """Steps of optimising the Gaussians on the videos' own frames; 200 sharpen, and take longer."""
     orbit_size: int = 256
@@ -187,15 +195,19 @@ def read_reference(path: Path, count: int, config: GenerateConfig, name: str) ->
 
     Raises ValueError naming the file when it has too few frames or another size (without fit).
     """
+    assert config.height is not None and config.width is not None  # list_jobs fills them in
+    fit = (config.height, config.width) if config.fit else None
+    wanted = count if config.fit else count + 1  # one more shows that there are too many
     if name == "image":
-        frames = read_image(path)[None]
+        frames = read_image(path, fit)[None]
+    elif path.is_dir():
+        frames = read_images(path, wanted, fit=fit)
     else:
-        frames = read_images(path) if path.is_dir() else read_video(path)[0]
-    if config.fit and len(frames) >= count:
-        frames = fit_frames(frames, count, config.height, config.width)
+        frames = read_video(path, wanted, fit=fit)[0]
     if frames.shape != (count, 3, config.height, config.width):
+        found = f"more than {count}" if len(frames) > count else f"{len(frames)}"
         raise ValueError(
-            f"the {name} reference {path} has {len(frames)} frames of {frames.shape[-2]} x "
+            f"the {name} reference {path} has {found} frames of {frames.shape[-2]} x "
             f"{frames.shape[-1]}, but this grid needs {count} of {config.height} x {config.width}; "
             + ("give a longer one." if config.fit else "give one of that size or add --fit.")
         )
@@ -430,23 +442,17 @@ def _generate_one(config: GenerateConfig, pipeline, options: dict, report: Repor
 
 def reconstruct(config: ReconstructConfig) -> Path:
     """The second half of the job on the user's own synchronised videos."""
-    paths = list(config.inputs)
-    if len(paths) == 1 and paths[0].is_dir():
-        paths = sorted(p for p in paths[0].iterdir() if p.suffix.lower() in VIDEO_SUFFIXES)
-        if not paths:
-            raise ValueError(f"{config.inputs[0]} holds no videos ({', '.join(VIDEO_SUFFIXES)}).")
-    videos, rates = zip(*(read_video(p, config.max_frames) for p in paths))
-    for path, video in zip(paths, videos):
-        if video.shape != videos[0].shape:
-            raise ValueError(
-                f"{path} has {len(video)} frames of {video.shape[-2]} x {video.shape[-1]}, but "
-                f"{paths[0]} has {len(videos[0])} of {videos[0].shape[-2]} x "
-                f"{videos[0].shape[-1]}; the views must be of equal length and size."
-            )
-    frames, report = torch.stack(videos), Report()
+    frames, rate = read_synchronised(
+        view_files(config.inputs),
+        offsets=config.offsets,
+        max_frames=config.max_frames,
+        fps=config.fps,
+        trim=config.trim,
+    )
+    report = Report()
     with results_folder(config.out) as folder:
         file = config.weights or weights.folder() / "reconstructor.safetensors"
-        scene = reconstruct_grid(frames, file, rates[0], report, config.refine)
-        write_results(folder, frames, scene, rates[0], config.orbit_size, report)
+        scene = reconstruct_grid(frames, file, rate, report, config.refine)
+        write_results(folder, frames, scene, rate, config.orbit_size, report)
         write_report(folder, report, scene, vars(config))
     return config.out

@@ -16,7 +16,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import av
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -24,6 +23,9 @@ from tqdm import tqdm
 from fourreal.files.media import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
+    image_files,
+    measure_video,
+    media_files,
     natural_order,
     read_image,
     read_video,
@@ -45,11 +47,6 @@ class Clip:
     num_frames: int  # of each view; 1 of photos
 
 
-def _files(folder: Path, suffixes: tuple[str, ...], pattern: str = "*") -> list[Path]:
-    found = [p for p in folder.glob(pattern) if p.suffix.lower() in suffixes and p.is_file()]
-    return sorted(found, key=natural_order)
-
-
 def _along_azimuth(positions: Tensor) -> list[int]:
     """Order of cameras [N, 3] (z up) around their mean, from one side of the widest gap to the
     other."""
@@ -64,7 +61,7 @@ def _syncam_views(scene: Path) -> list[Path]:
     """SynCamVideo: videos/cam01.mp4 and, as text, camera-to-world matrices with the position in
     the last row."""
     cameras = json.loads((scene / "cameras" / "camera_extrinsics.json").read_text())["frame0"]
-    views = [v for v in _files(scene / "videos", VIDEO_SUFFIXES) if v.stem in cameras]
+    views = [v for v in media_files(scene / "videos", VIDEO_SUFFIXES) if v.stem in cameras]
     rows = [cameras[v.stem].replace("[", " ").replace("]", " ").split() for v in views]
     positions = torch.tensor([[float(n) for n in r[-4:-1]] for r in rows]).view(-1, 3)
     return [views[i] for i in _along_azimuth(positions)] if views else []
@@ -75,16 +72,16 @@ def list_views(kind: Kind, folder: Path) -> list[Path]:
     if kind == "video":
         return []
     if kind == "static":
-        return _files(folder, IMAGE_SUFFIXES)
+        return image_files(folder)
     if (folder / "cameras" / "camera_extrinsics.json").is_file():
         return _syncam_views(folder)
     if (folder / "mv_images").is_dir():
         times = sorted((folder / "mv_images").iterdir(), key=natural_order)
-        return [folder / "mv_images" / "*" / p.name for p in _files(times[0], IMAGE_SUFFIXES)]
+        return [folder / "mv_images" / "*" / p.name for p in image_files(times[0])]
     kubric = sorted(folder.glob("frames_p0_v*"), key=natural_order)
     if kubric:
         return kubric[KUBRIC_HIGH_VIEWS:] if len(kubric) > 2 * KUBRIC_HIGH_VIEWS else kubric
-    return _files(folder, VIDEO_SUFFIXES)
+    return media_files(folder, VIDEO_SUFFIXES)
 
 
 def _listed(root: Path, problems: list[str]) -> list[dict[str, Any]]:
@@ -108,7 +105,7 @@ def _discovered(kind: Kind, root: Path, problems: list[str]) -> list[dict[str, A
     if root.is_file():
         return [{"path": root}]
     if kind == "video":
-        found = [{"path": p} for p in _files(root, VIDEO_SUFFIXES, "**/*")]
+        found = [{"path": p} for p in media_files(root, VIDEO_SUFFIXES, "**/*")]
     elif list_views(kind, root):
         return [{"path": root}]
     else:
@@ -161,14 +158,14 @@ def frame_files(folder: Path) -> list[Path]:
     if folder.parent.name == "*":
         files = path_of_view(folder).glob(f"*/{folder.name}")
         return sorted(files, key=lambda file: natural_order(file.parent))
-    return _files(folder, IMAGE_SUFFIXES, "rgba_*") or _files(folder, IMAGE_SUFFIXES)
+    return image_files(folder, "rgba_*") or image_files(folder)
 
 
 def size_of_view(view: Path) -> tuple[int, int, int]:
     """(frames, height, width) of a video, a folder of frames or a photo.
 
-    Of a video every packet is read and every key frame decoded, of a folder the first image.
-    Raises ValueError naming the file when it cannot be decoded.
+    Of a video every frame is decoded, of a folder the first image. Raises ValueError naming the
+    file when that cannot be done.
     """
     if not path_of_view(view).exists():
         raise ValueError(f"{view} does not exist")
@@ -178,19 +175,7 @@ def size_of_view(view: Path) -> tuple[int, int, int]:
         if not images:
             raise ValueError(f"{view} holds no images")
         return len(images), *read_image(images[0]).shape[-2:]
-    try:
-        with av.open(str(view)) as container:
-            stream = container.streams.video[0]
-            count = sum(1 for packet in container.demux(stream) if packet.size)
-            container.seek(0)
-            stream.codec_context.skip_frame = "NONKEY"
-            decoded = sum(1 for _ in container.decode(stream))
-            if not decoded:
-                raise ValueError(f"{view} cannot be decoded as video: it has no frames")
-            return count, stream.height, stream.width
-    except (av.FFmpegError, IndexError) as error:
-        reason = getattr(error, "strerror", "it has no video in it")
-        raise ValueError(f"{view} cannot be decoded as video: {reason}") from error
+    return measure_video(view)
 
 
 def _check(
@@ -250,16 +235,17 @@ def find_clips(
     return [c for c in checked if isinstance(c, Clip)], problems
 
 
-def read_window(view: Path, start: int, count: int) -> Tensor:
+def read_window(view: Path, start: int, count: int, fit: tuple[int, int] | None = None) -> Tensor:
     """Frames start to start + count of a video or folder of frames, [count, 3, H, W] in [0, 1].
 
-    Raises ValueError naming the file when it ends early.
+    fit: (height, width) in pixels to resize and crop each to as it is read. Raises ValueError
+    naming the file when it ends early.
     """
     if path_of_view(view).is_dir():
-        images = [read_image(p) for p in frame_files(view)[start : start + count]]
+        images = [read_image(p, fit) for p in frame_files(view)[start : start + count]]
         frames = torch.stack(images) if images else torch.empty(0)
     else:
-        frames, _ = read_video(view, count, start)
+        frames, _ = read_video(view, count, start, fit=fit)
     if len(frames) < count:
         raise ValueError(f"{view} ends at frame {start + len(frames)}; {start + count} are needed.")
     return frames
