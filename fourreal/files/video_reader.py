@@ -5,19 +5,24 @@ under a video's name reaches no other file and no network, and a name such as `c
 12:30.mp4 is only a name. Frames stay as the decoder made them until their pixels are asked for.
 """
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+from av.stream import Disposition
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from fourreal.files.existing import existing_file
 from fourreal.files.hdr import TRANSFERS, tone_map
 from fourreal.files.images import over_background
+
+logger = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mts", ".m2ts", ".ts", ".3gp", ".3g2"),
@@ -62,9 +67,10 @@ def open_video(path: str | os.PathLike) -> Iterator["VideoReader"]:
                 io_open=_refuse,
             ) as container,
         ):
-            if not container.streams.video:
+            stream = container.streams.best("video")
+            if stream is None or stream.disposition & Disposition.attached_pic:  # a cover
                 raise ValueError(f"{path} has no video in it.")
-            yield VideoReader(path, container)
+            yield VideoReader(path, container, stream)
     except (av.FFmpegError, OSError) as error:
         reason = error.strerror or error
         raise ValueError(f"{path} cannot be decoded as video: {reason}.") from error
@@ -73,20 +79,19 @@ def open_video(path: str | os.PathLike) -> Iterator["VideoReader"]:
 class VideoReader:
     """Frames of an open video. rate: frames per second by the file, None where it names none."""
 
-    def __init__(self, path: Path, container: Any):
+    def __init__(self, path: Path, container: Any, stream: Any):
         self.path = path
-        self._container = container
-        self._stream = container.streams.best("video") or container.streams.video[0]
-        self._stream.thread_type = "AUTO"
-        width, height = self._stream.width, self._stream.height
+        self._container, self._stream = container, stream
+        stream.thread_type = "AUTO"
+        width, height = stream.width, stream.height
         if width * height > MAX_FRAME_PIXELS:
             raise ValueError(
                 f"{path} has frames of {width} x {height} pixels; at most {MAX_FRAME_PIXELS} are "
                 "read."
             )
-        rate = self._stream.average_rate or self._stream.guessed_rate
+        rate = stream.average_rate or stream.guessed_rate
         self.rate = float(rate) if rate else None
-        ratio = self._stream.sample_aspect_ratio
+        ratio = stream.sample_aspect_ratio
         # Pixels that are not square, as of DV, HDV and DVDs; roundings of encoders are left alone.
         self._aspect = float(ratio) if ratio and abs(ratio - 1) > 0.02 else 1.0
         # One of each, for they keep their tables from frame to frame.
@@ -104,6 +109,11 @@ class VideoReader:
                 time = number / (self.rate or STILL_RATE)
             if first is None:
                 begin, first = time, frame
+                if frame.interlaced_frame:
+                    warn_once(
+                        f"{self.path} is interlaced: what moves is combed; deinterlace it first "
+                        "(ffmpeg -vf bwdif)."
+                    )
             if (frame.width, frame.height) != (first.width, first.height):
                 raise ValueError(
                     f"{self.path} changes its size from {first.width} x {first.height} to "
@@ -172,6 +182,12 @@ class VideoReader:
             dst_color_range=ColorRange.JPEG,
         ).to_ndarray()
         return tone_map(image, frame.color_trc, frame.color_primaries) if high else image
+
+
+@lru_cache(maxsize=1000)
+def warn_once(message: str) -> None:
+    """Log a warning about a file, once however often the file is read."""
+    logger.warning("%s", message)
 
 
 def quarter_turn(frame: av.VideoFrame) -> tuple[bool, bool, bool]:

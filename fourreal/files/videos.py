@@ -1,6 +1,5 @@
 """Videos as tensors, and tensors as H.264 that every browser shows in our colours."""
 
-import logging
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,9 +14,7 @@ from torch import Tensor
 
 from fourreal.files.atomic import atomic_path
 from fourreal.files.images import to_uint8
-from fourreal.files.video_reader import STILL_RATE, VideoReader, open_video
-
-logger = logging.getLogger(__name__)
+from fourreal.files.video_reader import STILL_RATE, VideoReader, open_video, warn_once
 
 WRITTEN_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".avi", ".ts", ".mts", ".m2ts", ".3gp", ".flv")
 BT709 = 1  # FFmpeg's number of BT.709's primaries, transfer and matrix alike
@@ -154,13 +151,9 @@ def record(
         raise ValueError(f"{path} cannot be decoded as video: {reason}.")
     if fps is None and _is_uneven(times):
         steps = np.diff(times)
-        logger.warning(
-            "%s has a variable frame rate (steps of %.3g to %.3g s); it is read at %.4g frames per "
-            "second, the nearest frame for each time.",
-            path,
-            steps.min(),
-            steps.max(),
-            rate,
+        warn_once(
+            f"{path} has a variable frame rate (steps of {steps.min():.3g} to {steps.max():.3g} s);"
+            f" it is read at {rate:.4g} frames per second, the nearest frame for each time."
         )
         wanted_times = times[0] + np.arange(len(times)) / rate
         nearest = abs(np.array(times)[None] - wanted_times[:, None]).argmin(1)
