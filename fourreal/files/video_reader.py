@@ -48,6 +48,19 @@ def _refuse(url: str, flags: int, options: dict[str, str]) -> Any:
     raise OSError(f"{url} is another file")
 
 
+def _other_kind(path: Path) -> str | None:
+    """What a file is by its first bytes, when that is no video: a part of a sentence."""
+    with path.open("rb") as file:
+        head = file.read(1024).lstrip().lower()
+    if head.startswith((b"#extm3u", b"ffconcat", b"[playlist]", b"v=0\no=", b"v=0\r\n")):
+        return "it is a list of other files; give these"
+    if head.startswith((b"<?xml", b"<mpd", b"<!doctype", b"<html")):
+        return "it is a text; give the video itself"
+    if not head.strip(b"\0"):
+        return "it is empty"
+    return None
+
+
 @contextmanager
 def open_video(path: str | os.PathLike) -> Iterator["VideoReader"]:
     """A reader of the video at a path.
@@ -72,7 +85,7 @@ def open_video(path: str | os.PathLike) -> Iterator["VideoReader"]:
                 raise ValueError(f"{path} has no video in it.")
             yield VideoReader(path, container, stream)
     except (av.FFmpegError, OSError) as error:
-        reason = error.strerror or error
+        reason = _other_kind(path) or error.strerror or error
         raise ValueError(f"{path} cannot be decoded as video: {reason}.") from error
 
 

@@ -38,16 +38,16 @@ def test_white_is_nearly_white_and_hues_stay(transfer, white):
 
 @pytest.mark.parametrize("transfer, white", [(PQ, 0.58), (HLG, 0.75)])
 def test_videos_of_high_dynamic_range_are_tone_mapped(tmp_path, transfer, white):
-    path = tmp_path / "a.mp4"
+    path = tmp_path / "a.mkv"
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx265", rate=Fraction(8))
+        stream = container.add_stream("ffv1", rate=Fraction(8))
         stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p10le"
         coder = stream.codec_context
         coder.color_trc, coder.color_primaries, coder.colorspace = transfer, 9, 9
-        stream.options = {"x265-params": "log-level=none", "crf": "4"}
         frame = av.VideoFrame(64, 64, "yuv420p10le")
         for plane, level in zip(frame.planes, (64 + 876 * white, 512, 512)):
             plane.update(np.full(plane.buffer_size // 2, round(level), "<u2").tobytes())
+        frame.pts = 0
         container.mux([*stream.encode(frame), *stream.encode(None)])
     for options in ({}, {"fit": (16, 16)}):
         frames, _ = read_video(path, **options)

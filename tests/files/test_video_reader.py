@@ -107,6 +107,7 @@ def test_colours_are_read_by_the_matrix_of_the_tag(tmp_path, tag, kr, kb):
         frame = av.VideoFrame(32, 32, "yuv420p")
         for plane, level in zip(frame.planes, yuv_of(rgb, kr, kb)):
             plane.update(bytes([round(level)]) * plane.buffer_size)
+        frame.pts = 0
         container.mux([*stream.encode(frame), *stream.encode(None)])
     assert np.allclose(as_array(read_video(path)[0][0])[9, 9], rgb, atol=3)
 
