@@ -23,12 +23,14 @@ from tqdm import tqdm
 from fourreal.files.media import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
+    VideoMeasures,
     image_files,
+    is_one_rate,
     measure_video,
     media_files,
-    natural_order,
     read_image,
     read_video,
+    subfolders,
 )
 
 Kind = Literal["multiview", "static", "video"]
@@ -72,13 +74,13 @@ def list_views(kind: Kind, folder: Path) -> list[Path]:
     if kind == "video":
         return []
     if kind == "static":
-        return image_files(folder)
+        return image_files(folder) if media_files(folder, IMAGE_SUFFIXES) else []
     if (folder / "cameras" / "camera_extrinsics.json").is_file():
         return _syncam_views(folder)
     if (folder / "mv_images").is_dir():
-        times = sorted((folder / "mv_images").iterdir(), key=natural_order)
-        return [folder / "mv_images" / "*" / p.name for p in image_files(times[0])]
-    kubric = sorted(folder.glob("frames_p0_v*"), key=natural_order)
+        times = subfolders(folder / "mv_images")
+        return [folder / "mv_images" / "*" / p.name for t in times[:1] for p in image_files(t)]
+    kubric = subfolders(folder, "frames_p0_v*")
     if kubric:
         return kubric[KUBRIC_HIGH_VIEWS:] if len(kubric) > 2 * KUBRIC_HIGH_VIEWS else kubric
     return media_files(folder, VIDEO_SUFFIXES)
@@ -100,16 +102,24 @@ def _listed(root: Path, problems: list[str]) -> list[dict[str, Any]]:
     return entries
 
 
+def _is_clip(kind: Kind, folder: Path) -> bool:
+    """Whether views of a clip lie in a folder, also ones of which one cannot be read."""
+    try:
+        return bool(list_views(kind, folder))
+    except ValueError:
+        return True  # said by whoever reads it
+
+
 def _discovered(kind: Kind, root: Path, problems: list[str]) -> list[dict[str, Any]]:
     """Every clip below a folder."""
     if root.is_file():
         return [{"path": root}]
     if kind == "video":
         found = [{"path": p} for p in media_files(root, VIDEO_SUFFIXES, "**/*")]
-    elif list_views(kind, root):
+    elif _is_clip(kind, root):
         return [{"path": root}]
     else:
-        folders = sorted((p for p in root.iterdir() if p.is_dir()), key=natural_order)
+        folders = subfolders(root)
         found = [e for folder in folders for e in _discovered(kind, folder, problems)]
         if folders:
             return found
@@ -156,8 +166,8 @@ def frame_files(folder: Path) -> list[Path]:
     """The frames of a view that is kept as images, in a folder (of Kubric's the colour images only)
     or, with the folder `*`, in one folder per time."""
     if folder.parent.name == "*":
-        files = path_of_view(folder).glob(f"*/{folder.name}")
-        return sorted(files, key=lambda file: natural_order(file.parent))
+        files = [time / folder.name for time in subfolders(path_of_view(folder))]
+        return [file for file in files if file.is_file()]
     return image_files(folder, "rgba_*") or image_files(folder)
 
 
@@ -175,7 +185,21 @@ def size_of_view(view: Path) -> tuple[int, int, int]:
         if not images:
             raise ValueError(f"{view} holds no images")
         return len(images), *read_image(images[0]).shape[-2:]
-    return measure_video(view)
+    measures = _measured(view, view.stat().st_mtime_ns)
+    return measures.num_frames, measures.height, measures.width
+
+
+@lru_cache(maxsize=64)
+def _measured(video: Path, changed: int) -> VideoMeasures:
+    """The measures of a video, decoded once for its size and its rate until it has `changed`."""
+    return measure_video(video)
+
+
+def rate_of_view(view: Path) -> float | None:
+    """Frames per second of a video, None of a folder of frames or a photo."""
+    if path_of_view(view).is_dir() or view.suffix.lower() in IMAGE_SUFFIXES:
+        return None
+    return _measured(view, view.stat().st_mtime_ns).rate
 
 
 def _check(
@@ -185,12 +209,16 @@ def _check(
     needed = 1 if kind == "video" else num_views
     if len(views) < needed:
         raise ValueError(f"{path} has {len(views)} views, but {needed} are needed")
-    sizes = [size_of_view(view) for view in views]
-    for view, size in zip(views, sizes):
+    sizes, rates = zip(*((size_of_view(view), rate_of_view(view)) for view in views))
+    for view, size, rate in zip(views, sizes, rates):
         if size != sizes[0]:
             raise ValueError(
                 f"{view} has {size[0]} frames of {size[1]} x {size[2]}, but {views[0].name} has "
                 f"{sizes[0][0]} of {sizes[0][1]} x {sizes[0][2]}"
+            )
+        if rate and rates[0] and not is_one_rate(rates[0], rate, num_frames):
+            raise ValueError(
+                f"{view} has {rate:.5g} frames per second, but {views[0].name} has {rates[0]:.5g}"
             )
     if kind != "static" and sizes[0][0] < num_frames:
         raise ValueError(f"{views[0]} has {sizes[0][0]} frames, but {num_frames} are needed")
@@ -219,11 +247,11 @@ def find_clips(
             return f"{path} does not exist"
         if text is None:
             return f"{path} has no caption"
-        if "views" in entry:
-            views = [path / view for view in entry["views"]]
-        else:
-            views = [path] if path.is_file() else list_views(kind, path)
         try:
+            if "views" in entry:
+                views = [path / view for view in entry["views"]]
+            else:
+                views = [path] if path.is_file() else list_views(kind, path)
             return _check(kind, path, views, text, num_views, num_frames)
         except ValueError as error:
             return str(error).rstrip(".")

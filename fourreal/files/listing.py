@@ -18,6 +18,12 @@ def is_hidden(path: Path, root: Path) -> bool:
     return any(p.startswith(".") or p == "__MACOSX" for p in path.relative_to(root).parts)
 
 
+def subfolders(folder: Path, pattern: str = "*") -> list[Path]:
+    """The folders in a folder that match a glob pattern, in natural order, but for hidden ones."""
+    found = [p for p in folder.glob(pattern) if p.is_dir() and not is_hidden(p, folder)]
+    return sorted(found, key=natural_order)
+
+
 def media_files(
     folder: str | os.PathLike, suffixes: tuple[str, ...], pattern: str = "*"
 ) -> list[Path]:

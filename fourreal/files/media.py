@@ -12,17 +12,19 @@ from fourreal.files.images import (
     write_image,
     write_images,
 )
-from fourreal.files.listing import media_files, natural_order
+from fourreal.files.listing import media_files, natural_order, subfolders
 from fourreal.files.synchronised import read_synchronised, view_files
 from fourreal.files.video_reader import VIDEO_SUFFIXES
-from fourreal.files.videos import measure_video, read_video, write_video
+from fourreal.files.videos import VideoMeasures, is_one_rate, measure_video, read_video, write_video
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "VIDEO_SUFFIXES",
+    "VideoMeasures",
     "fit_frames",
     "image_files",
     "is_archive",
+    "is_one_rate",
     "measure_video",
     "media_files",
     "natural_order",
@@ -32,6 +34,7 @@ __all__ = [
     "read_images",
     "read_synchronised",
     "read_video",
+    "subfolders",
     "to_uint8",
     "view_files",
     "write_depth",

@@ -11,7 +11,7 @@ from torch import Tensor
 from fourreal.files.images import IMAGE_SUFFIXES, image_files, read_image, to_uint8
 from fourreal.files.listing import media_files
 from fourreal.files.video_reader import STILL_RATE, VIDEO_SUFFIXES
-from fourreal.files.videos import Recording, record
+from fourreal.files.videos import Recording, is_one_rate, record
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +38,7 @@ def _same_moments(paths: Sequence[Path], recordings: Sequence[Recording]) -> Non
     """Raises ValueError when frame k of two recordings is not the same moment."""
     first = recordings[0]
     for path, other in zip(paths, recordings):
-        drift = (len(other.frames) - 1) * abs(1 / other.rate - 1 / first.rate)
-        if abs(other.rate / first.rate - 1) > 0.01 or drift > 0.5 / first.rate:
+        if not is_one_rate(first.rate, other.rate, len(other.frames)):
             raise ValueError(
                 f"{path} has {other.rate:.5g} frames per second, but {paths[0]} has "
                 f"{first.rate:.5g}; cameras need one frame rate, or one to resample to (--fps)."

@@ -65,6 +65,13 @@ def write_video(path: str | os.PathLike, frames: Tensor, fps: float) -> None:
         container.mux(stream.encode(None))
 
 
+def is_one_rate(first: float, second: float, num_frames: int) -> bool:
+    """Whether two rates (frames per second) are one: their nominal values are, as 29.97 and 30 are,
+    and the last of num_frames frames is still the same moment, up to half a frame."""
+    drift = (num_frames - 1) * abs(first / second - 1)
+    return abs(first / second - 1) <= 0.01 and drift <= 0.5
+
+
 @dataclass
 class Recording:
     """Frames [H, W, 3] of bytes, in time by `rate` frames per second."""
@@ -183,17 +190,29 @@ def read_video(
     return tensor, recording.rate
 
 
-def measure_video(path: str | os.PathLike) -> tuple[int, int, int]:
-    """(frames, height, width) of a video as read_video returns it. Every frame is decoded: files
+@dataclass(frozen=True)
+class VideoMeasures:
+    """What read_video would return: frames, their size in pixels, and frames per second."""
+
+    num_frames: int
+    height: int
+    width: int
+    rate: float
+
+
+def measure_video(path: str | os.PathLike) -> VideoMeasures:
+    """The measures of a video as read_video returns it. Every frame is decoded: files
     hold packets that never become frames (edit lists, frames that are only referred to).
 
     Raises ValueError as read_video does.
     """
-    count, size = 0, (0, 0)
+    times: list[float] = []
+    height = width = 0
     with open_video(path) as reader:
-        for _, frame in reader.decode():
-            size = size if count else reader.size(frame)
-            count += 1
-    if not count:
+        for time, frame in reader.decode():
+            if not times:
+                height, width = reader.size(frame)
+            times.append(time)
+    if not times:
         raise ValueError(f"{path} cannot be decoded as video: it has no frames.")
-    return count, *size
+    return VideoMeasures(len(times), height, width, _rate_of(reader, times))
