@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL import Image, UnidentifiedImageError, features
 from torch import Tensor
 
 from fourreal.files.atomic import atomic_frames, atomic_path, frame_names
@@ -35,6 +35,16 @@ OTHER_PICTURES = (
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # and AVIF and HEIF where they can
 MAX_PIXELS = 2**27  # 134 million: 0.4 GB as bytes, 1.6 GB as floats
 BACKGROUND = 255  # of transparent images: white, as for renders of objects (NeRF, Objaverse)
+# How EXIF's orientations become upright: rows and columns exchanged, then steps of both
+ORIENTATIONS = {
+    2: (False, 1, -1),
+    3: (False, -1, -1),
+    4: (False, -1, 1),
+    5: (True, 1, 1),
+    6: (True, 1, -1),
+    7: (True, -1, -1),
+    8: (True, -1, 1),
+}
 # Row, column, step of rows and step of columns of the 7 passes of an interlaced PNG
 ADAM7 = (
     *((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2)),
@@ -77,9 +87,7 @@ def _what_it_is(path: Path) -> str:
     if brand in (b"avif", b"avis"):
         return "it is AVIF, which needs Pillow 11.3 or newer; install that, or convert it to PNG"
     if brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"):
-        return (
-            "it is HEIC, which needs pillow-heif; `pip install pillow-heif`, or convert it to JPEG"
-        )
+        return "it is HEIC, which needs pillow-heif (the extra `heif`); install it, or convert it"
     if head.startswith(b"%!PS"):
         return "it is PostScript, a program; convert it to PNG"
     return "it is none of PNG, JPEG, WebP, BMP, TIFF, AVIF and HEIC; convert it to PNG"
@@ -87,17 +95,19 @@ def _what_it_is(path: Path) -> str:
 
 @contextmanager
 def open_image(path: str | os.PathLike) -> Iterator[Image.Image]:
-    """A Pillow image that is not decoded yet.
+    """A Pillow image, decoded.
 
-    Raises ValueError, here or when its pixels are asked for within the block, when there is no such
-    file, it is in no format of the list, has more than MAX_PIXELS or cannot be decoded.
+    Raises ValueError when there is no such file, it is in no format of the list, has more than
+    MAX_PIXELS or cannot be decoded.
     """
     path = existing_file(path)
     try:
-        with Image.open(path, formats=readable_formats()) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError
-            yield image
+        image = Image.open(path, formats=readable_formats())
+        if image.width * image.height > MAX_PIXELS:
+            image.close()
+            raise Image.DecompressionBombError
+        image.load()
+        image.getexif()
     except Image.DecompressionBombError:
         raise ValueError(
             f"{path} has more than the {MAX_PIXELS // 10**6} megapixels that are read; make it "
@@ -105,9 +115,11 @@ def open_image(path: str | os.PathLike) -> Iterator[Image.Image]:
         ) from None
     except UnidentifiedImageError:
         raise ValueError(f"{path} cannot be decoded as an image: {_what_it_is(path)}.") from None
-    except (OSError, SyntaxError, EOFError, MemoryError, struct.error, zlib.error) as error:
-        reason = str(error).replace(str(path), "it").rstrip(".")
+    except Exception as error:  # only Pillow is at work here, whose decoders raise all kinds
+        reason = " ".join(str(error).replace(str(path), "it").split()).rstrip(".")
         raise ValueError(f"{path} cannot be decoded as an image: {reason}.") from error
+    with image:
+        yield image
 
 
 def _check_rows(path: Path) -> None:
@@ -134,9 +146,9 @@ def _check_rows(path: Path) -> None:
         raise ValueError(f"{path} cannot be decoded as an image: it is cut off.")
 
 
-def _grey_levels(path: Path, image: Image.Image, upright: Image.Image) -> np.ndarray:
+def _grey_levels(path: Path, image: Image.Image) -> np.ndarray:
     """[H, W] in [0, 1] of an image with one number of more than 8 bits per pixel."""
-    values = np.asarray(upright).astype(np.float32)
+    values = np.asarray(image).astype(np.float32)
     if image.mode == "F":
         low, high = float(values.min()), float(values.max())
         if not (low >= 0 and high <= 1):
@@ -157,12 +169,17 @@ def _grey_levels(path: Path, image: Image.Image, upright: Image.Image) -> np.nda
 
 def _pixels(path: Path, image: Image.Image) -> np.ndarray:
     """An opened image as [H, W, 3], bytes or floats in [0, 1], upright and opaque."""
-    upright = ImageOps.exif_transpose(image)
     if image.mode == "F" or image.mode.startswith("I"):
-        return np.repeat(_grey_levels(path, image, upright)[..., None], 3, axis=2)
-    if image.has_transparency_data:
-        return over_background(np.asarray(upright.convert("RGBA")))
-    return np.array(upright.convert("RGB"))
+        pixels = np.repeat(_grey_levels(path, image)[..., None], 3, axis=2)
+    elif image.mode in ("LAB", "HSV"):
+        raise ValueError(f"{path} is in the colours of {image.mode}; save it as RGB.")
+    elif image.has_transparency_data:
+        pixels = over_background(np.asarray(image.convert("RGBA")))
+    else:
+        pixels = np.array(image.convert("RGB"))
+    transposed, flip_y, flip_x = ORIENTATIONS.get(image.getexif().get(0x0112, 1), (False, 1, 1))
+    pixels = pixels.swapaxes(0, 1) if transposed else pixels
+    return np.ascontiguousarray(pixels[::flip_y, ::flip_x])
 
 
 def read_image(path: str | os.PathLike, fit: tuple[int, int] | None = None) -> Tensor:

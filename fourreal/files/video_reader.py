@@ -5,6 +5,7 @@ under a video's name reaches no other file and no network, and a name such as `c
 12:30.mp4 is only a name. Frames stay as the decoder made them until their pixels are asked for.
 """
 
+import io
 import logging
 import os
 from collections.abc import Iterator
@@ -44,6 +45,17 @@ MATRICES = {
 }
 
 
+class PlainFile(io.FileIO):
+    """A file opened for FFmpeg. A damaged file that asks for a place before its beginning is told
+    no; an exception would be printed, not raised."""
+
+    def seek(self, position: int, whence: int = 0, /) -> int:
+        try:
+            return super().seek(position, whence)
+        except (OSError, OverflowError):
+            return -1
+
+
 def _refuse(url: str, flags: int, options: dict[str, str]) -> Any:
     raise OSError(f"{url} is another file")
 
@@ -71,7 +83,7 @@ def open_video(path: str | os.PathLike) -> Iterator["VideoReader"]:
     path = existing_file(path)
     try:
         with (
-            path.open("rb") as file,
+            PlainFile(path) as file,
             av.open(
                 file,
                 metadata_errors="ignore",
