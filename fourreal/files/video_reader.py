@@ -95,6 +95,8 @@ def open_video(path: str | os.PathLike) -> Iterator["VideoReader"]:
             stream = container.streams.best("video")
             if stream is None or stream.disposition & Disposition.attached_pic:  # a cover
                 raise ValueError(f"{path} has no video in it.")
+            if stream.codec_context is None:
+                raise ValueError(f"{path} has video of a codec that is not known; convert it.")
             yield VideoReader(path, container, stream)
     except (av.FFmpegError, OSError) as error:
         reason = _other_kind(path) or error.strerror or error

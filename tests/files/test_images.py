@@ -244,3 +244,25 @@ def test_images_that_are_fitted_may_have_several_sizes(tmp_path):
     images = read_images(tmp_path, 2, fit=(8, 8))
     assert images.shape == (2, 3, 8, 8)
     assert torch.allclose(images.mean((1, 2, 3)), torch.tensor([0, 0.25]), atol=0.002)
+
+
+def test_damaged_images_end_in_one_sentence_with_their_name(tmp_path, monkeypatch):
+    monkeypatch.setattr("fourreal.files.images.MAX_PIXELS", 2**20)  # so that it takes no time
+    random = np.random.default_rng(6)
+    suffixes = ["png", "jpg", "webp", "bmp", "tif"] + ["avif"] * features.check("avif")
+    whole = {}
+    for suffix in suffixes:
+        write_image(tmp_path / f"a.{suffix}", torch.rand(3, 24, 32))
+        whole[suffix] = (tmp_path / f"a.{suffix}").read_bytes()
+    for number in range(200 * len(suffixes)):
+        suffix = suffixes[number % len(suffixes)]
+        data = bytearray(whole[suffix])
+        for at in random.integers(0, min(len(data), 600), random.integers(1, 8)):
+            data[at] = random.choice([0, 1, 127, 255, random.integers(256)])
+        path = tmp_path / f"damaged.{suffix}"
+        path.write_bytes(data)
+        try:
+            image = read_image(path)
+            assert image.shape[0] == 3 and image.min() >= 0 and image.max() <= 1
+        except ValueError as error:
+            assert str(path) in str(error) and "\n" not in str(error)

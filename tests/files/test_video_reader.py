@@ -227,3 +227,38 @@ def test_videos_are_written_only_where_h264_goes(tmp_path):
         with pytest.raises(ValueError, match=f"{name} is no video that can be written"):
             write_video(tmp_path / name, torch.rand(2, 3, 16, 16), 8)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_codec_that_is_not_known_and_sound_alone_are_named(tmp_path):
+    path = make_video(tmp_path / "a.avi", [quarters()] * 3, codec="mpeg4")
+    path.write_bytes(path.read_bytes().replace(b"FMP4", b"ZZZZ"))
+    with pytest.raises(ValueError, match=r"a\.avi has video of a codec that is not known"):
+        read_video(path)
+    with av.open(str(tmp_path / "song.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=44100)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        sound.sample_rate = 44100
+        container.mux([*stream.encode(sound), *stream.encode(None)])
+    with pytest.raises(ValueError, match=r"song\.mp4 has no video in it"):
+        read_video(tmp_path / "song.mp4")
+
+
+def test_damaged_videos_end_in_one_sentence_with_their_name(tmp_path, capfd):
+    random = np.random.default_rng(5)
+    sources = [
+        make_video(tmp_path / f"a{suffix}", [quarters()] * 6, codec=codec)
+        for suffix, codec in ((".mp4", "libx264"), (".mkv", "mpeg4"), (".ts", "mpeg2video"))
+    ]
+    for number in range(200):
+        source = sources[number % 3]
+        data = bytearray(source.read_bytes())
+        for at in random.integers(0, min(len(data), 4000), 5):
+            data[at] = random.integers(256)
+        damaged = tmp_path / f"damaged{source.suffix}"
+        damaged.write_bytes(data[: len(data) if number % 4 else int(random.integers(len(data)))])
+        try:
+            frames, rate = read_video(damaged, 8, fit=(16, 16))
+            assert frames.shape[1:] == (3, 16, 16) and rate > 0
+        except ValueError as error:
+            assert str(damaged) in str(error) and "\n" not in str(error)
+    assert "Traceback" not in capfd.readouterr().err
