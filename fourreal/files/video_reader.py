@@ -88,7 +88,7 @@ def open_video(path: str | os.PathLike) -> Iterator["VideoReader"]:
                 file,
                 metadata_errors="ignore",
                 container_options={"format_whitelist": CONTAINERS, "protocol_whitelist": "none"},
-                buffer_size=2**20,
+                buffer_size=2**16,
                 io_open=_refuse,
             ) as container,
         ):
