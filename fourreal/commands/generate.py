@@ -14,7 +14,7 @@ from fourreal.commands.reconstruct import read_reconstructor, reconstruct_grid
 from fourreal.commands.results import write_report, write_results
 from fourreal.devices import choose_device
 from fourreal.files.atomic import results_folder
-from fourreal.files.media import fit_frames, read_image, read_images, read_video
+from fourreal.files.media import read_image, read_images, read_video
 from fourreal.profiling import StageProfiler, StepTimer
 from fourreal.reconstruction import Reconstructor
 from fourreal.video import ViewTimePipeline
@@ -39,15 +39,18 @@ def read_reference(path: Path, count: int, config: GenerateConfig, name: str) ->
     Raises ValueError naming the file when it has too few frames or another size (without fit).
     """
     assert config.height is not None and config.width is not None  # list_jobs fills them in
+    fit = (config.height, config.width) if config.fit else None
+    wanted = count if config.fit else count + 1  # one more shows that there are too many
     if name == "image":
-        frames = read_image(path)[None]
+        frames = read_image(path, fit)[None]
+    elif path.is_dir():
+        frames = read_images(path, wanted, fit=fit)
     else:
-        frames = read_images(path) if path.is_dir() else read_video(path)[0]
-    if config.fit and len(frames) >= count:
-        frames = fit_frames(frames, count, config.height, config.width)
+        frames = read_video(path, wanted, fit=fit)[0]
     if frames.shape != (count, 3, config.height, config.width):
+        found = f"more than {count}" if len(frames) > count else f"{len(frames)}"
         raise ValueError(
-            f"the {name} reference {path} has {len(frames)} frames of {frames.shape[-2]} x "
+            f"the {name} reference {path} has {found} frames of {frames.shape[-2]} x "
             f"{frames.shape[-1]}, but this grid needs {count} of {config.height} x {config.width}; "
             + ("give a longer one." if config.fit else "give one of that size or add --fit.")
         )

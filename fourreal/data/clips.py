@@ -16,7 +16,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import av
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -25,9 +24,14 @@ from fourreal.data.kubric import COLOR_FILES, kubric_arc
 from fourreal.files.media import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
-    natural_order,
+    VideoMeasures,
+    image_files,
+    is_one_rate,
+    measure_video,
+    media_files,
     read_image,
     read_video,
+    subfolders,
 )
 
 Kind = Literal["multiview", "static", "video"]
@@ -45,11 +49,6 @@ class Clip:
     num_frames: int  # of each view; 1 of photos
 
 
-def _files(folder: Path, suffixes: tuple[str, ...], pattern: str = "*") -> list[Path]:
-    found = [p for p in folder.glob(pattern) if p.suffix.lower() in suffixes and p.is_file()]
-    return sorted(found, key=natural_order)
-
-
 def _along_azimuth(positions: Tensor) -> list[int]:
     """Order of cameras [N, 3] (z up) around their mean, from one side of the widest gap to the
     other."""
@@ -64,7 +63,7 @@ def _syncam_views(scene: Path) -> list[Path]:
     """SynCamVideo: videos/cam01.mp4 and, as text, camera-to-world matrices with the position in
     the last row."""
     cameras = json.loads((scene / "cameras" / "camera_extrinsics.json").read_text())["frame0"]
-    views = [v for v in _files(scene / "videos", VIDEO_SUFFIXES) if v.stem in cameras]
+    views = [v for v in media_files(scene / "videos", VIDEO_SUFFIXES) if v.stem in cameras]
     rows = [cameras[v.stem].replace("[", " ").replace("]", " ").split() for v in views]
     positions = torch.tensor([[float(n) for n in r[-4:-1]] for r in rows]).view(-1, 3)
     return [views[i] for i in _along_azimuth(positions)] if views else []
@@ -75,13 +74,13 @@ def list_views(kind: Kind, folder: Path) -> list[Path]:
     if kind == "video":
         return []
     if kind == "static":
-        return _files(folder, IMAGE_SUFFIXES)
+        return image_files(folder) if media_files(folder, IMAGE_SUFFIXES) else []
     if (folder / "cameras" / "camera_extrinsics.json").is_file():
         return _syncam_views(folder)
     if (folder / "mv_images").is_dir():
-        times = sorted((folder / "mv_images").iterdir(), key=natural_order)
-        return [folder / "mv_images" / "*" / p.name for p in _files(times[0], IMAGE_SUFFIXES)]
-    return kubric_arc(folder) or _files(folder, VIDEO_SUFFIXES)
+        times = subfolders(folder / "mv_images")
+        return [folder / "mv_images" / "*" / p.name for t in times[:1] for p in image_files(t)]
+    return kubric_arc(folder) or media_files(folder, VIDEO_SUFFIXES)
 
 
 def _listed(root: Path, problems: list[str]) -> list[dict[str, Any]]:
@@ -100,16 +99,24 @@ def _listed(root: Path, problems: list[str]) -> list[dict[str, Any]]:
     return entries
 
 
+def _is_clip(kind: Kind, folder: Path) -> bool:
+    """Whether views of a clip lie in a folder, also ones of which one cannot be read."""
+    try:
+        return bool(list_views(kind, folder))
+    except ValueError:
+        return True  # said by whoever reads it
+
+
 def _discovered(kind: Kind, root: Path, problems: list[str]) -> list[dict[str, Any]]:
     """Every clip below a folder."""
     if root.is_file():
         return [{"path": root}]
     if kind == "video":
-        found = [{"path": p} for p in _files(root, VIDEO_SUFFIXES, "**/*")]
-    elif list_views(kind, root):
+        found = [{"path": p} for p in media_files(root, VIDEO_SUFFIXES, "**/*")]
+    elif _is_clip(kind, root):
         return [{"path": root}]
     else:
-        folders = sorted((p for p in root.iterdir() if p.is_dir()), key=natural_order)
+        folders = subfolders(root)
         found = [e for folder in folders for e in _discovered(kind, folder, problems)]
         if folders:
             return found
@@ -156,16 +163,16 @@ def frame_files(folder: Path) -> list[Path]:
     """The frames of a view that is kept as images, in a folder (of Kubric's the colour images only)
     or, with the folder `*`, in one folder per time."""
     if folder.parent.name == "*":
-        files = path_of_view(folder).glob(f"*/{folder.name}")
-        return sorted(files, key=lambda file: natural_order(file.parent))
-    return _files(folder, IMAGE_SUFFIXES, COLOR_FILES) or _files(folder, IMAGE_SUFFIXES)
+        files = [time / folder.name for time in subfolders(path_of_view(folder))]
+        return [file for file in files if file.is_file()]
+    return image_files(folder, COLOR_FILES) or image_files(folder)
 
 
 def size_of_view(view: Path) -> tuple[int, int, int]:
     """(frames, height, width) of a video, a folder of frames or a photo.
 
-    Of a video every packet is read and every key frame decoded, of a folder the first image.
-    Raises ValueError naming the file when it cannot be decoded.
+    Of a video every frame is decoded, of a folder the first image. Raises ValueError naming the
+    file when that cannot be done.
     """
     if not path_of_view(view).exists():
         raise ValueError(f"{view} does not exist")
@@ -175,19 +182,21 @@ def size_of_view(view: Path) -> tuple[int, int, int]:
         if not images:
             raise ValueError(f"{view} holds no images")
         return len(images), *read_image(images[0]).shape[-2:]
-    try:
-        with av.open(str(view)) as container:
-            stream = container.streams.video[0]
-            count = sum(1 for packet in container.demux(stream) if packet.size)
-            container.seek(0)
-            stream.codec_context.skip_frame = "NONKEY"
-            decoded = sum(1 for _ in container.decode(stream))
-            if not decoded:
-                raise ValueError(f"{view} cannot be decoded as video: it has no frames")
-            return count, stream.height, stream.width
-    except (av.FFmpegError, IndexError) as error:
-        reason = getattr(error, "strerror", "it has no video in it")
-        raise ValueError(f"{view} cannot be decoded as video: {reason}") from error
+    measures = _measured(view, view.stat().st_mtime_ns)
+    return measures.num_frames, measures.height, measures.width
+
+
+@lru_cache(maxsize=64)
+def _measured(video: Path, changed: int) -> VideoMeasures:
+    """The measures of a video, decoded once for its size and its rate until it has `changed`."""
+    return measure_video(video)
+
+
+def rate_of_view(view: Path) -> float | None:
+    """Frames per second of a video, None of a folder of frames or a photo."""
+    if path_of_view(view).is_dir() or view.suffix.lower() in IMAGE_SUFFIXES:
+        return None
+    return _measured(view, view.stat().st_mtime_ns).rate
 
 
 def _check(
@@ -197,12 +206,16 @@ def _check(
     needed = 1 if kind == "video" else num_views
     if len(views) < needed:
         raise ValueError(f"{path} has {len(views)} views, but {needed} are needed")
-    sizes = [size_of_view(view) for view in views]
-    for view, size in zip(views, sizes):
+    sizes, rates = zip(*((size_of_view(view), rate_of_view(view)) for view in views))
+    for view, size, rate in zip(views, sizes, rates):
         if size != sizes[0]:
             raise ValueError(
                 f"{view} has {size[0]} frames of {size[1]} x {size[2]}, but {views[0].name} has "
                 f"{sizes[0][0]} of {sizes[0][1]} x {sizes[0][2]}"
+            )
+        if rate and rates[0] and not is_one_rate(rates[0], rate, num_frames):
+            raise ValueError(
+                f"{view} has {rate:.5g} frames per second, but {views[0].name} has {rates[0]:.5g}"
             )
     if kind != "static" and sizes[0][0] < num_frames:
         raise ValueError(f"{views[0]} has {sizes[0][0]} frames, but {num_frames} are needed")
@@ -231,11 +244,11 @@ def find_clips(
             return f"{path} does not exist"
         if text is None:
             return f"{path} has no caption"
-        if "views" in entry:
-            views = [path / view for view in entry["views"]]
-        else:
-            views = [path] if path.is_file() else list_views(kind, path)
         try:
+            if "views" in entry:
+                views = [path / view for view in entry["views"]]
+            else:
+                views = [path] if path.is_file() else list_views(kind, path)
             return _check(kind, path, views, text, num_views, num_frames)
         except ValueError as error:
             return str(error).rstrip(".")
@@ -247,16 +260,17 @@ def find_clips(
     return [c for c in checked if isinstance(c, Clip)], problems
 
 
-def read_window(view: Path, start: int, count: int) -> Tensor:
+def read_window(view: Path, start: int, count: int, fit: tuple[int, int] | None = None) -> Tensor:
     """Frames start to start + count of a video or folder of frames, [count, 3, H, W] in [0, 1].
 
-    Raises ValueError naming the file when it ends early.
+    fit: (height, width) in pixels to resize and crop each to as it is read. Raises ValueError
+    naming the file when it ends early.
     """
     if path_of_view(view).is_dir():
-        images = [read_image(p) for p in frame_files(view)[start : start + count]]
+        images = [read_image(p, fit) for p in frame_files(view)[start : start + count]]
         frames = torch.stack(images) if images else torch.empty(0)
     else:
-        frames, _ = read_video(view, count, start)
+        frames, _ = read_video(view, count, start, fit=fit)
     if len(frames) < count:
         raise ValueError(f"{view} ends at frame {start + len(frames)}; {start + count} are needed.")
     return frames

@@ -13,7 +13,7 @@ from torch import Tensor
 from fourreal.data.cache import SceneCache
 from fourreal.data.clips import KINDS, Clip, find_clips, path_of_view, read_window
 from fourreal.data.pseudo4d import random_quads, warp_views
-from fourreal.files.media import fit_frames, read_image
+from fourreal.files.media import read_image
 from fourreal.grid import contact_sheet
 
 PROCEDURAL_GRID = (8, 29)  # views x frames of a scene; more where the model needs more
@@ -190,7 +190,7 @@ class GridData:
         clip = self.clips[pick.kind][pick.index]
         if pick.kind == "static":
             views = [clip.views[v] for v in pick_views(generator, len(clip.views), num_views)]
-            photos = torch.cat([fit_frames(read_image(v)[None], 1, *size) for v in views])
+            photos = torch.stack([read_image(v, size) for v in views])
             return Grid(photos[:, None].expand(-1, num_frames, -1, -1, -1), clip.caption, True)
         start = _below(generator, clip.num_frames - num_frames + 1)
         if pick.kind == "video":
@@ -199,7 +199,7 @@ class GridData:
             frames = warp_views(window, random_quads(num_views, aspect, generator), *size)
             return Grid(frames, clip.caption, False)
         views = [clip.views[v] for v in pick_views(generator, len(clip.views), num_views)]
-        windows = [fit_frames(read_window(v, start, num_frames), num_frames, *size) for v in views]
+        windows = [read_window(v, start, num_frames, size) for v in views]
         return Grid(torch.stack(windows), clip.caption, False)
 
     def report(self) -> str:

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from PIL import Image
 from torch import Tensor
 
 from fourreal.cameras import (
@@ -35,7 +34,7 @@ from fourreal.data.kubric import (
     kubric_camera_file,
     kubric_views,
 )
-from fourreal.files.media import natural_order, read_image
+from fourreal.files.media import natural_order, open_image, read_image
 from fourreal.scenes import SceneBatch, describe
 
 Read = TypeVar("Read")
@@ -184,11 +183,8 @@ def _ray_length(intrinsics: Tensor, size: int) -> Tensor:
 
 def read_distance(path: Path) -> Tensor:
     """A map of one number per pixel [H, W]. Raises ValueError when it cannot be decoded."""
-    try:
-        with Image.open(path) as image:
-            values = torch.from_numpy(np.array(image).astype(np.float32))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{path} cannot be decoded as a map of depth: {error}.") from error
+    with open_image(path) as image:
+        values = torch.from_numpy(np.array(image).astype(np.float32))
     if values.ndim != 2 or not (torch.isfinite(values) & (values > 0)).all():
         raise ValueError(f"{path} must hold one positive distance per pixel.")
     return values

@@ -9,6 +9,8 @@ def existing_file(path: str | os.PathLike) -> Path:
     path = Path(path)
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "does not exist"
+        if path.exists() and not path.is_dir():  # a FIFO would wait, a device never end
+            found = "is a pipe or a device"
         raise ValueError(f"{path} {found}; give the path of a file.")
     return path
 

@@ -7,7 +7,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from fourreal.files.media import VIDEO_SUFFIXES, natural_order, read_video
+from fourreal.files.media import VIDEO_SUFFIXES, media_files, read_video
 from fourreal.grid import tile_views
 
 
@@ -33,9 +33,7 @@ def read_frames(path: str | os.PathLike[str], num_views: int, num_frames: int) -
 
 def read_folder(folder: Path, num_views: int, num_frames: int) -> Tensor:
     """At most T frames of each video of a folder, [V, <= T, 3, H, W]."""
-    paths = sorted(
-        (p for p in folder.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES), key=natural_order
-    )
+    paths = media_files(folder, VIDEO_SUFFIXES)
     if len(paths) != num_views:
         raise ValueError(
             f"{folder} has {len(paths)} videos, but the scene has {num_views} input views; give "

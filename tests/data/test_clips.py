@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fourreal.data.clips import find_clips, read_window
-from fourreal.files.media import write_image
+from fourreal.files.media import write_image, write_video
 
 from .clip_files import grey_video, multiview, write_bad_clips
 
@@ -112,3 +112,39 @@ def test_a_metadata_line_without_path_or_caption_is_named(tmp_path):
     assert clips == []
     assert "metadata.jsonl line 2" in problems[0] and "metadata.jsonl line 3" in problems[1]
     assert problems[2].endswith("a.mp4 has no caption")
+
+
+def test_views_of_other_rates_are_no_clip(tmp_path):
+    for name, rate in (("a", 24), ("b", 25), ("c", 60)):
+        write_video(tmp_path / "one" / f"{name}.mp4", torch.rand(6, 3, 16, 16), rate)
+    write_video(tmp_path / "two" / "a.mp4", torch.rand(6, 3, 16, 16), 30)
+    write_video(tmp_path / "two" / "b.mp4", torch.rand(6, 3, 16, 16), 29.97)
+    clips, problems = find_clips("multiview", tmp_path, 2, 5, "x")
+    assert [clip.path.name for clip in clips] == ["two"]
+    assert len(problems) == 1
+    assert "one/b.mp4 has 25 frames per second, but a.mp4 has 24" in problems[0]
+
+
+def test_hidden_files_and_folders_are_never_inputs(tmp_path):
+    multiview(tmp_path / "a")
+    for name in ("._cam0.mp4", ".cam9.mp4"):
+        (tmp_path / "a" / name).write_bytes(b"\0\5\26\7")
+    for folder in (".Trash", "__MACOSX"):
+        multiview(tmp_path / folder)
+    for kind, count in (("multiview", 1), ("video", 3)):
+        clips, problems = find_clips(kind, tmp_path, 3, 5, "x")
+        assert len(clips) == count and problems == []
+    for time in (0, 1):
+        write_image(tmp_path / "n" / "mv_images" / f"{time}" / "cam0.jpg", torch.zeros(3, 8, 8))
+    (tmp_path / "n" / "mv_images" / ".DS_Store").write_bytes(b"")
+    (tmp_path / "n" / "mv_images" / ".AppleDouble").mkdir()
+    clips, problems = find_clips("multiview", tmp_path / "n", 1, 2, "x")
+    assert [c.num_frames for c in clips] == [2] and problems == []
+
+
+def test_a_photo_of_a_kind_that_is_not_read_is_a_problem_by_name(tmp_path):
+    for i in range(3):
+        write_image(tmp_path / "a" / f"{i}.png", torch.zeros(3, 8, 8))
+    (tmp_path / "a" / "4.psd").write_bytes(b"8BPS")
+    clips, problems = find_clips("static", tmp_path, 2, 1, "x")
+    assert clips == [] and "4.psd is a picture of a kind that is not read" in problems[0]

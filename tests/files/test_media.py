@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fourreal.files import media
+from fourreal.files import videos
 from fourreal.files.media import (
     fit_frames,
     natural_order,
@@ -15,6 +15,7 @@ from fourreal.files.media import (
     read_image,
     read_images,
     read_video,
+    to_uint8,
     write_depth,
     write_image,
     write_images,
@@ -76,7 +77,7 @@ def test_an_interrupted_video_leaves_nothing(tmp_path, monkeypatch):
     def interrupt(image):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(media, "to_uint8", interrupt)
+    monkeypatch.setattr(videos, "to_uint8", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_video(tmp_path / "clip.mp4", smooth_frames(), 8)
     assert os.listdir(tmp_path) == []
@@ -152,7 +153,7 @@ def test_a_file_is_no_folder_and_a_folder_no_file(tmp_path):
 def test_a_photo_comes_upright(tmp_path):
     upright = torch.zeros(3, 4, 6)
     upright[0, :, :2] = 1  # red on the left
-    image = Image.fromarray(media.to_uint8(upright.rot90(1, (1, 2))))  # lies on its left side
+    image = Image.fromarray(to_uint8(upright.rot90(1, (1, 2))))  # lies on its left side
     exif = image.getexif()
     exif[0x0112] = 6  # "turn by 90 degrees clockwise"
     image.save(tmp_path / "photo.png", exif=exif)
