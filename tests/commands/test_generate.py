@@ -177,13 +177,13 @@ def wrong(tmp_path, capsys, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["a ball", "--num-frames", "28"], "num_frames is 28"),
+        (["a ball", "--num-frames", "28"], "num-frames is 28"),
         (["a ball", "--height", "100"], "height is 100"),
         (["  "], "the prompt is empty"),
         ([], "give one prompt, or a file of prompts"),
-        (["--prompts", "{tmp}/none.txt"], "none.txt cannot be read"),
+        (["--prompts", "{tmp}/none.txt"], "none.txt does not exist"),
         (["--prompts", "{tmp}/blank.txt"], "blank.txt holds no prompts"),
-        (["a ball", "--vae", "{tmp}/x.safetensors"], "needed together, but only vae was given"),
+        (["a ball", "--vae", "{tmp}/text.mp4"], "needed together, but only vae was given"),
         (["a ball", "--model", "{tmp}"], "has no model_index.json"),
         (["a ball", "--model", "{tmp}/two"], "has two transformers"),
         (["a ball", "--offload", "model", "--device", "cpu"], "for CUDA devices"),
