@@ -14,6 +14,7 @@ import secrets
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,8 @@ except ImportError:  # Windows
 
 BEFORE = ".before"  # ends the name of a folder that was put aside to make room for another
 TOKEN = "[0-9a-f]{8}"
+PATIENCE = 10.0  # seconds that a lock is waited for
+_own: set[Path] = set()  # temporary folders of this process
 AT_WORKING_FOLDER, EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 
 
@@ -36,8 +39,9 @@ def beside(path: Path) -> Path:
     return path.parent / f".{path.stem}.{secrets.token_hex(4)}{path.suffix}"
 
 
-def _lock(folder: Path, wait: bool) -> int | None:
-    """A descriptor that holds the lock of a folder until it is closed; None without the lock."""
+def _lock(folder: Path) -> int | None:
+    """A descriptor that holds the lock of a folder until it is closed; None where there are no
+    locks. Raises BlockingIOError when another one has it."""
     if fcntl is None:
         return None
     try:
@@ -45,19 +49,27 @@ def _lock(folder: Path, wait: bool) -> int | None:
     except OSError:
         return None
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BaseException as error:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
         os.close(handle)
-        if isinstance(error, OSError):
-            return None
-        raise
+        if isinstance(error, BlockingIOError):
+            raise
+        return None
     return handle
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """A context that one process at a time is in, of those that name the same folder."""
-    handle = _lock(folder, wait=True)
+    """A context that one process at a time is in, of those that name the same folder. After
+    PATIENCE seconds it goes on without the lock: no step that is done under it takes so long."""
+    handle, end = None, time.monotonic() + PATIENCE
+    # A temporary folder of our own is locked already, and no other process looks into it.
+    while folder not in _own and time.monotonic() < end:
+        try:
+            handle = _lock(folder)
+            break
+        except BlockingIOError:
+            time.sleep(0.005)
     try:
         yield
     finally:
@@ -73,10 +85,12 @@ def folder_beside(path: Path) -> Iterator[Path]:
     with locked(path.parent):
         remove_leftovers(path)
         temporary.mkdir()
-        handle = _lock(temporary, wait=False)
+        handle = _lock(temporary)
+    _own.add(temporary)
     try:
         yield temporary
     finally:
+        _own.discard(temporary)
         shutil.rmtree(temporary, ignore_errors=True)
         if handle is not None:
             os.close(handle)
@@ -92,7 +106,10 @@ def remove_leftovers(path: Path) -> None:
         found = [entry.name for entry in entries if pattern.fullmatch(entry.name)]
     for name in found:
         left = path.parent / name
-        handle = _lock(left, wait=False) if left.is_dir() else None
+        try:
+            handle = _lock(left) if left.is_dir() else None
+        except BlockingIOError:
+            continue  # another process works on it
         if handle is None:
             continue
         if name.endswith(BEFORE) and not path.exists():

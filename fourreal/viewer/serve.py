@@ -53,7 +53,8 @@ def make_server(
 def serve(
     scene: GaussianScene, frames: Tensor | None = None, port: int = 0, browser: bool = True
 ) -> None:
-    """Serve a scene until Ctrl+C, and open it in the browser.
+    """Serve a scene until KeyboardInterrupt (Ctrl+C), which goes on to the caller, and open it in
+    the browser.
 
     Arguments and errors are those of make_server; browser=False only prints the address.
     """
@@ -62,7 +63,4 @@ def serve(
         print(f"{address} (Ctrl+C to stop)", flush=True)
         if browser:
             webbrowser.open(address)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            print("stopped")
+        server.serve_forever()

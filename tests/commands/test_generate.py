@@ -1,6 +1,7 @@
 """The main job from the command line, with tiny untrained models: files, errors, interrupts."""
 
 import json
+import shlex
 import shutil
 from types import SimpleNamespace
 
@@ -158,6 +159,34 @@ def test_the_reconstructor_leaves_the_device_when_offloading(keep, monkeypatch, 
     meta = job.StageProfiler(torch.device("meta"))
     job.generate_one(GenerateConfig("a ball", out=tmp_path / "out", fps=8.0), models, {}, meta)
     assert places == ["meta", *([] if keep else ["cpu"])]
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [(job, "reconstruct_grid"), (results, "render_path"), (results, "save_scene")],
+)
+def test_a_finished_grid_is_kept_when_a_later_stage_fails(
+    tmp_path, monkeypatch, caplog, capsys, module, name
+):
+    """And the command that the message gives goes on from it."""
+    out, real = tmp_path / "my out", getattr(module, name)
+
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    monkeypatch.setattr(module, name, fail)
+    assert main(["generate", "a ball", "--out", str(out), *SMALL]) == 2
+    assert "the memory is full" in capsys.readouterr().err
+    assert [p.name for p in out.iterdir()] == ["views"]
+    kept = [read_video(p)[0].shape for p in sorted((out / "views").iterdir())]
+    assert kept == [(5, 3, 32, 32)] * 2
+    monkeypatch.setattr(module, name, real)
+    go_on = shlex.split(caplog.text.strip().splitlines()[-1].split("go on with: ")[1])
+    assert main([*go_on[1:], "--orbit-size", "32"]) == 0
+    assert {p.name for p in out.iterdir()} == FILES | {"views"}
+    assert load_scene(out / "scene.safetensors").num_views == 2
+    assert main(["generate", "a ball", "--out", str(out), *SMALL]) == 0
+    assert {p.name for p in out.iterdir()} == FILES
 
 
 def cameras():

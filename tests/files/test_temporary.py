@@ -201,6 +201,14 @@ def test_results_that_a_dead_process_put_aside_come_back(tmp_path):
     assert os.listdir(tmp_path) == ["out"] and texts(tmp_path / "out") == ["old"] * 4
 
 
+def test_files_can_be_written_into_a_temporary_folder_at_once(tmp_path):
+    start = time.monotonic()
+    with results_folder(tmp_path / "out") as folder, atomic_path(folder / "file") as place:
+        place.write_text("inner")
+    assert time.monotonic() - start < temporary.PATIENCE / 2
+    assert (tmp_path / "out" / "file").read_text() == "inner"
+
+
 def test_a_lock_that_another_holds_is_waited_for(tmp_path):
     handle = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
