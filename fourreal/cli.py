@@ -1,12 +1,14 @@
 """The command line: the names of the commands, each of which is a file of fourreal/commands."""
 
 import importlib
-import logging
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tyro.extras import SubcommandApp
+from fourreal.commands.interrupts import Interrupts, Terminated
+
+if TYPE_CHECKING:
+    from tyro.extras import SubcommandApp
 
 # Modules of fourreal.commands; only the one that is asked for is imported. They hold COMMAND, the
 # options and the function that takes them, or COMMANDS, those of each command of a group.
@@ -23,11 +25,14 @@ GROUPS = {
     "ablate": "Compare variants of the method.",
     "benchmark": "Measure time and memory on this device.",
 }
+STOPPED = "fourreal: stopped; nothing was left half-written."
 Runs = dict[type, Callable[[Any], object]]  # what is done with the options of each class
 
 
-def gather(asked: str | None) -> tuple[SubcommandApp, Runs]:
+def gather(asked: str | None) -> "tuple[SubcommandApp, Runs]":
     """All commands by name; only the one or the group that is asked for gets its options."""
+    from tyro.extras import SubcommandApp
+
     app, runs = SubcommandApp(), Runs()
     for name, summary in (COMMANDS | GROUPS).items():
         if name != asked:
@@ -47,26 +52,60 @@ def gather(asked: str | None) -> tuple[SubcommandApp, Runs]:
     return app, runs
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run a command; 0 when it worked, 2 for wrong input (one sentence), 130 when stopped."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or (len(arguments) == 1 and arguments[0] in GROUPS):
-        arguments = [*arguments, "--help"]
+def run_command(arguments: list[str], interrupts: Interrupts) -> None:
+    """Read the arguments, check every option, and do it."""
+    import logging
+
     logging.basicConfig(format="%(message)s")
     logging.getLogger("fourreal").setLevel(logging.INFO)
-    try:
-        app, runs = gather(arguments[0])
-        options = app.cli(prog="fourreal", description="Text to explorable 4D.", args=arguments)
-        runs[type(options)](options)
-    except SystemExit as stop:  # help was asked for, or tyro has said what is wrong
-        return int(stop.code or 0)
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"fourreal: {error}", file=sys.stderr)
+    app, runs = gather(arguments[0])
+    options = app.cli(prog="fourreal", description="Text to explorable 4D.", args=arguments)
+    from fourreal.commands.option_rules import check_options
+
+    check_options(options)
+    interrupts.clean_up_first()
+    runs[type(options)](options)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command: 0 when it worked, 2 for wrong input (one sentence), 1 for a defect of this
+    project (a traceback), 130 when it was stopped by Ctrl-C, 143 by SIGTERM."""
+    arguments, is_process = sys.argv[1:] if arguments is None else arguments, arguments is None
+    if not arguments or (len(arguments) == 1 and arguments[0] in GROUPS):
+        arguments = [*arguments, "--help"]
+    with Interrupts(STOPPED, last=is_process) as interrupts:
+        try:
+            run_command(arguments, interrupts)
+        except SystemExit as stop:  # help was asked for, or tyro has said what is wrong
+            return int(stop.code or 0)
+        except (KeyboardInterrupt, Terminated) as stop:
+            print(STOPPED, file=sys.stderr)
+            return 143 if isinstance(stop, Terminated) else 130
+        except Exception as error:
+            return tell(error, interrupts)
+        return 0
+
+
+def tell(error: Exception, interrupts: Interrupts) -> int:
+    """Print what went wrong and return the exit code."""
+    if interrupts.code:  # a library took the signal's exception for an error of its own
+        print(STOPPED, file=sys.stderr)
+        return interrupts.code
+    from fourreal.commands.failures import REPORT_TO, sentence_of
+
+    sentence = sentence_of(error)
+    if sentence is not None:
+        print(f"fourreal: {sentence}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("fourreal: stopped; nothing was left half-written.", file=sys.stderr)
-        return 130
-    return 0
+    import traceback
+
+    traceback.print_exception(error)
+    print(
+        "fourreal: this is a defect of 4Real, not of what you gave it; please report the lines "
+        f"above at {REPORT_TO}.",
+        file=sys.stderr,
+    )
+    return 1
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ paper's (supplement): an A100 at 350 x 518, float32.
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import tyro
 from torch import Tensor, nn
 
 from fourreal.benchmarks.measuring import device_name
@@ -23,9 +24,9 @@ from fourreal.reconstruction.layers import LayerScale
 class ReconstructionBenchmark:
     """Time reconstructions of random grids with random weights."""
 
-    num_views: tuple[int, ...] = (2, 4, 8, 16)
+    num_views: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--views"])] = (2, 4, 8, 16)
     """Numbers of views to time: the rows of the table."""
-    num_frames: tuple[int, ...] = (1, 4, 8, 16)
+    num_frames: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--times"])] = (1, 4, 8, 16)
     """Numbers of frames of each view to time: the columns of the table."""
     height: int = 350
     width: int = 518

@@ -11,7 +11,7 @@ from torch import Tensor
 from fourreal.commands.jobs import GenerateConfig, is_finished, list_jobs
 from fourreal.commands.pipelines import load_pipeline
 from fourreal.commands.reconstruct import read_reconstructor, reconstruct_grid
-from fourreal.commands.results import write_report, write_results
+from fourreal.commands.results import kept_grid, write_report, write_results
 from fourreal.devices import choose_device
 from fourreal.files.atomic import results_folder
 from fourreal.files.media import read_image, read_images, read_video
@@ -131,7 +131,7 @@ def generate_one(
     job: GenerateConfig, models: Models, options: dict[str, Any], profiler: StageProfiler
 ) -> None:
     """Sample with options (of the pipeline's call), reconstruct, render, and write job.out."""
-    with results_folder(job.out) as folder:
+    with kept_grid(job.out) as keep, results_folder(job.out) as folder:
         timer = StepTimer()
         with profiler.stage("video"):
             frames = models.pipeline(
@@ -143,6 +143,8 @@ def generate_one(
             ).frames
         if seconds := timer.seconds_per_step():
             profiler.stages["video"]["seconds_per_step"] = round(seconds, 4)
+        assert job.fps is not None  # list_jobs fills it in
+        keep(frames, job.fps)
         network = models.reconstructor.model.to(profiler.device)
         scene = reconstruct_grid(models.reconstructor, frames, profiler, fps=job.fps)
         if not models.keep:

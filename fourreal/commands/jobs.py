@@ -44,8 +44,9 @@ class GenerateConfig(PipelineOptions):
     """Image of the first time of the first view, instead of those two."""
     fit: bool = False
     """Resize and crop references to the grid's size, and take as many frames as it has."""
-    num_views: int = 8
-    num_frames: int = 29
+    num_views: Annotated[int, tyro.conf.arg(aliases=["--views"])] = 8
+    """Views of the grid."""
+    num_frames: Annotated[int, tyro.conf.arg(aliases=["--frames"])] = 29
     """Frames per view, 4k + 1; more than the model was made for are generated in windows."""
     window: int | None = None
     """Frames of a window, 4k + 1 (default: as many as the model was made for)."""
@@ -56,10 +57,10 @@ class GenerateConfig(PipelineOptions):
     """Default: 64 with the embedded models, 288 with Wan."""
     width: int | None = None
     """Default: 64 with the embedded models, 512 with Wan."""
-    num_inference_steps: int | None = None
+    num_inference_steps: Annotated[int | None, tyro.conf.arg(aliases=["--steps"])] = None
     """Sampling steps (default: 10 with the embedded models, 4 where both references are given, and
     40 with Wan)."""
-    guidance_scale: float | None = None
+    guidance_scale: Annotated[float | None, tyro.conf.arg(aliases=["--guidance"])] = None
     """Text guidance; by default 1 with both references and the model's own otherwise."""
     staged: bool | None = None
     """Generate references that are missing before the rest: the freeze time, then the fixed view

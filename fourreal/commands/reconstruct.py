@@ -31,7 +31,7 @@ class ReconstructConfig:
     """Videos of still cameras, in order along their arc, or one folder that holds them."""
     out: Path = Path("out/reconstruct")
     """Folder for the results; what an earlier run left there is replaced."""
-    reconstructor: Path | None = None
+    reconstructor: Annotated[Path | None, tyro.conf.arg(aliases=["--weights"])] = None
     """A reconstructor file: VGGT-1B, AnySplat or one of this project's (default: embedded)."""
     max_frames: int | None = None
     """Use only so many frames of each video."""

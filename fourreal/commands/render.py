@@ -32,7 +32,7 @@ class RenderConfig:
     time: TimeKind | None = None
     """play, freeze (bullet time), ramp (slow to a stop and on) or ping_pong (default: freeze with
     freeze_time, else play)."""
-    num_frames: int | None = None
+    num_frames: Annotated[int | None, tyro.conf.arg(aliases=["--frames"])] = None
     """Frames of the video (default: as many as the scene has times, or 48 where it has one)."""
     freeze_at: int = 0
     """The time where freeze stands still and ramp stops."""

@@ -1,9 +1,12 @@
 """What a finished job leaves in its folder: videos, a contact sheet, Gaussians, and the report."""
 
 import importlib.metadata
+import logging
 import platform
+import shlex
+import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +18,16 @@ from fourreal import __version__
 from fourreal.files.atomic import REPORT
 from fourreal.files.json_files import as_json, write_json
 from fourreal.files.media import write_image, write_video
+from fourreal.files.temporary import folder_beside
 from fourreal.formats import save_ply_sequence, save_scene
 from fourreal.gaussians import GaussianScene
 from fourreal.grid import contact_sheet, tile_views
 from fourreal.profiling import StageProfiler
 from fourreal.rendering import render_path, scene_path
 
+logger = logging.getLogger(__name__)
+
+VIEWS = "views"  # the folder of a finished grid whose scene is not finished
 VIEWING_SIZE = 192  # tiles of the contact sheet and grid video are enlarged to about this
 PACKAGES = ("torch", "diffusers", "transformers", "av", "numpy", "safetensors")
 
@@ -44,6 +51,47 @@ def enlarge(frames: Tensor) -> Tensor:
     flat = frames.flatten(0, -4)
     large = F.interpolate(flat, scale_factor=factor, mode="bicubic", align_corners=False)
     return large.clamp(0, 1).unflatten(0, frames.shape[:-3])
+
+
+@contextmanager
+def kept_grid(out: Path) -> Iterator[Callable[[Tensor, float], None]]:
+    """A context for the whole of a job, with keep(frames, fps) to call with its finished grid
+    [V, T, 3, H, W]: `out`/views then holds a video of each view, from which `fourreal reconstruct`
+    can go on.
+
+    They stay when something fails, with a sentence that says so, and when the process is killed.
+    They go when the job is done or stopped by the user.
+    """
+    folder, kept = out / VIEWS, False
+
+    def keep(frames: Tensor, fps: float) -> None:
+        nonlocal kept
+        with folder_beside(folder) as temporary:
+            for view, video in enumerate(frames.cpu()):
+                write_video(temporary / f"view_{view + 1:02d}.mp4", video, fps)
+            shutil.rmtree(folder, ignore_errors=True)  # of a run before this one
+            temporary.rename(folder)
+            kept = True
+
+    try:
+        yield keep
+    except Exception:
+        if kept:
+            go_on = ["fourreal", "reconstruct", str(folder), "--out", str(out)]
+            logger.error("The finished frames are in %s; go on with: %s", folder, shlex.join(go_on))
+        raise
+    except BaseException:
+        if kept:
+            remove_grid(out)
+        raise
+    remove_grid(out)
+
+
+def remove_grid(out: Path) -> None:
+    """Remove what kept_grid kept, and `out` when nothing else is in it."""
+    shutil.rmtree(out / VIEWS, ignore_errors=True)
+    with suppress(OSError):
+        out.rmdir()
 
 
 def write_results(

@@ -19,7 +19,7 @@ class ViewConfig:
     folder with one such file per time."""
     html: Path | None = None
     """Write one self-contained HTML file instead of serving the scene on this machine."""
-    input_frames: Path | None = None
+    input_frames: Annotated[Path | None, tyro.conf.arg(aliases=["--frames"])] = None
     """The input frames, to fade over the scene: a folder with a video of each view, or one video of
     all of them as tiles (default: the grid.mp4 that `generate` wrote beside the scene)."""
     port: int = 0

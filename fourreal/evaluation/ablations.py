@@ -8,7 +8,9 @@ narrower than those of the means.
 import shutil
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
+
+import tyro
 
 from fourreal import weights
 from fourreal.data.cache import SceneCache
@@ -58,12 +60,12 @@ class VideoAblation(Evaluation):
     views.
     """
 
-    num_views: int = 4
-    num_frames: int = 13
+    num_views: Annotated[int, tyro.conf.arg(aliases=["--views"])] = 4
+    num_frames: Annotated[int, tyro.conf.arg(aliases=["--frames"])] = 13
     variants: tuple[Variant, ...] = VARIANTS
     """Architectures, the first being what the others are compared with; pseudo-4d is fused,
     trained on warped videos as well."""
-    num_inference_steps: int = 4
+    num_inference_steps: Annotated[int, tyro.conf.arg(aliases=["--steps"])] = 4
     """Sampling steps of the grids that are scored."""
     folder: Path = Path("out/ablations")
     """Where the runs live. Finished ones are not repeated, an interrupted one goes on."""

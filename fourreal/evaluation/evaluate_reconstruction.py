@@ -1,9 +1,10 @@
 """`fourreal evaluate reconstruction|split|pipeline`: views that the reconstruction did not see."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import tyro
 from torch import Tensor
 
 from fourreal.cameras import relative_to_first, scale_intrinsics
@@ -45,8 +46,8 @@ class SplitEvaluation(Evaluation):
     """The split into static and dynamic Gaussians on grids with exact depth and cameras."""
 
     scenes: int = 16
-    num_views: int = 4
-    num_frames: int = 9
+    num_views: Annotated[int, tyro.conf.arg(aliases=["--views"])] = 4
+    num_frames: Annotated[int, tyro.conf.arg(aliases=["--frames"])] = 9
 
 
 @dataclass
@@ -57,7 +58,7 @@ class PipelineEvaluation(LearnedMetrics, ReconstructorModel, Sampling, Evaluatio
     Beside it, the same from the references alone: photos wherever there is no video.
     """
 
-    num_views: int = 12
+    num_views: Annotated[int, tyro.conf.arg(aliases=["--views"])] = 12
     times: int = 4
     """Times that are reconstructed, evenly spaced from the first on, which is left out."""
 

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import tyro
 from torch import Tensor
 
 from fourreal.evaluation.drawing import draw_scene, excerpt, montage
@@ -36,7 +37,7 @@ class TextEvaluation(LearnedMetrics, ReconstructorModel, Sampling):
 
     prompts: tuple[str, ...] = ()
     """Prompts to use instead of the captions of the scenes."""
-    num_inference_steps: int = 10
+    num_inference_steps: Annotated[int, tyro.conf.arg(aliases=["--steps"])] = 10
     """Sampling steps of each stage."""
     times: int = 3
     """Times that are reconstructed."""

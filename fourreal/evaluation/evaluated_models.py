@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import tyro
 from torch import Tensor
 
 from fourreal import weights
@@ -19,7 +20,7 @@ from fourreal.video.wan_folder import load_pipeline_folder
 class VideoModel(Evaluation):
     """Options of evaluations that encode or generate grids."""
 
-    model: Path | None = None
+    model: Annotated[Path | None, tyro.conf.arg(aliases=["--video"])] = None
     """A folder of video models, embedded or in diffusers' layout (default: the package's)."""
 
 
@@ -27,9 +28,9 @@ class VideoModel(Evaluation):
 class Sampling(VideoModel):
     """Options of evaluations that generate grids."""
 
-    num_inference_steps: int = 4
+    num_inference_steps: Annotated[int, tyro.conf.arg(aliases=["--steps"])] = 4
     """Sampling steps of each stage."""
-    guidance_scale: float | None = None
+    guidance_scale: Annotated[float | None, tyro.conf.arg(aliases=["--guidance"])] = None
     """Text guidance (default: the model's own, and 1 with both references)."""
     staged: bool | None = None
     """Generate missing references before the rest (default: as the model was trained)."""
@@ -39,7 +40,7 @@ class Sampling(VideoModel):
 class ReconstructorModel:
     """Options of evaluations that reconstruct scenes."""
 
-    reconstructor: Path | None = None
+    reconstructor: Annotated[Path | None, tyro.conf.arg(aliases=["--weights"])] = None
     """A reconstructor file (default: the package's)."""
 
 

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+import tyro
 from torch import Tensor
 from tqdm import tqdm
 
@@ -18,8 +19,8 @@ class Evaluation:
 
     scenes: int = 32
     """Number of scenes, or of clips at most."""
-    num_views: int = 8
-    num_frames: int = 29
+    num_views: Annotated[int, tyro.conf.arg(aliases=["--views"])] = 8
+    num_frames: Annotated[int, tyro.conf.arg(aliases=["--frames"])] = 29
     split: Literal["validation", "test"] = "test"
     """Of the procedural scenes: validation while tuning, test to report."""
     data: Path | None = None

@@ -8,42 +8,25 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from fourreal.files.temporary import folder_beside, locked, put_in_place, signals_held
+
 REPORT = "report.json"  # the last file of a results folder to come
 FRAME = re.compile(r"frame_\d+(\.\w+)")
 
 
-def _beside(path: Path) -> Path:
-    """A free hidden name beside `path`, with its suffix. Missing parent folders are created."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile: what it makes is for its owner only, and the mode survives the rename.
-    return path.parent / f".{path.stem}.{secrets.token_hex(4)}{path.suffix}"
-
-
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary path with the same suffix beside `path`, which replaces it on success.
+    """A temporary path with the same name in a hidden folder beside `path`, which replaces it on
+    success.
 
     Missing parent folders are created. On any exception, KeyboardInterrupt included, the
     temporary file is removed and what was at `path` stays.
     """
     path = Path(path)
-    temporary = _beside(path)
-    try:
+    with folder_beside(path) as folder:
+        temporary = folder / path.name
         yield temporary
         os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def _folder_beside(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder`, removed at the end whatever happens."""
-    temporary = _beside(folder)
-    temporary.mkdir()
-    try:
-        yield temporary
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _move_in(temporary: Path, folder: Path, names: Iterable[str]) -> None:
@@ -70,7 +53,7 @@ def atomic_frames(folder: str | os.PathLike, names: list[str]) -> Iterator[Path]
     longer sequence left there are removed; other files stay. On any exception nothing changes.
     """
     folder = Path(folder)
-    with _folder_beside(folder) as temporary:
+    with folder_beside(folder) as temporary:
         yield temporary
         suffix = Path(names[0]).suffix
         for old in folder.iterdir() if folder.is_dir() else ():
@@ -84,22 +67,81 @@ def atomic_frames(folder: str | os.PathLike, names: list[str]) -> Iterator[Path]
 def results_folder(out: str | os.PathLike) -> Iterator[Path]:
     """A temporary folder to write results into.
 
-    On success its entries replace those of `out`, the report last: where it is, the results are
-    whole. On any exception nothing changes. Raises ValueError when `out` cannot be written to.
+    On success it takes the place of `out` in one step, with what else was in `out`; of two
+    processes with one `out` the later one's results stay, whole. A folder that cannot be renamed (a
+    mounted one, or one that the process stands in) gets the entries in turn, the report last: where
+    that is, the results are whole. On any exception nothing changes; Ctrl-C and SIGTERM wait for
+    the switch. Raises ValueError when `out` cannot be written to.
     """
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; give a folder for the results.")
     if out.exists() and not os.access(out, os.W_OK):
         raise ValueError(f"cannot write to {out}: permission denied; choose another folder.")
+    folder = Path(os.path.realpath(out))
+    fixed = _cannot_be_renamed(folder)
     with ExitStack() as stack:
         try:
-            temporary = stack.enter_context(_folder_beside(out))
+            temporary = stack.enter_context(
+                folder_beside(folder / folder.name if fixed else folder)
+            )
         except OSError as error:
             raise ValueError(
                 f"cannot write to {out}: {error.strerror}; choose another folder."
             ) from error
         yield temporary
-        (out / REPORT).unlink(missing_ok=True)
-        names = (entry.name for entry in temporary.iterdir())
-        _move_in(temporary, out, sorted(names, key=lambda name: name == REPORT))
+        with signals_held(), locked(folder if fixed else folder.parent):
+            if fixed:
+                _exchange_entries(temporary, folder)
+                return
+            for entry in folder.iterdir() if folder.exists() else ():
+                if not (temporary / entry.name).exists():
+                    _carry_over(entry, temporary / entry.name)
+            put_in_place(temporary, folder)
+
+
+def _cannot_be_renamed(folder: Path) -> bool:
+    """Whether a folder has to keep its place: it is mounted, a process of ours stands in it, or the
+    one above is not to be written to."""
+    stands = folder == Path.cwd() or folder in Path.cwd().parents
+    above = folder.parent
+    return stands or os.path.ismount(folder) or (above.exists() and not os.access(above, os.W_OK))
+
+
+def _carry_over(source: Path, target: Path) -> None:
+    """A second name for a file, and for the files of a folder; a copy where that cannot be."""
+
+    def link(source: str | Path, target: str | Path) -> None:
+        try:
+            os.link(source, target, follow_symlinks=False)
+        except OSError:
+            shutil.copy2(source, target, follow_symlinks=False)
+
+    if source.is_dir() and not source.is_symlink():
+        shutil.copytree(source, target, symlinks=True, copy_function=link)
+    else:
+        link(source, target)
+
+
+def _exchange_entries(temporary: Path, folder: Path) -> None:
+    """Move the entries of `temporary` into `folder`, the report last and the old one away first;
+    on an error all goes back."""
+    names = sorted((p.name for p in temporary.iterdir()), key=lambda name: name == REPORT)
+    before = temporary / secrets.token_hex(4)
+    before.mkdir()
+    done: list[tuple[Path, Path]] = []
+
+    def move(source: Path, target: Path) -> None:
+        os.rename(source, target)
+        done.append((source, target))
+
+    try:
+        for name in [REPORT, *names[: -1 if REPORT in names else None]]:
+            if os.path.lexists(folder / name):
+                move(folder / name, before / name)
+        for name in names:
+            move(temporary / name, folder / name)
+    except BaseException:
+        for source, target in reversed(done):
+            os.rename(target, source)
+        raise

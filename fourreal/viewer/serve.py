@@ -127,7 +127,8 @@ def make_server(scene: GaussianScene, frames: Tensor | None = None, port: int = 
 def serve(
     scene: GaussianScene, frames: Tensor | None = None, port: int = 0, browser: bool = True
 ) -> None:
-    """Serve a scene until Ctrl+C, and open it in the browser.
+    """Serve a scene until KeyboardInterrupt (Ctrl+C), which goes on to the caller, and open it in
+    the browser.
 
     Arguments and errors are those of make_server; browser=False only prints the address.
     """
@@ -136,7 +137,4 @@ def serve(
         print(f"{address} (Ctrl+C to stop)", flush=True)
         if browser:
             webbrowser.open(address)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            print("stopped")
+        server.serve_forever()

@@ -65,7 +65,7 @@ def test_every_group_names_its_commands_which_explain_their_options(group, capsy
         (["evaluate", "video", "--references", "rows"], "invalid choice 'rows'"),
         (["ablate", "video", "--variants", "spare"], "invalid choice 'spare'"),
         (["benchmark", "attention", "--dtype", "int8"], "invalid choice 'int8'"),
-        (["generate", "a ball", "--views", "2"], "Unrecognized options: --views"),
+        (["generate", "a ball", "--vews", "2"], "Unrecognized options: --vews"),
     ],
 )
 def test_a_wrong_word_ends_with_the_right_ones(arguments, words, capsys):

@@ -1,6 +1,7 @@
 """The main job from the command line, with tiny untrained models: files, errors, interrupts."""
 
 import json
+import shlex
 import shutil
 from types import SimpleNamespace
 
@@ -160,6 +161,34 @@ def test_the_reconstructor_leaves_the_device_when_offloading(keep, monkeypatch, 
     assert places == ["meta", *([] if keep else ["cpu"])]
 
 
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [(job, "reconstruct_grid"), (results, "render_path"), (results, "save_scene")],
+)
+def test_a_finished_grid_is_kept_when_a_later_stage_fails(
+    tmp_path, monkeypatch, caplog, capsys, module, name
+):
+    """And the command that the message gives goes on from it."""
+    out, real = tmp_path / "my out", getattr(module, name)
+
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    monkeypatch.setattr(module, name, fail)
+    assert main(["generate", "a ball", "--out", str(out), *SMALL]) == 2
+    assert "the memory is full" in capsys.readouterr().err
+    assert [p.name for p in out.iterdir()] == ["views"]
+    kept = [read_video(p)[0].shape for p in sorted((out / "views").iterdir())]
+    assert kept == [(5, 3, 32, 32)] * 2
+    monkeypatch.setattr(module, name, real)
+    go_on = shlex.split(caplog.text.strip().splitlines()[-1].split("go on with: ")[1])
+    assert main([*go_on[1:], "--orbit-size", "32"]) == 0
+    assert {p.name for p in out.iterdir()} == FILES | {"views"}
+    assert load_scene(out / "scene.safetensors").num_views == 2
+    assert main(["generate", "a ball", "--out", str(out), *SMALL]) == 0
+    assert {p.name for p in out.iterdir()} == FILES
+
+
 def cameras():
     return torch.eye(3, 4)[None], torch.tensor([[[30.0, 0, 16], [0, 30, 16], [0, 0, 1]]])
 
@@ -177,13 +206,13 @@ def wrong(tmp_path, capsys, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["a ball", "--num-frames", "28"], "num_frames is 28"),
+        (["a ball", "--num-frames", "28"], "num-frames is 28"),
         (["a ball", "--height", "100"], "height is 100"),
         (["  "], "the prompt is empty"),
         ([], "give one prompt, or a file of prompts"),
-        (["--prompts", "{tmp}/none.txt"], "none.txt cannot be read"),
+        (["--prompts", "{tmp}/none.txt"], "none.txt does not exist"),
         (["--prompts", "{tmp}/blank.txt"], "blank.txt holds no prompts"),
-        (["a ball", "--vae", "{tmp}/x.safetensors"], "needed together, but only vae was given"),
+        (["a ball", "--vae", "{tmp}/text.mp4"], "needed together, but only vae was given"),
         (["a ball", "--model", "{tmp}"], "has no model_index.json"),
         (["a ball", "--model", "{tmp}/two"], "has two transformers"),
         (["a ball", "--offload", "model", "--device", "cpu"], "for CUDA devices"),

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from fourreal.files.atomic import REPORT, atomic_frames, atomic_path, frame_names, results_folder
+from fourreal.files.atomic import atomic_frames, atomic_path, frame_names, results_folder
 
 
 def contents(folder):
@@ -65,31 +65,6 @@ def test_frames_replace_a_longer_sequence_of_their_kind_and_nothing_else(tmp_pat
         "frames/frame_0003.ply": "other kind",
         "frames/notes.txt": "mine",
     }
-
-
-def test_results_replace_what_has_their_names_and_the_report_comes_last(tmp_path, monkeypatch):
-    out, moved, replace = tmp_path / "out", [], os.replace
-
-    def recorded(source, target):
-        assert not (out / REPORT).exists()  # where it is, the results are whole
-        moved.append(target.name)
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", recorded)
-    for text in ("old", "new"):
-        with results_folder(out) as temporary:
-            (temporary / REPORT).write_text(text)
-            (temporary / "splats").mkdir()
-            (temporary / "splats" / f"{text}.ply").write_text(text)
-            (temporary / "video.mp4").write_text(text)
-        (out / "notes.txt").write_text("mine")
-    assert contents(tmp_path) == {
-        "out/notes.txt": "mine",
-        "out/report.json": "new",
-        "out/splats/new.ply": "new",
-        "out/video.mp4": "new",
-    }
-    assert moved[2] == moved[5] == REPORT
 
 
 def frames_folder(out):

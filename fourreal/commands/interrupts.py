@@ -1,0 +1,62 @@
+"""Ctrl-C and SIGTERM (which docker, systemd and slurm send): how a process of ours is stopped."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from types import FrameType, TracebackType
+
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+AGAIN = 2.0  # seconds in which a second signal is taken for the same one, and cannot stop cleaning
+
+
+class Terminated(BaseException):
+    """SIGTERM came. Not an Exception, so that nothing takes it for an error of its own."""
+
+
+class Interrupts:
+    """A context in which both signals end the process in an orderly way.
+
+    At first at once, with the sentence `stopped`: while modules are imported there is nothing to
+    clean up, and an exception would be swallowed by some of them. After clean_up_first() by an
+    exception, KeyboardInterrupt or Terminated, so that temporary files are removed. last: nothing
+    comes after this context but the end of the process, which no signal shall turn into another
+    exit code. code is that of the signal that came, if any.
+    """
+
+    def __init__(self, stopped: str, last: bool = False):
+        self.stopped, self.last = stopped, last
+        self.code = 0
+        self._raises, self._time, self._process = False, 0.0, os.getpid()
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> "Interrupts":
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._handle) for number in CODES}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, signal.SIG_IGN if self.last else before)  # type: ignore[arg-type]
+
+    def clean_up_first(self) -> None:
+        """From now on signals raise."""
+        self._raises = True
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        code = CODES[signal.Signals(number)]
+        if os.getpid() != self._process:  # a worker process, which has inherited this
+            os._exit(code)
+        if not self._raises:
+            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{self.stopped}\n".encode())
+            os._exit(code)
+        if self.code and time.monotonic() - self._time < AGAIN:
+            return
+        self.code, self._time = code, time.monotonic()
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated
