@@ -49,11 +49,11 @@ def device(name: str) -> str | None:
 def reconstructor_file(path: Path) -> None:
     """Accepts a checkpoint of a reconstructor, told by its names of tensors; a pickled one, which
     would have to be read whole, by its ending."""
-    from fourreal.reconstruction.checkpoint import read_tensors, recognise
+    from fourreal.reconstruction.checkpoint import read_tensors, recognise_reconstructor
 
     file_to_read(path)
     if path.suffix not in (".pt", ".pth", ".bin", ".ckpt"):
-        recognise(*read_tensors(path), str(path))
+        recognise_reconstructor(*read_tensors(path), str(path))
 
 
 RULES: dict[str, Rule] = {

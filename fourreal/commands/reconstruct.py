@@ -13,7 +13,7 @@ from fourreal.cameras import scale_intrinsics
 from fourreal.commands.results import progress_bar, write_report, write_results
 from fourreal.devices import choose_device
 from fourreal.files.atomic import results_folder
-from fourreal.files.media import VIDEO_SUFFIXES, read_video
+from fourreal.files.media import read_synchronised, view_files
 from fourreal.formats import load_scene
 from fourreal.gaussians import GaussianScene
 from fourreal.profiling import StageProfiler
@@ -35,8 +35,13 @@ class ReconstructConfig:
     """A reconstructor file: VGGT-1B, AnySplat or one of this project's (default: embedded)."""
     max_frames: int | None = None
     """Use only so many frames of each video."""
+    offsets: tuple[float, ...] | None = None
+    """Per view, the seconds of its video at which the common beginning is, for cameras that started
+    at different moments; all are cut to the shortest."""
     fps: float | None = None
-    """Times per second when the scene is played (default: as the first video)."""
+    """Frames per second to resample the videos to (default: their own, which must be one)."""
+    trim: bool = False
+    """Cut all videos to the shortest."""
     cameras: Literal["first", "mean", "median"] = "first"
     """Which times decide about the cameras, one per view: the first one (the method), or the mean
     or median over all."""
@@ -75,27 +80,6 @@ def read_reconstructor(
     return Reconstructor.from_file(file, device=device, dtype=dtype)
 
 
-def read_views(inputs: tuple[Path, ...], max_frames: int | None) -> tuple[Tensor, float]:
-    """Frames [V, T, 3, H, W] in [0, 1] of videos, or of those in one folder, and the first one's
-    frames per second. Raises ValueError when their lengths or sizes differ."""
-    paths = list(inputs)
-    if len(paths) == 1 and paths[0].is_dir():
-        paths = sorted(p for p in paths[0].iterdir() if p.suffix.lower() in VIDEO_SUFFIXES)
-        if not paths:
-            raise ValueError(f"{inputs[0]} holds no videos ({', '.join(VIDEO_SUFFIXES)}).")
-    if not paths:
-        raise ValueError("give a video of each view, or one folder that holds them.")
-    videos, rates = zip(*(read_video(p, max_frames) for p in paths))
-    for path, video in zip(paths, videos):
-        if video.shape != videos[0].shape:
-            raise ValueError(
-                f"{path} has {len(video)} frames of {video.shape[-2]} x {video.shape[-1]}, but "
-                f"{paths[0]} has {len(videos[0])} of {videos[0].shape[-2]} x "
-                f"{videos[0].shape[-1]}; the views must be of equal length and size."
-            )
-    return torch.stack(videos), rates[0]
-
-
 def read_cameras(file: Path, height: int, width: int) -> tuple[Tensor, Tensor]:
     """The cameras of a scene file, for images of another size: extrinsics [V, 3, 4] and intrinsics
     [V, 3, 3] in their pixels."""
@@ -122,7 +106,13 @@ def reconstruct(config: ReconstructConfig) -> Path:
     it was.
     """
     device = choose_device(config.device)
-    frames, rate = read_views(config.inputs, config.max_frames)
+    frames, rate = read_synchronised(
+        view_files(config.inputs),
+        offsets=config.offsets,
+        max_frames=config.max_frames,
+        fps=config.fps,
+        trim=config.trim,
+    )
     cameras: str | tuple[Tensor, Tensor] = config.cameras
     if config.known_cameras:
         cameras = read_cameras(config.known_cameras, *frames.shape[-2:])
@@ -136,7 +126,7 @@ def reconstruct(config: ReconstructConfig) -> Path:
             frames,
             profiler,
             cameras=cameras,
-            fps=config.fps or rate,
+            fps=rate,
             split=StaticSplit() if config.store_static_once else None,
             **{name: getattr(config, name) for name in OPTIONS},
         )

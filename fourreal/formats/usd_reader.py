@@ -15,7 +15,7 @@ import numpy as np
 FIELDS = ("positions", "orientations", "scales", "opacities", "harmonics")
 
 
-class Refused(Exception):
+class UnusableUsd(Exception):
     """A sentence about the file, without its name."""
 
 
@@ -52,13 +52,13 @@ def read_prim(reader: Any, time: Any) -> dict[str, np.ndarray]:
     degree = reader.GetRadianceSphericalHarmonicsDegreeAttr().Get()
     values = [attribute.Get(time) for attribute in attributes(reader)]
     if not isinstance(degree, int) or not 0 <= degree <= 4 or any(v is None for v in values):
-        raise Refused(f"{where} lacks an attribute of Gaussians")
+        raise UnusableUsd(f"{where} lacks an attribute of Gaussians")
     arrays = [np.array(value, dtype=np.float32) for value in values]
     count = len(arrays[0])
     widths = (3, 4, 3, 1, 3 * (degree + 1) ** 2)
     for array, width in zip(arrays, widths):
         if array.size != count * width:
-            raise Refused(f"the arrays of {where} differ in length")
+            raise UnusableUsd(f"the arrays of {where} differ in length")
     return {name: a.reshape(count, w) for name, a, w in zip(FIELDS, arrays, widths)}
 
 
@@ -83,11 +83,13 @@ def read_stage(path: str, most_bytes: int, most_times: int) -> tuple[dict, dict[
     kind = UsdVol.ParticleField3DGaussianSplat
     prims = [p for p in stage.Traverse() if p.IsA(kind)]
     if not prims:
-        raise Refused("it has no ParticleField3DGaussianSplat in it")
+        raise UnusableUsd("it has no ParticleField3DGaussianSplat in it")
     samples_of = [sample_times(kind(prim)) for prim in prims]
     times = sorted(set().union(*samples_of))
     if len(times) > most_times or len(prims) > most_times:
-        raise Refused(f"it has {len(times)} times and {len(prims)} prims of {most_times} at most")
+        raise UnusableUsd(
+            f"it has {len(times)} times and {len(prims)} prims of {most_times} at most"
+        )
     about: dict[str, Any] = {
         "up": str(UsdGeom.GetStageUpAxis(stage)),
         "fps": stage.GetTimeCodesPerSecond(),
@@ -104,10 +106,10 @@ def read_stage(path: str, most_bytes: int, most_times: int) -> tuple[dict, dict[
             matrices.append(np.array(matrix).T.tolist())  # USD multiplies rows
             total += sum(array.nbytes for array in samples[-1].values())
             if total > most_bytes:
-                raise Refused(f"it unfolds to more than {most_bytes} bytes of Gaussians")
+                raise UnusableUsd(f"it unfolds to more than {most_bytes} bytes of Gaussians")
         counts = [len(sample["positions"]) for sample in samples]
         if len({sample["harmonics"].shape[1] for sample in samples}) > 1:
-            raise Refused(f"{prim.GetPath()} changes its degree")
+            raise UnusableUsd(f"{prim.GetPath()} changes its degree")
         for name in FIELDS:
             arrays[f"{index}.{name}"] = np.concatenate([sample[name] for sample in samples])
         found = {"path": str(prim.GetPath()), "moves": moves, "counts": counts}
@@ -125,7 +127,7 @@ def answer() -> None:
     try:
         about, arrays = read_stage(path, int(most_bytes), int(most_times))
         np.savez(result, **arrays)  # type: ignore[arg-type]
-    except Refused as refusal:
+    except UnusableUsd as refusal:
         about = {"error": str(refusal)}
     except MemoryError:
         about = {"error": "it needs too much memory for its size"}
