@@ -32,7 +32,7 @@ _own: set[Path] = set()  # temporary folders of this process
 AT_WORKING_FOLDER, EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 
 
-def temporary_beside(path: Path) -> Path:
+def _beside(path: Path) -> Path:
     """A free hidden name beside `path`, with its suffix. Missing parent folders are created."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not tempfile: what it makes is for its owner only, and the mode survives the rename.
@@ -81,7 +81,7 @@ def locked(folder: Path) -> Iterator[None]:
 def folder_beside(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path`, removed at the end whatever happens. What dead processes
     left for the same path is removed first."""
-    temporary = temporary_beside(path)
+    temporary = _beside(path)
     with locked(path.parent):
         remove_leftovers(path)
         temporary.mkdir()
