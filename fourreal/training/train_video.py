@@ -68,7 +68,6 @@ class VideoTraining:
         if self.trains_text:
             self.model = TextToGrid(self.transformer, self.pipe.text_encoder, self.pipe.tokenizer)
         # 2. The loop, which moves it to the device and goes on from a checkpoint
-        data.fill()
         notes = {"tune": config.tune, "conditioning": self.pipe.config.conditioning}
         result = "lora.safetensors" if config.tune == "lora" else "transformer.safetensors"
         self.loop = Loop(config.loop, self.model.train(), notes, result)
@@ -83,6 +82,7 @@ class VideoTraining:
             self.captions = CaptionEmbeddings(self.pipe, captions, config.data.cache / "text")
             self.pipe.register_modules(text_encoder=None)  # makes room: UMT5-XXL has 11 GB
         # 4. What a step trains on
+        data.fill()
         vae_name = fingerprint(self.pipe.vae) if config.data.draws else ""
         self.draws = VideoDraws(config, data, vae_name)
         odds = torch.tensor(config.reference_odds).view(-1, len(REFERENCES))
