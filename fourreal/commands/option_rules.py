@@ -73,6 +73,7 @@ RULES: dict[str, Rule] = {
     "first_block_cache": FROM_ZERO,
     "seed": SEED,
     "fps": RATE,
+    "offsets": FREE,
     "orbit_size": PIXELS,
     "device": device,
     # Files and folders
