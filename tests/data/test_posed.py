@@ -1,5 +1,8 @@
 """Posed folders read back as the scenes they were written from, and what an input view saw."""
 
+import json
+import re
+
 import pytest
 import torch
 
@@ -56,13 +59,32 @@ def test_unusable_posed_folders_are_named_in_one_sentence(scene, tmp_path):
     refused("holds no posed scenes")
     refused("is not a folder", tmp_path / "absent")
     write_photos(tmp_path / "photos", scene, frames=[{"file_path": "9.png"}])
-    refused("transforms.json does not hold the cameras it should .KeyError: 'transform_matrix'")
+    refused("transforms.json gives no photos: none of its 1 images")
     (tmp_path / "photos" / "transforms.json").unlink()
     write_kubric(tmp_path / "scn1", scene, 1.0)
+    cameras = tmp_path / "scn1" / "scn1_p0_v3.json"
+    right = cameras.read_text()
+    cameras.unlink()
+    refused("scn1_p0_v3.json is missing")
+    content = json.loads(right)
+    content["camera"]["positions"][2][1] += 1
+    for wrong, words in (
+        ("[]", "scn1_p0_v3.json has an empty list, but an object"),
+        (right.replace("32, 32", "32, 0"), r"has 0 as scene.resolution.1., but a number from 1"),
+        (right.replace("32, 32", "32, 64"), "scene.resolution, but the aspect of its images"),
+        (json.dumps(content), r"camera.positions.2., but the same as in the first frame"),
+        (right.replace('"K"', '"k"'), "has no K in camera"),
+        (re.sub(r'"K": .*?\]\]', '"K": [[0, 0, 0], [0, 0, 0], [0, 0, 0]]', right), "focal lengths"),
+        (
+            re.sub(r'"quaternions": .*?\]\]', '"quaternions": [[0, 0, 0, 0]]', right),
+            "but rotations",
+        ),
+    ):
+        cameras.write_text(wrong)
+        refused(words)
+    cameras.write_text(right)
     (tmp_path / "scn1" / "frames_p0_v2" / "rgba_00001.png").unlink()
     refused("frames_p0_v2 has 2 images and 3 maps")
-    (tmp_path / "scn1" / "scn1_p0_v3.json").unlink()
-    refused("scn1_p0_v3.json is missing")
 
 
 def test_a_pixel_is_visible_where_an_input_camera_has_an_open_line_to_it(scene):
