@@ -135,6 +135,8 @@ def _listed(file: Path, problems: list[str]) -> list[_Entry]:
             entries.append(_listed_entry(parse_json(text, file, number), file.parent))
         except ValueError as error:
             problems.append(str(error).rstrip("."))
+    if not entries and not problems:
+        problems.append(f"{file} lists no clips")
     return entries
 
 

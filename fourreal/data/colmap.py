@@ -15,7 +15,7 @@ from torch import Tensor
 from fourreal.cameras import quaternion_to_matrix
 from fourreal.data.lens import Lens
 from fourreal.data.posed_photos import LARGEST_SIDE, PosedPhoto, check_missing
-from fourreal.files.text_files import read_text, text_lines
+from fourreal.files.text_files import has_control, read_text, text_lines
 
 PLACES = ("sparse/0", "sparse", "colmap/sparse/0", "colmap/sparse", "sparse_txt")
 # Where the photos are; smaller copies of them (images_2: half the size) are as good.
@@ -141,8 +141,8 @@ def _image(
 ) -> ColmapImage:
     if not all(abs(value) < 1e12 for value in pose):
         wrong(f"a pose of {name[:60]!r} that is not finite")
-    if not name or "\x00" in name:
-        wrong("an image without a name")
+    if not name or has_control(name):
+        wrong("an image without a name, or with control characters in it")
     return ColmapImage(tuple(pose), camera, name)
 
 

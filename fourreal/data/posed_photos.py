@@ -144,7 +144,7 @@ def fit_camera(photo: PosedPhoto) -> FittedCamera:
     if not (0 < x < width and 0 < y < height):
         raise ValueError(
             f"{photo.where} has its centre at ({x:g}, {y:g}), outside of {photo.file}, which has "
-            f"{width} x {height} pixels; are w and h missing, or is it of another image?"
+            f"{width} x {height} pixels; w and h may be missing, or it may be of another image."
         )
     straightening = None
     if photo.lens is not None and photo.lens.bends:

@@ -3,12 +3,13 @@
 import json
 import math
 import os
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from fourreal.files.atomic import atomic_path
-from fourreal.files.text_files import read_text
+from fourreal.files.text_files import has_control, read_text
 
 LARGEST = 1e12  # of numbers, whatever they mean: beyond it float32 arithmetic ends in infinity
 SHOWN = 60  # characters of a wrong value in a message
@@ -34,10 +35,7 @@ def _shown(value: Any) -> str:
     """A wrong value, in a few words on one line."""
     if isinstance(value, list | dict) and not value:
         return "an empty list" if isinstance(value, list) else "an empty object"
-    try:
-        text = ascii(value)
-    except (RecursionError, ValueError):  # nested too deeply, or a number of too many digits
-        text = f"a {type(value).__name__}"
+    text = reprlib.repr(value).encode("ascii", "backslashreplace").decode()
     return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
 
 
@@ -131,9 +129,14 @@ class JsonValue:
     def path_in(self, folder: Path) -> Path:
         """A string as the path of something in a folder; backslashes are taken for slashes."""
         name = self.string()
+        if has_control(name):
+            self.wrong("a name without control characters")
         path = folder / name
         try:
-            return path if "\\" not in name or path.exists() else folder / name.replace("\\", "/")
+            if "\\" not in name or path.exists():
+                return path
+            # Windows' own roots are not here, so that what begins with one is looked for here too.
+            return folder / name.replace("\\", "/").lstrip("/")
         except OSError:
             self.wrong("a name that a file can have")
 

@@ -47,3 +47,8 @@ def text_lines(text: str) -> list[str]:
     """The lines of a text. Only line feeds and carriage returns end one: JSON and prompts may hold
     the further separators of str.splitlines, like U+2028."""
     return re.split(r"\r\n|\r|\n", text)
+
+
+def has_control(name: str) -> bool:
+    """Whether a name has control characters: it would break the sentence that it is shown in."""
+    return re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", name) is not None

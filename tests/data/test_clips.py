@@ -149,6 +149,8 @@ def test_captions_are_utf_8_with_or_without_a_mark_and_others_are_named(tmp_path
         ('{"path": "' + "y" * 300 + '", "caption": "x"}', "cannot be read"),
         ('{"path": "a\\u0000", "caption": "x"}', "line 1.path"),
         ("[]", "but an object is needed"),
+        ("", "metadata.jsonl lists no clips"),
+        ('{"path": "a\\nb.mp4", "caption": "x"}', "without control characters"),
         ("[" * 100_000, "nested too deeply"),
     ],
 )

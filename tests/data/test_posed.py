@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from PIL import Image
 
 from fourreal.cameras import relative_to_first, unproject
 from fourreal.data.posed import MEAN_DEPTH, Sample, draw_sample, find_posed_scenes, visible_from
@@ -38,6 +39,16 @@ def test_kubric_4d_reads_back_as_the_scene_it_was_written_from(scene, tmp_path):
     # At another size the same points are seen through the same pixels.
     small = found.read(views, times, SIZE // 2)
     assert torch.allclose(small.intrinsics[0, :, :2], sample.intrinsics[0, :, :2] / 2, rtol=1e-5)
+
+
+def test_kubric_images_that_were_resized_have_cameras_of_their_size(scene, tmp_path):
+    write_kubric(tmp_path / "scn1", scene, unit=1.0)
+    for path in (tmp_path / "scn1").glob("frames_*/rgba_*.png"):
+        with Image.open(path) as image:
+            image.resize((SIZE // 2, SIZE // 2)).save(path)
+    (found,) = find_posed_scenes(tmp_path)
+    halved = scene.intrinsics * torch.tensor([[0.5], [0.5], [1.0]])
+    assert torch.allclose(found.intrinsics, halved, rtol=1e-5)
 
 
 def test_posed_photos_read_as_their_central_square(scene, tmp_path):
