@@ -16,6 +16,16 @@ def opengl_to_world(extrinsics):
     return matrix @ torch.diag(torch.tensor([1.0, -1, -1, 1], dtype=torch.float64))
 
 
+def quaternion(rotation):
+    """w, x, y, z of a rotation [3, 3]: half its angle, and its axis as what it leaves in place."""
+    values, vectors = torch.linalg.eig(rotation)
+    axis = vectors[:, (values - 1).abs().argmin()].real
+    across = torch.linalg.cross(axis, torch.eye(3, dtype=axis.dtype)[axis.abs().argmin()])
+    turned = rotation @ across
+    angle = torch.atan2(torch.linalg.cross(across, turned) @ axis, across @ turned) / 2
+    return [angle.cos().item(), *(angle.sin() * axis).tolist()]
+
+
 def write_kubric(folder, scene, unit):
     """The scene of square images in Kubric-4D's layout, in another world and unit."""
     size = scene.frames.shape[-1]
@@ -25,13 +35,10 @@ def write_kubric(folder, scene, unit):
     turn[0, 2], turn[2, 0] = (2 * angle).sin(), -(2 * angle).sin()
     for v, (extrinsics, intrinsics) in enumerate(zip(scene.extrinsics, scene.intrinsics)):
         pose = turn @ opengl_to_world(extrinsics)
-        # Quaternion product by matrices: w from the trace, the axis from the antisymmetric part.
-        r = pose[:3, :3]
-        w = (1 + r.trace()).sqrt() / 2
-        axis = torch.stack([r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1]]) / (4 * w)
+        w, *axis = quaternion(pose[:3, :3])
         frames = scene.frames.shape[1]
         camera = {
-            "quaternions": [[w.item(), *axis.tolist()]] * frames,
+            "quaternions": [[w, *axis]] * frames,
             "positions": [(unit * pose[:3, 3]).tolist()] * frames,
             # Kubric's matrix is of a 1 x 1 image and has negative entries.
             "K": (intrinsics / size * torch.tensor([[1.0], [-1], [size]])).tolist(),

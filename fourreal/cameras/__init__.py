@@ -1,11 +1,11 @@
 """Pinhole cameras and the paths they take."""
 
 from fourreal.cameras.coverage import Coverage
-from fourreal.cameras.keyframes import Keyframes, load_keyframes
 from fourreal.cameras.paths import (
     PATH_KINDS,
     TIME_KINDS,
     CameraPath,
+    Keyframes,
     PathKind,
     PathOptions,
     TimeKind,
@@ -47,7 +47,6 @@ __all__ = [
     "from_opengl",
     "interpolate_cameras",
     "invert",
-    "load_keyframes",
     "look_at",
     "matrix_to_quaternion",
     "pixel_grid",

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from fourreal.cameras.coverage import Coverage, keep_covered
-from fourreal.cameras.keyframes import Keyframes
 from fourreal.cameras.pinhole import (
     camera_centers,
     extrinsics_at,
@@ -30,6 +29,16 @@ PATH_KINDS: tuple[str, ...] = get_args(PathKind)
 TIME_KINDS: tuple[str, ...] = get_args(TimeKind)
 PUSH = 0.4  # how far push_in and dolly_zoom go, in distances to the target
 TURNS = 2  # of the spiral
+
+
+@dataclass
+class Keyframes:
+    """M cameras that a path goes through: extrinsics [M, 3, 4], fov [M] (vertical, radians; NaN
+    for that of the inputs), and times [M] (fractional scene times) or None."""
+
+    extrinsics: Tensor
+    fov: Tensor
+    times: Tensor | None
 
 
 @dataclass

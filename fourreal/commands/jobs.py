@@ -10,6 +10,7 @@ import tyro
 from fourreal.commands.pipelines import PipelineOptions, is_embedded
 from fourreal.files.atomic import REPORT
 from fourreal.files.json_files import as_json
+from fourreal.files.text_files import read_text, text_lines
 
 # What is not given on the command line. Wan: the paper's size and steps, Wan's frame rate.
 EMBEDDED_DEFAULTS = {"height": 64, "width": 64, "num_inference_steps": 10, "fps": 8.0}
@@ -102,11 +103,7 @@ def list_jobs(config: GenerateConfig) -> list[GenerateConfig]:
 
 def read_prompts(path: Path) -> list[str]:
     """The lines of a text file that are not blank. Raises ValueError when there are none."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as text ({error}).") from error
-    prompts = [line.strip() for line in lines if line.strip()]
+    prompts = [line.strip() for line in text_lines(read_text(path)) if line.strip()]
     if not prompts:
         raise ValueError(f"{path} holds no prompts; write one in each line.")
     return prompts

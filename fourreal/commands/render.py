@@ -6,10 +6,11 @@ from typing import Annotated
 
 import tyro
 
-from fourreal.cameras import PathKind, TimeKind, load_keyframes
+from fourreal.cameras import PathKind, TimeKind
 from fourreal.devices import choose_device
 from fourreal.files.media import write_depth, write_images, write_video
 from fourreal.formats import open_scene
+from fourreal.formats.keyframes import load_keyframes
 from fourreal.rendering import render_path, scene_path
 
 STILL_FRAMES = 48  # of a video of a scene that has one time

@@ -9,18 +9,18 @@ that stands still. **video**: ordinary videos. A folder may hold a metadata.json
 below the folder is taken, its caption from a .txt file of the same name beside it.
 """
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from fourreal.data.kubric import COLOR_FILES, kubric_arc
+from fourreal.files.json_files import JsonValue, parse_json, read_json
 from fourreal.files.media import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -33,6 +33,7 @@ from fourreal.files.media import (
     read_video,
     subfolders,
 )
+from fourreal.files.text_files import read_text, text_lines
 
 Kind = Literal["multiview", "static", "video"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -62,11 +63,22 @@ def _along_azimuth(positions: Tensor) -> list[int]:
 def _syncam_views(scene: Path) -> list[Path]:
     """SynCamVideo: videos/cam01.mp4 and, as text, camera-to-world matrices with the position in
     the last row."""
-    cameras = json.loads((scene / "cameras" / "camera_extrinsics.json").read_text())["frame0"]
+    cameras = read_json(scene / "cameras" / "camera_extrinsics.json").get("frame0").items()
     views = [v for v in media_files(scene / "videos", VIDEO_SUFFIXES) if v.stem in cameras]
-    rows = [cameras[v.stem].replace("[", " ").replace("]", " ").split() for v in views]
-    positions = torch.tensor([[float(n) for n in r[-4:-1]] for r in rows]).view(-1, 3)
-    return [views[i] for i in _along_azimuth(positions)] if views else []
+    positions = [_syncam_position(cameras[v.stem]) for v in views]
+    return [views[i] for i in _along_azimuth(torch.tensor(positions))] if views else []
+
+
+def _syncam_position(camera: JsonValue) -> list[float]:
+    """The position in a camera-to-world matrix that is written as "[. . . 0] ... [x y z 1]"."""
+    try:
+        rows = camera.string().replace("[", " ").replace("]", " ").split()
+        values = [float(number) for number in rows]
+    except ValueError:
+        camera.wrong("a matrix of 16 numbers as text")
+    if len(values) != 16 or not all(abs(value) < 1e12 for value in values):
+        camera.wrong("a matrix of 16 finite numbers as text")
+    return values[-4:-1]
 
 
 def list_views(kind: Kind, folder: Path) -> list[Path]:
@@ -79,23 +91,41 @@ def list_views(kind: Kind, folder: Path) -> list[Path]:
         return _syncam_views(folder)
     if (folder / "mv_images").is_dir():
         times = subfolders(folder / "mv_images")
-        return [folder / "mv_images" / "*" / p.name for t in times[:1] for p in image_files(t)]
+        first = image_files(times[0]) if times else []
+        return [folder / "mv_images" / "*" / p.name for p in first]
     return kubric_arc(folder) or media_files(folder, VIDEO_SUFFIXES)
 
 
-def _listed(root: Path, problems: list[str]) -> list[dict[str, Any]]:
-    """The lines of metadata.jsonl. What is wrong with others is added to `problems`."""
+@dataclass(frozen=True)
+class _Entry:
+    """A clip before it is checked: its path, and what a metadata.jsonl says of it."""
+
+    path: Path
+    caption: str | None = None
+    views: tuple[Path, ...] | None = None
+
+
+def _listed_entry(line: JsonValue, root: Path) -> _Entry:
+    path, caption, views = line.get("path").path_in(root), line.find("caption"), line.find("views")
+    return _Entry(
+        path,
+        caption.string() if caption else None,
+        tuple(view.path_in(path) for view in views.entries()) if views else None,
+    )
+
+
+def _listed(file: Path, problems: list[str]) -> list[_Entry]:
+    """The lines of a metadata.jsonl. What is wrong with others is added to `problems`."""
     entries = []
-    for number, line in enumerate((root / "metadata.jsonl").read_text().splitlines(), 1):
-        if not line.strip():
+    for number, text in enumerate(text_lines(read_text(file)), 1):
+        if not text.strip():
             continue
         try:
-            entry = json.loads(line)
-            entries.append({**entry, "path": root / entry["path"]})
-        except (json.JSONDecodeError, KeyError, TypeError):
-            problems.append(
-                f'{root / "metadata.jsonl"} line {number} is not {{"path": ..., "caption": ...}}'
-            )
+            entries.append(_listed_entry(parse_json(text, file, number), file.parent))
+        except ValueError as error:
+            problems.append(str(error).rstrip("."))
+    if not entries and not problems:
+        problems.append(f"{file} lists no clips")
     return entries
 
 
@@ -107,17 +137,17 @@ def _is_clip(kind: Kind, folder: Path) -> bool:
         return True  # said by whoever reads it
 
 
-def _discovered(kind: Kind, root: Path, problems: list[str]) -> list[dict[str, Any]]:
+def _discovered(kind: Kind, root: Path, problems: list[str]) -> list[_Entry]:
     """Every clip below a folder."""
     if root.is_file():
-        return [{"path": root}]
+        return [_Entry(root)]
     if kind == "video":
-        found = [{"path": p} for p in media_files(root, VIDEO_SUFFIXES, "**/*")]
+        found = [_Entry(p) for p in media_files(root, VIDEO_SUFFIXES, "**/*")]
     elif _is_clip(kind, root):
-        return [{"path": root}]
+        return [_Entry(root)]
     else:
         folders = subfolders(root)
-        found = [e for folder in folders for e in _discovered(kind, folder, problems)]
+        found = [e for folder in folders for e in _below(kind, folder, problems)]
         if folders:
             return found
     if not found:
@@ -125,33 +155,45 @@ def _discovered(kind: Kind, root: Path, problems: list[str]) -> list[dict[str, A
     return found
 
 
-def _caption(entry: dict[str, Any], default: str | None) -> str | None:
-    path = entry["path"]
-    if entry.get("caption") is not None:
-        return entry["caption"]
+def _below(kind: Kind, folder: Path, problems: list[str]) -> list[_Entry]:
+    """Every clip below one of several folders, whose bad files are problems of its own."""
+    try:
+        return _discovered(kind, folder, problems)
+    except ValueError as error:
+        problems.append(str(error).rstrip("."))
+        return []
+
+
+def _caption(entry: _Entry) -> str | None:
+    """The caption of a clip, listed, beside it or MV-Video's. Raises ValueError naming a bad
+    file."""
+    if entry.caption is not None:
+        return entry.caption
+    path = entry.path
     beside = path.parent / f"{path.stem if path.is_file() else path.name}.txt"
     if beside.is_file():
-        return beside.read_text().strip()
-    return _mv_video_caption(path) or default
+        text = read_text(beside).strip()
+        if not text:
+            raise ValueError(f"{beside} is empty; write the caption of the clip into it.")
+        return text
+    return _mv_video_caption(path)
 
 
 def _mv_video_caption(clip: Path) -> str | None:
     """MV-Video (animated Objaverse): clips videos/UID/00, captions in uid_info_dict.json above."""
     for folder in clip.absolute().parents[1:3]:
         if (listed := folder / "uid_info_dict.json").is_file():
-            objects = _read_captions(listed, listed.stat().st_mtime_ns)
-            animation = objects.get(clip.parent.name, {}).get("anim", {}).get(clip.name, {})
-            return animation.get("text_prompt")
+            entry: JsonValue | None = _read_captions(listed, listed.stat().st_mtime_ns)
+            for key in (clip.parent.name, "anim", clip.name, "text_prompt"):
+                entry = entry.find(key) if entry else None
+            return entry.string() if entry else None
     return None
 
 
 @lru_cache(maxsize=4)
-def _read_captions(path: Path, changed: int) -> dict[str, Any]:
+def _read_captions(path: Path, changed: int) -> JsonValue:
     """The content of a uid_info_dict.json, read once for all clips until it has `changed`."""
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    return read_json(path)
 
 
 def path_of_view(view: Path) -> Path:
@@ -235,28 +277,36 @@ def find_clips(
     problems: list[str] = []
     if not root.exists():
         return [], [f"{root} does not exist"]
-    listed = root.is_dir() and (root / "metadata.jsonl").is_file()
-    entries = _listed(root, problems) if listed else _discovered(kind, root, problems)
+    listed = root / "metadata.jsonl"
+    try:
+        known = root.is_dir() and listed.is_file()
+        entries = _listed(listed, problems) if known else _discovered(kind, root, problems)
+    except ValueError as error:
+        return [], [str(error).rstrip(".")]
 
-    def check(entry: dict[str, Any]) -> Clip | str:
-        path, text = entry["path"], _caption(entry, caption)
-        if not path.exists():
-            return f"{path} does not exist"
-        if text is None:
-            return f"{path} has no caption"
+    def check(entry: _Entry) -> Clip | str:
+        path = entry.path
         try:
-            if "views" in entry:
-                views = [path / view for view in entry["views"]]
+            if not path.exists():
+                return f"{path} does not exist"
+            text = _caption(entry) or caption
+            if text is None:
+                return f"{path} has no caption"
+            if entry.views is not None:
+                views = list(entry.views)
             else:
                 views = [path] if path.is_file() else list_views(kind, path)
             return _check(kind, path, views, text, num_views, num_frames)
         except ValueError as error:
             return str(error).rstrip(".")
+        except OSError as error:  # a name that no file can have, a folder that is not to be read
+            return f"{path} cannot be read: {error.strerror}"
 
     with ThreadPoolExecutor() as pool:
         found = pool.map(check, entries)
         checked = list(tqdm(found, f"checking {root}", len(entries), disable=len(entries) < 50))
-    problems += [c for c in checked if isinstance(c, str)]
+    # One bad file of captions is a problem of all its clips.
+    problems += dict.fromkeys(c for c in checked if isinstance(c, str))
     return [c for c in checked if isinstance(c, Clip)], problems
 
 

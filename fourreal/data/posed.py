@@ -3,14 +3,13 @@
 Procedural scenes are drawn; folders are read in two layouts:
 
 - Kubric-4D's (see `fourreal.data.kubric`): still cameras and the distance to their centres.
-- posed photos of something that stands still: a folder with nerfstudio's `transforms.json`.
+- posed photos of something that stands still: a folder with a `transforms.json` (see
+  `fourreal.data.transforms`) or with COLMAP's `sparse/0` (see `fourreal.data.colmap`).
 """
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,7 +18,6 @@ from einops import rearrange
 from torch import Tensor
 
 from fourreal.cameras import (
-    from_opengl,
     pixel_grid,
     pixels_hit,
     project,
@@ -27,17 +25,25 @@ from fourreal.cameras import (
     scale_intrinsics,
     unproject,
 )
+from fourreal.data.colmap import colmap_model, read_colmap
 from fourreal.data.kubric import (
     COLOR_FILES,
     DISTANCE_FILES,
-    kubric_camera,
     kubric_camera_file,
     kubric_views,
+    read_kubric_camera,
 )
+from fourreal.data.lens import Straightening
+from fourreal.data.posed_photos import (
+    PosedPhoto,
+    alike,
+    around_origin,
+    fit_camera,
+    stored_size,
+)
+from fourreal.data.transforms import read_transforms, transforms_file
 from fourreal.files.media import natural_order, open_image, read_image
 from fourreal.scenes import SceneBatch, describe
-
-Read = TypeVar("Read")
 
 MEAN_DEPTH = 3.5  # of procedural scenes; other scenes with depth are brought to this unit
 SEEN_WITHIN = 0.05  # a point is seen where its depth is that of the surface up to this share
@@ -112,13 +118,15 @@ def draw_sample(
 @dataclass(frozen=True)
 class PosedScene:
     """A scene on disk: image files [V][T], distance files alike or None, extrinsics [V, 3, 4] and
-    intrinsics [V, 3, 3] in pixels of the files."""
+    intrinsics [V, 3, 3] in pixels of the images as they are read, upright and without distortion;
+    of photos with distortion how it is undone [V]."""
 
     path: Path
     images: tuple[tuple[Path, ...], ...]
     distances: tuple[tuple[Path, ...], ...] | None
     extrinsics: Tensor
     intrinsics: Tensor
+    straightenings: tuple[Straightening | None, ...] = ()
 
     @property
     def num_views(self) -> int:
@@ -140,7 +148,8 @@ class PosedScene:
         frames, depth, intrinsics = [], [], []
         for view in views:
             files = [self.images[view][time] for time in times]
-            squares = [_square(read_image(f), self.intrinsics[view], size) for f in files]
+            images = [self._image(file, view) for file in files]
+            squares = [_square(image, self.intrinsics[view], size) for image in images]
             frames.append(torch.stack([picture for picture, _ in squares]))
             matrix = squares[0][1]
             intrinsics.append(matrix)
@@ -158,6 +167,12 @@ class PosedScene:
         return Sample(
             torch.stack(frames, 1)[None], depths, extrinsics[None], torch.stack(intrinsics)[None]
         )
+
+    def _image(self, file: Path, view: int) -> Tensor:
+        """An image [3, H, W] as the view's camera would have seen it without its lens."""
+        image = read_image(file)
+        straightening = self.straightenings[view] if self.straightenings else None
+        return image if straightening is None else straightening.apply(image)
 
 
 def _square(
@@ -199,34 +214,36 @@ def find_posed_scenes(root: Path) -> list[PosedScene]:
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder; give one that holds posed scenes.")
     scenes = []
-    for folder in [root, *sorted((p for p in root.iterdir() if p.is_dir()), key=natural_order)]:
-        if (folder / "transforms.json").is_file():
-            scenes.append(_nerfstudio_scene(folder))
+    below = (p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    for folder in [root, *sorted(below, key=natural_order)]:
+        if cameras := transforms_file(folder):
+            scenes.append(_photo_scene(folder, read_transforms(cameras)))
         elif kubric_views(folder):
             scenes.append(_kubric_scene(folder))
+        elif model := colmap_model(folder):
+            scenes.append(_photo_scene(folder, read_colmap(folder, model)))
     if not scenes:
         raise ValueError(
-            f"{root} holds no posed scenes: neither Kubric-4D's frames_p0_v0 nor transforms.json "
-            "was found in it or in its folders."
+            f"{root} holds no posed scenes: neither Kubric-4D's frames_p0_v0, nor transforms.json, "
+            "nor COLMAP's sparse/0 was found in it or in its folders."
         )
     return scenes
 
 
-def _read_cameras(path: Path, read: Callable[[dict[str, Any]], Read]) -> Read:
-    """read(content of a JSON file), with one sentence when the file or a value in it is bad."""
-    try:
-        return read(json.loads(path.read_text()))
-    except FileNotFoundError:
-        raise ValueError(f"{path} is missing; it holds the cameras.") from None
-    except (json.JSONDecodeError, KeyError, TypeError, IndexError, ValueError) as error:
-        raise ValueError(
-            f"{path} does not hold the cameras it should ({type(error).__name__}: {error})."
-        ) from error
+def _photo_scene(folder: Path, photos: list[PosedPhoto]) -> PosedScene:
+    cameras = [fit_camera(photo) for photo in photos]
+    return PosedScene(
+        folder,
+        tuple((photo.file,) for photo in photos),
+        None,
+        around_origin(torch.stack([camera.extrinsics for camera in cameras])).float(),
+        torch.stack([camera.intrinsics for camera in cameras]),
+        tuple(camera.straightening for camera in cameras),
+    )
 
 
 def _kubric_scene(folder: Path) -> PosedScene:
     views = kubric_views(folder)
-    cameras = [_read_cameras(kubric_camera_file(view), kubric_camera) for view in views]
     images = tuple(tuple(sorted(v.glob(COLOR_FILES))) for v in views)
     distances = tuple(tuple(sorted(v.glob(DISTANCE_FILES))) for v in views)
     for view, pictures, maps in zip(views, images, distances):
@@ -235,31 +252,21 @@ def _kubric_scene(folder: Path) -> PosedScene:
                 f"{view} has {len(pictures)} images and {len(maps)} maps of depth, but "
                 f"{views[0].name} has {len(images[0])} images; all views need the same."
             )
-    extrinsics, intrinsics = (torch.stack(part) for part in zip(*cameras))
-    known = all(distances)
-    return PosedScene(folder, images, distances if known else None, extrinsics, intrinsics)
-
-
-def _nerfstudio_scene(folder: Path) -> PosedScene:
-    def read(content: dict[str, Any]) -> tuple[list[tuple[Path]], Tensor, Tensor]:
-        poses, matrices, images = [], [], []
-        for frame in content["frames"]:
-            values = content | frame
-            matrix = torch.eye(3)
-            matrix[0, 0] = values["fl_x"]
-            matrix[1, 1] = values.get("fl_y", values["fl_x"])
-            matrix[0, 2], matrix[1, 2] = values["cx"], values["cy"]
-            matrices.append(matrix)
-            poses.append(torch.tensor(frame["transform_matrix"]).float())
-            images.append((folder / frame["file_path"],))
-        return images, from_opengl(torch.stack(poses)), torch.stack(matrices)
-
-    path = folder / "transforms.json"
-    images, extrinsics, intrinsics = _read_cameras(path, read)
-    for (image,) in images:
-        if not image.is_file():
-            raise ValueError(f"{image} does not exist, but {path} lists it.")
-    return PosedScene(folder, tuple(images), None, extrinsics, intrinsics)
+    extrinsics, intrinsics = [], []
+    for view, pictures, maps in zip(views, images, distances):
+        size = stored_size(pictures[0])[:2]
+        camera = read_kubric_camera(kubric_camera_file(view), size)
+        extrinsics.append(camera[0])
+        intrinsics.append(camera[1])
+        if maps and not alike(stored_size(maps[0])[:2], size):
+            raise ValueError(f"{maps[0]} has another aspect than {pictures[0]}, which it is of.")
+    return PosedScene(
+        folder,
+        images,
+        distances if all(distances) else None,
+        torch.stack(extrinsics),
+        torch.stack(intrinsics),
+    )
 
 
 def visible_from(sample: Sample, inputs: list[int]) -> Tensor:

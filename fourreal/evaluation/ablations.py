@@ -25,6 +25,7 @@ from fourreal.evaluation.evaluated_models import (
 )
 from fourreal.evaluation.examples import Evaluation, examples
 from fourreal.evaluation.report import Report, compare
+from fourreal.files.json_files import write_text
 from fourreal.files.media import write_video
 from fourreal.grid import spaced_times
 from fourreal.training.loop import LoopConfig
@@ -117,7 +118,7 @@ def ordinary_videos(config: VideoAblation) -> Path:
         path = folder / f"{index}.mp4"
         if not path.exists():
             write_video(path, scenes.frames(index, [index % 8])[0], 8.0)
-            path.with_suffix(".txt").write_text(scenes.caption(index) + "\n")
+            write_text(path.with_suffix(".txt"), scenes.caption(index))
     return folder
 
 

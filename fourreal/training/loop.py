@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
-from fourreal.files.atomic import atomic_path
+from fourreal.files.json_files import write_json
 from fourreal.training.draws import Draw, Draws, draw_ahead
 from fourreal.training.optimizers import OptimizerName, make_optimizers, rate_factor
 from fourreal.training.run_state import Checkpoints, RunState
@@ -267,9 +267,8 @@ class Loop:
         self.checkpoints.save(state)
         if self.accelerator.is_main_process:
             tqdm.write(json.dumps(state.log[-1]))
-            with atomic_path(self.config.out / "log.json") as temporary:
-                content = {"settings": self.settings, "log": state.log}
-                temporary.write_text(json.dumps(content, indent=1))
+            content = {"settings": self.settings, "log": state.log}
+            write_json(self.config.out / "log.json", content)
 
 
 def nothing(generator: torch.Generator, progress: float) -> None:

@@ -82,7 +82,7 @@ class Checkpoints:
         self.accelerator.save_state(str(temporary))
         self.accelerator.wait_for_everyone()
         if is_main:
-            (temporary / RUN).write_text(json.dumps(asdict(state)))
+            (temporary / RUN).write_text(json.dumps(asdict(state)), "utf-8")
             shutil.rmtree(target, ignore_errors=True)  # of a run before this one
             os.replace(temporary, target)
             for other in self.folder.glob("step_*"):
@@ -105,7 +105,7 @@ class Checkpoints:
                 f"{newest} is of a run that trained other weights; choose another --loop.out, or "
                 "start afresh with --loop.no-resume."
             )
-        state = RunState(**json.loads((newest / RUN).read_text()))
+        state = RunState(**json.loads((newest / RUN).read_text("utf-8")))
         self.accelerator.load_state(str(newest))
         self.accelerator.step = 0  # a checkpoint lies between two steps, whatever they accumulate
         values = [spread_like(averages[name], parameter) for name, parameter in self.trained()]

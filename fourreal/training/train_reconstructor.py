@@ -56,7 +56,7 @@ class ReconstructorConfig:
     num_times: int = 4
     """Times per scene in the dynamic stage."""
     posed: tuple[Path, ...] = ()
-    """Folders of Kubric-4D's scenes, or of photos with nerfstudio's transforms.json."""
+    """Folders of Kubric-4D's scenes, or of photos with a transforms.json or COLMAP's sparse/0."""
     posed_share: float = 0.5
     """Share of the examples that come from those folders; the others are procedural."""
     lpips_backbone: Path | None = None

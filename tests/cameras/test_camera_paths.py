@@ -14,11 +14,11 @@ from fourreal.cameras import (
     camera_centers,
     camera_path,
     interpolate_cameras,
-    load_keyframes,
     look_at,
     project,
     schedule,
 )
+from fourreal.formats.keyframes import load_keyframes
 
 UP = torch.tensor([0.0, -1.0, 0.0])
 TARGET = torch.tensor([0.2, 0.1, 3.0])
@@ -184,21 +184,21 @@ def test_keyframes_set_place_lens_and_time(tmp_path):
 
 BAD = {
     "not JSON": "{",
-    "but has dict": "{}",
-    "but has 1 of them": '[{"view": 0}]',
-    "but has str": '"keys"',
-    "views 0 to 4": '[{"view": 0}, {"view": 5}]',
-    "view True": '[{"view": 0}, {"view": true}]',
-    "has place,": '[{"view": 0}, {"place": 1}]',
-    "has 7,": "[7, 8]",
-    "position None": '[{"view": 0}, {"target": [0, 0, 1]}]',
-    "target .1, 2.": '[{"view": 0}, {"position": [0, 0, 1], "target": [1, 2]}]',
+    "an empty object, but a list": "{}",
+    "at least two keyframes, but has 1": '[{"view": 0}]',
+    "'keys', but a list": '"keys"',
+    "5 as .1..view, but a number from 0 to 4": '[{"view": 0}, {"view": 5}]',
+    "True as .1..view": '[{"view": 0}, {"view": true}]',
+    "has .1..place, but": '[{"view": 0}, {"place": 1}]',
+    "has 7 as .0., but an object": "[7, 8]",
+    "no position in .1.": '[{"view": 0}, {"target": [0, 0, 1]}]',
+    ".1, 2. as .1..target": '[{"view": 0}, {"position": [0, 0, 1], "target": [1, 2]}]',
     "both a view": '[{"view": 0}, {"view": 1, "target": [0, 0, 0]}]',
     "cannot be a camera": '[{"view": 0}, {"position": [0, 0, 1], "target": [0, 0, 1]}]',
     "along up": '[{"view": 0}, {"position": [0, 0, 1], "target": [0, 5, 1]}]',
-    "fov 180": '[{"view": 0}, {"view": 1, "fov": 180}]',
-    "time 9": '[{"view": 0, "time": 0}, {"view": 1, "time": 9}]',
-    "time nan": '[{"view": 0, "time": 0}, {"view": 1, "time": NaN}]',
+    "180 as .1..fov": '[{"view": 0}, {"view": 1, "fov": 180}]',
+    "9 as .1..time": '[{"view": 0, "time": 0}, {"view": 1, "time": 9}]',
+    "it has NaN": '[{"view": 0, "time": 0}, {"view": 1, "time": NaN}]',
     "1 of 2 keyframes": '[{"view": 0, "time": 0}, {"view": 1}]',
 }
 
@@ -212,5 +212,5 @@ def test_bad_keyframes_are_refused_in_one_sentence(tmp_path, message):
 
 
 def test_missing_keyframes_are_named(tmp_path):
-    with pytest.raises(ValueError, match=r"none\.json cannot be read"):
+    with pytest.raises(ValueError, match=r"none\.json does not exist"):
         load_keyframes(tmp_path / "none.json", ring(), 9)

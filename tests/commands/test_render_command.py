@@ -38,4 +38,4 @@ def test_the_render_command_follows_a_path_and_writes_depth(tmp_path, capsys):
     )
     (tmp_path / "keys.json").write_text('[{"view": 9}, {"view": 0}]')
     assert main([*arguments, "--keyframes", str(tmp_path / "keys.json")]) == 2
-    assert "views 0 to 0" in capsys.readouterr().err
+    assert "9 as [0].view" in capsys.readouterr().err

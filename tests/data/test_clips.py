@@ -56,8 +56,9 @@ def test_mv_video_has_its_captions_in_one_file(tmp_path, root):
     assert [c.caption for c in clips] == ["a dog runs", "something"]
     assert [v.stem for v in clips[0].views] == ["view_0", "view_1", "view_2", "view_10"]
     (tmp_path / "uid_info_dict.json").write_text("{")
-    with pytest.raises(ValueError, match="is not JSON"):
-        find_clips("multiview", tmp_path / root, 4, 5, "something")
+    clips, problems = find_clips("multiview", tmp_path / root, 4, 5, "something")
+    assert clips == [] and len(problems) == 1  # one file is bad, not two clips
+    assert "uid_info_dict.json is not JSON" in problems[0]
 
 
 def test_kubric_4d_gives_the_ring_of_low_cameras_and_colour_frames_only(tmp_path):
@@ -110,7 +111,8 @@ def test_a_metadata_line_without_path_or_caption_is_named(tmp_path):
     (tmp_path / "metadata.jsonl").write_text('{"path": "a.mp4"}\n{"caption": "x"}\nno json\n')
     clips, problems = find_clips("video", tmp_path, 1, 5)
     assert clips == []
-    assert "metadata.jsonl line 2" in problems[0] and "metadata.jsonl line 3" in problems[1]
+    assert "metadata.jsonl has no path in line 2" in problems[0]
+    assert "metadata.jsonl is not JSON" in problems[1] and "in line 3" in problems[1]
     assert problems[2].endswith("a.mp4 has no caption")
 
 
@@ -148,3 +150,110 @@ def test_a_photo_of_a_kind_that_is_not_read_is_a_problem_by_name(tmp_path):
     (tmp_path / "a" / "4.psd").write_bytes(b"8BPS")
     clips, problems = find_clips("static", tmp_path, 2, 1, "x")
     assert clips == [] and "4.psd is a picture of a kind that is not read" in problems[0]
+
+
+def test_captions_are_utf_8_with_or_without_a_mark_and_others_are_named(tmp_path):
+    grey_video(tmp_path / "a.mp4")
+    line = '{"path": "a.mp4", "caption": "caf\u00e9\u2028 b"}'.encode()
+    for content in (line, b"\xef\xbb\xbf" + line, line + b"\r\n\r\n" + line + b"\r\n"):
+        (tmp_path / "metadata.jsonl").write_bytes(content)
+        clips, problems = find_clips("video", tmp_path, 1, 5)
+        assert problems == [] and {c.caption for c in clips} == {"caf\u00e9\u2028 b"}
+    (tmp_path / "metadata.jsonl").write_bytes("caf\u00e9".encode("latin-1"))
+    assert "metadata.jsonl is not UTF-8" in find_clips("video", tmp_path, 1, 5)[1][0]
+    (tmp_path / "metadata.jsonl").unlink()
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfred ball\r\n")
+    assert find_clips("video", tmp_path, 1, 5)[0][0].caption == "red ball"
+    for content, words in (
+        ("caf\u00e9".encode("latin-1"), "a.txt is not UTF-8"),
+        ("caf\u00e9".encode("utf-16"), "a.txt is UTF-16"),
+        (b" \n", "a.txt is empty"),
+    ):
+        (tmp_path / "a.txt").write_bytes(content)
+        clips, (problem,) = find_clips("video", tmp_path, 1, 5, "a default")
+        assert clips == [] and words in problem
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ('{"path": "a.mp4", "caption": Infinity}', "it has Infinity"),
+        ('{"path": "a.mp4", "caption": ["x"]}', "as line 1.caption, but a string"),
+        ('{"path": 5, "caption": "x"}', "has 5 as line 1.path"),
+        ('{"path": "a.mp4", "caption": "x", "views": 5}', "has 5 as line 1.views, but a list"),
+        ('{"path": "a.mp4", "caption": "x", "views": [5]}', "has 5 as line 1.views[0]"),
+        ('{"path": "' + "y" * 300 + '", "caption": "x"}', "cannot be read"),
+        ('{"path": "a\\u0000", "caption": "x"}', "line 1.path"),
+        ("[]", "but an object is needed"),
+        ("", "metadata.jsonl lists no clips"),
+        ('{"path": "a\\nb.mp4", "caption": "x"}', "without control characters"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_a_wrong_value_in_metadata_is_a_problem_with_file_and_line(tmp_path, line, words):
+    grey_video(tmp_path / "a.mp4")
+    (tmp_path / "metadata.jsonl").write_text(line)
+    clips, (problem,) = find_clips("video", tmp_path, 1, 5)
+    assert clips == [] and words in problem and "\n" not in problem
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ("{}", "has no frame0"),
+        ('{"frame0": []}', "but an object"),
+        ('{"frame0": {"cam0": 5}}', "frame0.cam0, but a matrix"),
+        ('{"frame0": {"cam0": "1 2"}}', "frame0.cam0, but a matrix of 16"),
+        ('{"frame0": {"cam0": "' + "nan " * 16 + '"}}', "16 finite"),
+        ('{"frame0": {"cam0": "' + "x " * 16 + '"}}', "but a matrix of 16"),
+    ],
+)
+def test_wrong_cameras_of_syncamvideo_are_a_problem_with_the_file(tmp_path, content, words):
+    multiview(tmp_path / "bad" / "videos")
+    (tmp_path / "bad" / "cameras").mkdir()
+    (tmp_path / "bad" / "cameras" / "camera_extrinsics.json").write_text(content)
+    multiview(tmp_path / "good")
+    clips, problems = find_clips("multiview", tmp_path, 3, 5, "x")
+    assert [c.path.name for c in clips] == ["good"]
+    assert len(problems) == 1 and words in problems[0] and "camera_extrinsics.json" in problems[0]
+    clips, problems = find_clips("multiview", tmp_path / "bad", 3, 5, "x")
+    assert clips == [] and words in problems[0]
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ({"a1b2": {"anim": {"00": {"text_prompt": ["x"]}}}}, "a1b2.anim.'00'.text_prompt, but a"),
+        ({"a1b2": {"anim": [1]}}, "as a1b2.anim, but an object"),
+        ([], "but an object"),
+    ],
+)
+def test_wrong_captions_of_mv_video_are_a_problem_with_the_file(tmp_path, content, words):
+    multiview(tmp_path / "videos" / "a1b2" / "00")
+    (tmp_path / "uid_info_dict.json").write_text(json.dumps(content))
+    clips, (problem,) = find_clips("multiview", tmp_path / "videos", 3, 5, "x")
+    assert clips == [] and words in problem and "uid_info_dict.json" in problem
+
+
+def test_hidden_files_are_no_clips(tmp_path):
+    """macOS leaves a ._NAME beside NAME on other file systems; its content is no video."""
+    junk = b"\0\5\x16\7\0\2\0\0Mac OS X        "
+    multiview(tmp_path / "clips")
+    for path in [*(tmp_path / "clips").iterdir()]:
+        path.with_name(f"._{path.name}").write_bytes(junk)
+    (tmp_path / ".Trashes").mkdir()
+    (tmp_path / ".Trashes" / "old.mp4").write_bytes(junk)
+    (tmp_path / "._clips").write_bytes(junk)
+    clips, problems = find_clips("multiview", tmp_path, 3, 5, "x")
+    assert problems == [] and [len(c.views) for c in clips] == [3]
+    clips, problems = find_clips("video", tmp_path, 1, 5, "x")
+    assert problems == [] and len(clips) == 3
+    times = tmp_path / "dynamic" / "mv_images"
+    for time in range(5):
+        for view in range(3):
+            (times / f"{time}").mkdir(parents=True, exist_ok=True)
+            write_image(times / f"{time}" / f"cam{view}.png", torch.rand(3, 8, 8))
+    (times / "0" / "._cam0.png").write_bytes(junk)
+    (times / ".DS_Store").write_bytes(junk)
+    clips, problems = find_clips("multiview", tmp_path / "dynamic", 3, 5, "x")
+    assert problems == [] and [len(c.views) for c in clips] == [3]

@@ -1,7 +1,11 @@
 """Posed folders read back as the scenes they were written from, and what an input view saw."""
 
+import json
+import re
+
 import pytest
 import torch
+from PIL import Image
 
 from fourreal.cameras import relative_to_first, unproject
 from fourreal.data.posed import MEAN_DEPTH, Sample, draw_sample, find_posed_scenes, visible_from
@@ -37,6 +41,16 @@ def test_kubric_4d_reads_back_as_the_scene_it_was_written_from(scene, tmp_path):
     assert torch.allclose(small.intrinsics[0, :, :2], sample.intrinsics[0, :, :2] / 2, rtol=1e-5)
 
 
+def test_kubric_images_that_were_resized_have_cameras_of_their_size(scene, tmp_path):
+    write_kubric(tmp_path / "scn1", scene, unit=1.0)
+    for path in (tmp_path / "scn1").glob("frames_*/rgba_*.png"):
+        with Image.open(path) as image:
+            image.resize((SIZE // 2, SIZE // 2)).save(path)
+    (found,) = find_posed_scenes(tmp_path)
+    halved = scene.intrinsics * torch.tensor([[0.5], [0.5], [1.0]])
+    assert torch.allclose(found.intrinsics, halved, rtol=1e-5)
+
+
 def test_posed_photos_read_as_their_central_square(scene, tmp_path):
     write_photos(tmp_path / "photos", scene)
     (found,) = find_posed_scenes(tmp_path / "photos")
@@ -56,13 +70,32 @@ def test_unusable_posed_folders_are_named_in_one_sentence(scene, tmp_path):
     refused("holds no posed scenes")
     refused("is not a folder", tmp_path / "absent")
     write_photos(tmp_path / "photos", scene, frames=[{"file_path": "9.png"}])
-    refused("transforms.json does not hold the cameras it should .KeyError: 'transform_matrix'")
+    refused("transforms.json gives no photos: none of its 1 images")
     (tmp_path / "photos" / "transforms.json").unlink()
     write_kubric(tmp_path / "scn1", scene, 1.0)
+    cameras = tmp_path / "scn1" / "scn1_p0_v3.json"
+    right = cameras.read_text()
+    cameras.unlink()
+    refused("scn1_p0_v3.json is missing")
+    content = json.loads(right)
+    content["camera"]["positions"][2][1] += 1
+    for wrong, words in (
+        ("[]", "scn1_p0_v3.json has an empty list, but an object"),
+        (right.replace("32, 32", "32, 0"), r"has 0 as scene.resolution.1., but a number from 1"),
+        (right.replace("32, 32", "32, 64"), "scene.resolution, but the aspect of its images"),
+        (json.dumps(content), r"camera.positions.2., but the same as in the first frame"),
+        (right.replace('"K"', '"k"'), "has no K in camera"),
+        (re.sub(r'"K": .*?\]\]', '"K": [[0, 0, 0], [0, 0, 0], [0, 0, 0]]', right), "focal lengths"),
+        (
+            re.sub(r'"quaternions": .*?\]\]', '"quaternions": [[0, 0, 0, 0]]', right),
+            "but rotations",
+        ),
+    ):
+        cameras.write_text(wrong)
+        refused(words)
+    cameras.write_text(right)
     (tmp_path / "scn1" / "frames_p0_v2" / "rgba_00001.png").unlink()
     refused("frames_p0_v2 has 2 images and 3 maps")
-    (tmp_path / "scn1" / "scn1_p0_v3.json").unlink()
-    refused("scn1_p0_v3.json is missing")
 
 
 def test_a_pixel_is_visible_where_an_input_camera_has_an_open_line_to_it(scene):
