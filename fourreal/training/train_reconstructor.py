@@ -289,7 +289,7 @@ def train_reconstructor(config: ReconstructorConfig) -> None:
             trained = name.startswith(trained_parts)
         parameter.requires_grad_(trained)
     lpips = Lpips(config.lpips_backbone) if config.lpips_backbone else None
-    loop = Loop(config.loop, model, {"stage": config.stage}, "reconstructor.safetensors")
+    loop = Loop(config.loop, model, {"stage": config.stage})
     device = loop.accelerator.device
     if lpips is not None:
         lpips = lpips.to(device)
