@@ -1,5 +1,6 @@
 """Pinhole cameras and the paths they take."""
 
+from fourreal.cameras.arcs import arc_cameras, clip_through, point_ahead
 from fourreal.cameras.keyframes import Keyframes, load_keyframes
 from fourreal.cameras.paths import (
     PATH_KINDS,
@@ -32,8 +33,10 @@ __all__ = [
     "CameraPath",
     "Coverage",
     "Keyframes",
+    "arc_cameras",
     "camera_centers",
     "camera_path",
+    "clip_through",
     "interpolate_cameras",
     "invert",
     "load_keyframes",
@@ -41,6 +44,7 @@ __all__ = [
     "matrix_to_quaternion",
     "pixel_grid",
     "pixel_intrinsics",
+    "point_ahead",
     "project",
     "quaternion_to_matrix",
     "relative_to_first",
