@@ -131,7 +131,8 @@ class GaussianScene:
     """A dynamic scene: what stands still once, what moves once per time, and its cameras.
 
     extrinsics [V, 3, 4] (world to camera, OpenCV) and intrinsics [V, 3, 3] (pixels of a
-    width x height image) are the cameras of the input views; fps is the playback rate.
+    width x height image) are the cameras of the input views; fps is the playback rate. observed
+    [V, T] says which of these views were there at which times: all where it is None.
     """
 
     static: Gaussians
@@ -142,6 +143,7 @@ class GaussianScene:
     height: int
     fps: float = 8.0
     metadata: dict[str, str] = field(default_factory=dict)
+    observed: Tensor | None = None
 
     def __post_init__(self) -> None:
         views = self.extrinsics.shape[0]
@@ -187,4 +189,5 @@ class GaussianScene:
             self.height,
             self.fps,
             self.metadata,
+            self.observed,
         )

@@ -1,5 +1,6 @@
 """Pinhole cameras and the paths they take."""
 
+from fourreal.cameras.arcs import arc_cameras, clip_through, point_ahead
 from fourreal.cameras.coverage import Coverage
 from fourreal.cameras.paths import (
     PATH_KINDS,
@@ -41,8 +42,10 @@ __all__ = [
     "PathKind",
     "PathOptions",
     "TimeKind",
+    "arc_cameras",
     "camera_centers",
     "camera_path",
+    "clip_through",
     "extrinsics_at",
     "from_opengl",
     "interpolate_cameras",
@@ -52,6 +55,7 @@ __all__ = [
     "pixel_grid",
     "pixel_intrinsics",
     "pixels_hit",
+    "point_ahead",
     "project",
     "quaternion_to_matrix",
     "relative_to_first",

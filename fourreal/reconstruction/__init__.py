@@ -4,6 +4,7 @@ from fourreal.reconstruction.camera_head import cameras_to_pose_encoding, pose_e
 from fourreal.reconstruction.checkpoint import load_model, save_model
 from fourreal.reconstruction.config import VGGTConfig
 from fourreal.reconstruction.filters import Filters
+from fourreal.reconstruction.from_depth import scene_from_depth
 from fourreal.reconstruction.gaussian_head import (
     decode_anysplat,
     decode_gaussians,
@@ -35,4 +36,5 @@ __all__ = [
     "refine_scene",
     "replace_camera_tokens",
     "save_model",
+    "scene_from_depth",
 ]

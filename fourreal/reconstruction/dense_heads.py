@@ -118,6 +118,8 @@ class DenseHead(nn.Module):
     With `image_shortcut`, a convolution of the raw image is added before the last convolutions.
     """
 
+    positions = True  # whether features get an embedding of where in the image they are
+
     def __init__(
         self, config: VGGTConfig, channels: int, hidden: int = 32, image_shortcut: bool = False
     ):
@@ -187,23 +189,28 @@ class DenseHead(nn.Module):
 
     def _decode(self, levels: list[Tensor], images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
+        x = self.scratch.output_conv1(self._fuse(levels, height, width))
+        x = resize(x, (height, width))
+        if self.input_merger is not None:
+            x = x + self.input_merger(images.float())
+        return self.scratch.output_conv2(add_positions(x, width / height))
+
+    def _fuse(self, levels: list[Tensor], height: int, width: int) -> Tensor:
+        """The four levels' tokens [N, P, C] as features [N, features, 8 rows, 8 columns]."""
         rows, columns = height // self.patch_size, width // self.patch_size
-        aspect = width / height
         maps = []
         for index, level in enumerate(levels):
             x = self.norm(level).transpose(1, 2).unflatten(2, (rows, columns))
-            x = add_positions(self.projects[index](x), aspect)
+            x = self.projects[index](x)
+            if self.positions:
+                x = add_positions(x, width / height)
             x = self.resize_layers[index](x)
             maps.append(getattr(self.scratch, f"layer{index + 1}_rn")(x))
         scratch = self.scratch
         x = scratch.refinenet4(maps[3], None, maps[2].shape[-2:])
         x = scratch.refinenet3(x, maps[2], maps[1].shape[-2:])
         x = scratch.refinenet2(x, maps[1], maps[0].shape[-2:])
-        x = scratch.refinenet1(x, maps[0], [2 * n for n in maps[0].shape[-2:]])
-        x = resize(scratch.output_conv1(x), (height, width))
-        if self.input_merger is not None:
-            x = x + self.input_merger(images.float())
-        return scratch.output_conv2(add_positions(x, aspect))
+        return scratch.refinenet1(x, maps[0], [2 * n for n in maps[0].shape[-2:]])
 
 
 class DepthHead(DenseHead):

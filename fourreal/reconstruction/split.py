@@ -81,10 +81,17 @@ def _next_to_in_time(mask: Tensor) -> Tensor:
     )
 
 
-def split_view(frames: Tensor, depth: Tensor, keep: Tensor, options: StaticSplit) -> SplitMasks:
+def split_view(
+    frames: Tensor,
+    depth: Tensor,
+    keep: Tensor,
+    options: StaticSplit,
+    moving: Tensor | None = None,
+) -> SplitMasks:
     """Split one view: frames [T, 3, H, W], depth [T, H, W] in one unit, usable pixels [T, H, W].
 
-    Only usable pixels become Gaussians; a static layer that is never usable is dropped.
+    Only usable pixels become Gaussians; a static layer that is never usable is dropped. moving
+    [T, H, W]: pixels that are known to show something that moves, however little they change.
     """
     log_depth = depth.clamp_min(1e-8).log()
     far = log_depth.amax(dim=0)
@@ -97,6 +104,8 @@ def split_view(frames: Tensor, depth: Tensor, keep: Tensor, options: StaticSplit
 
     # Hysteresis: a change must pass the threshold once; around it half of it is enough.
     strong = _specks_removed(change > 1)
+    if moving is not None:
+        strong |= moving
     changed = strong | ((change > 0.5) & _next_to_in_time(_grown(strong, 1)))
     covered = _grown(changed & (log_depth < layer - options.depth), 1)  # with its soft edge
     unexplained = (changed & ~covered).any(dim=0)

@@ -1,0 +1,314 @@
+"""Known pixels seen from other cameras, and what is missing there.
+
+A scene holds what some input cameras saw. Drawn into other cameras it has holes, which a video
+inpainting model then fills (DESIGN: warp, fill, reconstruct). A pixel is known where the drawn
+surface is opaque and nothing unseen may stand before it. The second condition keeps the background
+from showing through the sides of things that no input camera looked at: the space right behind a
+seen surface is unseen, as far as things are taken to be thick, and what lies beyond it is known
+only along lines of sight that do not cross that space. GEN3C (arXiv 2503.03751) has a mesh between
+foreground and background for the same purpose.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fourreal.cameras import camera_centers, point_ahead, unproject
+from fourreal.gaussians import Gaussians, GaussianScene
+from fourreal.rendering import render
+from fourreal.rendering.path import SceneFrames
+
+logger = logging.getLogger(__name__)
+
+HOLE = 0.5  # grey of what is missing: what VACE was trained with
+JUMP = 0.05  # relative range of depth beyond a slanted plane's that is a jump
+REACH = 2  # pixels around one in which a jump counts: a window of 5 x 5
+FLANK = 4  # steps to each side of the window that say how slanted the surfaces are
+THICKNESS = 0.15  # how deep things are behind the surface that is seen, of its depth
+WIDE_ANGLE = 45  # degrees from the nearest input camera beyond which little is known
+
+NEAREST, LAST = 0.3, 0.97  # the part of a line of sight that is searched, of the surface's depth
+TOLERANCE = 0.03  # by how much a point behind a surface is deeper at least, of its depth
+STRIDE = 2.0  # pixels of an input camera's image per step of the search, at most
+OPAQUE = 0.5  # alpha above which an input camera saw a surface
+FAR = 1e6  # depth where it saw none
+
+
+@dataclass
+class WarpedGrid:
+    """Frames [V, T, 3, H, W] in [0, 1], mid-grey where nothing is known, and missing
+    [V, T, 1, H, W], 1 where the model must generate and 0 where the frames are to be kept."""
+
+    frames: Tensor
+    missing: Tensor
+
+    @property
+    def known_share(self) -> Tensor:
+        """The share of each view's pixels that are known, [V] in 0..1."""
+        return 1 - self.missing.mean(dim=(1, 2, 3, 4))
+
+
+@torch.no_grad()
+def warp_grid(
+    scene: GaussianScene,
+    extrinsics: Tensor,
+    intrinsics: Tensor,
+    width: int,
+    height: int,
+    *,
+    min_alpha: float = 0.9,
+    grow: int = 2,
+    references: tuple[Tensor, Tensor] | None = None,
+    repaint_all: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> WarpedGrid:
+    """Draw a scene into V still cameras at its T times, and say which pixels are known.
+
+    Static Gaussians are drawn at all times, moving ones only at their own.
+
+    Args:
+        extrinsics, intrinsics: the cameras [V, 3, 4], [V, 3, 3] in pixels of width x height.
+        min_alpha: a pixel that the scene covers less is missing.
+        grow: pixels by which holes are widened; never do holes shrink.
+        references: frames [V, T, 3, height, width] and the cells [V, T] (boolean) of the grid that
+            they are given for. These cells are known whole; the others' frames are ignored.
+        repaint_all: everything but the references is to be generated, with the warped frames as a
+            draft (masks close to the holes leave seams).
+        progress: called as progress(done, T) after every time; what it raises ends the work.
+
+    The result is on the CPU. Cameras far from all input cameras are logged. Raises ValueError in
+    one sentence for cameras or references that do not fit.
+    """
+    num_views, num_times = len(extrinsics), scene.num_frames
+    check_target_cameras(extrinsics, intrinsics)
+    if not 0 < min_alpha <= 1 or grow < 0:
+        raise ValueError(
+            f"min_alpha is {min_alpha} and grow {grow}, but min_alpha must lie in 0..1 (not 0) and "
+            "grow must not be negative."
+        )
+    device = scene.static.means.device
+    cameras = extrinsics.to(device).float(), intrinsics.to(device).float()
+    centers = camera_centers(cameras[0])
+    warn_of_wide_angles(scene, cameras[0])
+    frames = torch.full((num_views, num_times, 3, height, width), HOLE)
+    missing = torch.ones(num_views, num_times, 1, height, width)
+    at_time = SceneFrames(scene)
+    for time in range(num_times):
+        gaussians = at_time.at(time)
+        drawn = render(gaussians, *cameras, width, height)
+        depth, alpha = drawn.depth[..., 0], drawn.alpha
+        unknown = alpha[..., 0] < min_alpha
+        seen = seen_surfaces(scene, gaussians, time)
+        if seen:
+            points = unproject(depth, *cameras)
+            for view in range(num_views):
+                open_ = ~unknown[view]
+                unknown[view, open_] = unseen_in_front(points[view, open_], centers[view], seen)
+        # One pixel more and back again: what is left of the known then is wider than a speck.
+        unknown = ~grown(~grown(unknown, grow + 1), 1)[:, None]
+        color = (drawn.color / alpha.clamp_min(1e-6)).clamp(0, 1).movedim(-1, 1)
+        frames[:, time] = torch.where(unknown, HOLE, color).cpu()
+        missing[:, time] = unknown.float().cpu()
+        if progress is not None:
+            progress(time + 1, num_times)
+    if repaint_all:
+        missing.fill_(1)
+    if references is not None:
+        given, cells = check_references(*references, frames)
+        frames[cells], missing[cells] = given[cells], 0
+    return WarpedGrid(frames, missing)
+
+
+def check_target_cameras(extrinsics: Tensor, intrinsics: Tensor) -> None:
+    """Raise ValueError unless these are V >= 1 cameras of finite numbers."""
+    num_views = len(extrinsics)
+    shapes = tuple(extrinsics.shape), tuple(intrinsics.shape)
+    if not num_views or shapes != ((num_views, 3, 4), (num_views, 3, 3)):
+        raise ValueError(
+            f"the cameras have the shapes {shapes[0]} and {shapes[1]}, but extrinsics [V, 3, 4] "
+            "and intrinsics [V, 3, 3] of the same V are needed."
+        )
+    if not (extrinsics.isfinite().all() and intrinsics.isfinite().all()):
+        raise ValueError("the cameras hold numbers that are not finite; give known cameras.")
+
+
+def check_references(given: Tensor, cells: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+    """The references on the CPU; ValueError unless they fit the grid of frames."""
+    if given.shape != frames.shape or cells.shape != frames.shape[:2]:
+        raise ValueError(
+            f"the reference frames have the shape {tuple(given.shape)} and their cells "
+            f"{tuple(cells.shape)}, but {tuple(frames.shape)} and {tuple(frames.shape[:2])} are "
+            "needed: one frame of the grid's size for each of its cells."
+        )
+    return given.to(frames), cells.cpu().bool()
+
+
+def warn_of_wide_angles(scene: GaussianScene, extrinsics: Tensor) -> None:
+    """Log how many cameras [V, 3, 4] look from far beside all input cameras."""
+    if not scene.num_views:
+        return
+    inputs = scene.extrinsics.to(extrinsics)
+    middle = point_ahead(inputs[0], scene.at(0).viewing_distance(inputs[0]))
+    new, old = (F.normalize(camera_centers(c) - middle, dim=-1) for c in (extrinsics, inputs))
+    degrees = (new @ old.T).clamp(-1, 1).acos().rad2deg().amin(dim=1)
+    wide = degrees > WIDE_ANGLE + 1  # a whole arc of 45 degrees is no reason
+    if wide.any():
+        logger.warning(
+            "%d of %d views look from up to %.0f degrees beside the nearest input camera; beyond "
+            "about %d degrees little of a view is known, so use a smaller arc, or warp in rounds.",
+            int(wide.sum()),
+            len(wide),
+            degrees.max(),
+            WIDE_ANGLE,
+        )
+
+
+def grown(mask: Tensor, reach: int) -> Tensor:
+    """Masks [N, H, W] widened by `reach` pixels."""
+    return F.max_pool2d(mask[:, None].float(), 2 * reach + 1, 1, reach)[:, 0] > 0
+
+
+def beside_jumps(depth: Tensor, jump: float = JUMP) -> Tensor:
+    """Pixels [N, H, W] of depth maps around which depth jumps.
+
+    Along rows and columns: the range of disparity over 5 pixels, less what the surfaces to either
+    side of them would make of it (their smallest steps, of the steeper side: slanted planes have
+    equal steps of disparity, and where two meet in a crease nothing jumps), is more than `jump` of
+    the smallest disparity there.
+    """
+    disparity = 1 / depth
+    steps_across = 2 * REACH
+    beside = torch.zeros_like(depth, dtype=torch.bool)
+    for dim in (1, 2):
+        lines = disparity.transpose(dim, 2)  # along the last dimension
+        most, least = (
+            sign * F.max_pool1d(sign * lines, steps_across + 1, 1, REACH) for sign in (1, -1)
+        )
+        around = REACH + FLANK
+        steps = F.pad(lines.diff(dim=2).abs(), (around, around), value=torch.inf)
+        smallest = -F.max_pool1d(-steps, FLANK, 1)
+        flanks = smallest[..., : -steps_across - FLANK], smallest[..., steps_across + FLANK :]
+        slope = torch.maximum(*(f.masked_fill(f.isinf(), 0) for f in flanks))
+        beside |= (most - least - steps_across * slope > jump * least).transpose(dim, 2)
+    return beside
+
+
+@dataclass
+class SeenSurface:
+    """What an input camera saw: depth [h, w] of the nearest surface, things widened; and the
+    camera, extrinsics [3, 4] and intrinsics [3, 3]."""
+
+    depth: Tensor
+    extrinsics: Tensor
+    intrinsics: Tensor
+
+
+def seen_surfaces(scene: GaussianScene, gaussians: Gaussians, time: int) -> list[SeenSurface]:
+    """What the input cameras that looked at this time saw of the scene's Gaussians."""
+    looked = list(range(scene.num_views))
+    if scene.observed is not None:
+        looked = scene.observed[:, time].nonzero()[:, 0].tolist()
+    surfaces = []
+    for view in looked:
+        extrinsics, intrinsics = scene.extrinsics[view], scene.intrinsics[view]
+        drawn = render(gaussians, extrinsics[None], intrinsics[None], scene.width, scene.height)
+        depth = torch.where(drawn.alpha > OPAQUE, drawn.depth, FAR)[..., 0]
+        seen = things_widened(depth)[0]
+        surfaces.append(SeenSurface(seen, extrinsics.to(seen), intrinsics.to(seen)))
+    return surfaces
+
+
+def things_widened(depth: Tensor) -> Tensor:
+    """Depth maps [N, h, w] in which things cover some pixels of what is behind them: the rims that
+    were dropped beside a jump, and one pixel more."""
+    beside = beside_jumps(depth)
+    nearest, farthest = within_reach(depth, REACH)
+    # A splat's soft edge is drawn at a depth between two surfaces, where nothing is.
+    soft = beside & (depth > nearest * (1 + JUMP)) & (depth * (1 + JUMP) < farthest)
+    depth = torch.where(soft, nearest, depth)
+    nearest, _ = within_reach(depth, REACH + 1)
+    return torch.where(grown(beside, 1) & (depth > nearest * (1 + JUMP)), nearest, depth)
+
+
+def within_reach(values: Tensor, reach: int) -> tuple[Tensor, Tensor]:
+    """The least and the greatest of maps [N, h, w] within `reach` pixels of each one."""
+    least, most = (
+        sign * F.max_pool2d(sign * values[:, None], 2 * reach + 1, 1, reach)[:, 0]
+        for sign in (-1, 1)
+    )
+    return least, most
+
+
+def unseen_in_front(points: Tensor, center: Tensor, seen: list[SeenSurface]) -> Tensor:
+    """Which lines of sight from a camera at center [3] cross unseen space on their way to surface
+    points [P, 3].
+
+    A point is unseen that lies behind what some input camera saw, within the thickness of things,
+    and in front of what none of them saw. The lines are searched in steps that are short in the
+    input cameras' images; a step counts from its nearest to its deepest point.
+    """
+    sights = [LinesOfSight.of(points, center, surface) for surface in seen]
+    steps = math.ceil(max(1.0, *(sight.length() / STRIDE for sight in sights)))
+    ratio = (LAST / NEAREST) ** (1 / steps)
+    unseen = torch.zeros_like(points[:, 0], dtype=torch.bool)
+    for i in range(steps):
+        begin = NEAREST * ratio**i
+        parts = [sight.between(begin, begin * ratio) for sight in sights]
+        behind, free = (torch.stack(masks).any(dim=0) for masks in zip(*parts))
+        unseen |= behind & ~free
+    return unseen
+
+
+@dataclass
+class LinesOfSight:
+    """Lines from a camera to P surface points, in the image of one input camera.
+
+    The point at a share s of the way is s * along + start, in homogeneous pixels: along [3, P],
+    start [3, 1].
+    """
+
+    along: Tensor
+    start: Tensor
+    surface: SeenSurface
+
+    @staticmethod
+    def of(points: Tensor, center: Tensor, surface: SeenSurface) -> "LinesOfSight":
+        to_image = surface.intrinsics @ surface.extrinsics
+        along = to_image[:, :3] @ (points - center).T
+        return LinesOfSight(along, to_image[:, :3] @ center[:, None] + to_image[:, 3:], surface)
+
+    def at(self, share: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Pixel x, y and depth [P] at a share of the way."""
+        x, y, z = share * self.along + self.start
+        inverse = 1 / z.clamp_min(1e-6)
+        return x * inverse, y * inverse, z
+
+    def length(self) -> float:
+        """The longest way of a searched line inside the image, in pixels along x or y."""
+        height, width = self.surface.depth.shape
+        (x0, y0, z0), (x1, y1, z1) = self.at(NEAREST), self.at(LAST)
+        across = (x0.clamp(0, width) - x1.clamp(0, width)).abs()
+        down = (y0.clamp(0, height) - y1.clamp(0, height)).abs()
+        way = torch.maximum(across, down) * ((z0 > 0) & (z1 > 0))
+        return way.max().item() if len(way) else 0.0
+
+    def between(self, begin: float, end: float) -> tuple[Tensor, Tensor]:
+        """Whether the lines [P] between two shares of the way run behind the surface, not deeper
+        than things are thick; and whether they run in front of it.
+
+        Things that the image's border cuts go on beyond it, as deep as they are at the border.
+        """
+        height, width = self.surface.depth.shape
+        x, y, z = self.at((begin + end) / 2)
+        half = (self.along[2] * ((end - begin) / 2)).abs()
+        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height) & (z > 0)
+        index = y.long().clamp(0, height - 1) * width + x.long().clamp(0, width - 1)
+        depth = self.surface.depth.flatten()[index]
+        behind = z + half > depth * (1 + TOLERANCE)
+        within = z - half < depth * (1 + THICKNESS)
+        return (z > 0) & behind & within, inside & ~behind
