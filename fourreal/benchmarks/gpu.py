@@ -200,7 +200,7 @@ def measure(parts: list[Part], device: str, out: Path) -> dict[str, Any]:
     return result
 
 
-def main(arguments: list[str] | None = None) -> int:
+def measure_gpu(arguments: list[str] | None = None) -> int:
     """0 when all parts worked, 1 when one failed, 2 where there is no CUDA GPU."""
     parser = argparse.ArgumentParser(prog="python tasks.py gpu", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("gpu.json"), help="file for the numbers")
@@ -216,4 +216,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(measure_gpu())

@@ -20,8 +20,8 @@ from fourreal.benchmarks.gpu import (
     TOTAL_SECONDS,
     Part,
     list_parts,
-    main,
     measure,
+    measure_gpu,
     run_part,
     table,
 )
@@ -92,7 +92,7 @@ def test_a_part_that_fails_or_hangs_does_not_take_the_rest_along(tmp_path, capsy
 
 def test_without_cuda_one_sentence_says_so(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert main(["--out", str(tmp_path / "gpu.json")]) == 2
+    assert measure_gpu(["--out", str(tmp_path / "gpu.json")]) == 2
     assert capsys.readouterr() == ("", NO_CUDA + "\n")
     assert not list(tmp_path.iterdir())
 
