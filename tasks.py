@@ -2,6 +2,8 @@
 
 The tests are ruff, mypy and pytest; `python tasks.py lint` runs the first two alone.
 `python tasks.py test --comfyui PATH` also runs what needs a ComfyUI checkout (0.28 or newer).
+`python tasks.py gpu` runs the tests and benchmarks that need a CUDA GPU, in at most 20 minutes, and
+writes gpu.json.
 
 Standard library only; works on Linux, macOS and Windows. Everything is installed into `.venv`
 beside this file.
@@ -138,8 +140,16 @@ def test(arguments: list[str]) -> None:
     run(python(), "-m", "pytest", *arguments)
 
 
+def gpu(arguments: list[str]) -> None:
+    if not shutil.which("nvidia-smi"):  # as where torch is installed; nothing is made for nothing
+        print("There is no NVIDIA GPU here, so nothing was measured.", file=sys.stderr)
+        sys.exit(2)
+    setup("test")
+    run(python(), "-m", "fourreal.benchmarks.gpu", *arguments)
+
+
 def main() -> None:
-    commands = {"demo": demo, "lint": lint, "test": test}
+    commands = {"demo": demo, "gpu": gpu, "lint": lint, "test": test}
     if len(sys.argv) < 2 or sys.argv[1] not in commands:
         sys.exit(__doc__)
     try:

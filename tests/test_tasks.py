@@ -106,3 +106,25 @@ def test_an_address_is_reachable_when_it_answers_with_success(tasks):
 def test_an_address_that_does_not_answer_in_time_is_not_reachable(tasks):
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:  # listens, never answers
         assert not tasks.reachable(f"http://127.0.0.1:{server.server_port}", seconds=0.1)
+
+
+def test_without_a_gpu_one_sentence_says_so_and_nothing_is_installed(tasks, monkeypatch, capsys):
+    monkeypatch.setattr(tasks.shutil, "which", lambda _: None)
+    monkeypatch.setattr(tasks, "setup", None)
+    with pytest.raises(SystemExit) as stop:
+        tasks.gpu([])
+    assert stop.value.code == 2
+    assert capsys.readouterr() == ("", "There is no NVIDIA GPU here, so nothing was measured.\n")
+
+
+def test_with_a_gpu_its_tests_and_benchmarks_run_in_the_environment(tasks, asked, monkeypatch):
+    seen = []
+    monkeypatch.setattr(tasks, "setup", seen.append)
+
+    def task():
+        run = tasks.run
+        monkeypatch.setattr(tasks, "run", lambda *c, **o: seen.append(c[1:]) or run(*c, **o))
+        tasks.gpu(["--out", "x.json"])
+
+    asked(task, gpu=True)
+    assert seen == ["test", ("-m", "fourreal.benchmarks.gpu", "--out", "x.json")]

@@ -2,14 +2,17 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fourreal.benchmarks.measuring import median_seconds, peak_memory
+from fourreal.benchmarks.measuring import device_name, median_seconds, peak_memory
 from fourreal.devices import choose_device
+from fourreal.files.json_files import as_json, write_json
 from fourreal.gaussians import Gaussians
 from fourreal.rendering import Rendering, available_backends, render
 
@@ -28,6 +31,8 @@ class RendererBenchmark:
     device: str | None = None
     """cpu, cuda or cuda:N (default: CUDA where there is one)."""
     repeats: int = 5
+    out: Path | None = None
+    """JSON file to write as well."""
 
 
 def benchmark_scene(
@@ -55,8 +60,9 @@ def benchmark_scene(
     return gaussians.to(device), torch.eye(3, 4, device=device)[None], intrinsics.to(device)
 
 
-def benchmark_renderer(config: RendererBenchmark) -> None:
-    """Print a line per backend and number of Gaussians. All are timed in turn, medians."""
+def benchmark_renderer(config: RendererBenchmark) -> dict[str, Any]:
+    """Print a line per backend and number of Gaussians; returns their numbers. All are timed in
+    turn, medians."""
     if min(config.gaussians, default=0) < 1 or config.repeats < 1:
         raise ValueError(
             f"gaussians {config.gaussians} and repeats {config.repeats} must be at least 1."
@@ -65,6 +71,7 @@ def benchmark_renderer(config: RendererBenchmark) -> None:
     a = torch.randn(MATMUL, MATMUL, device=device)
     print(f"{device}, {torch.get_num_threads()} threads; x: of a {MATMUL}^3 float32 matrix product")
     backends = [b for b in available_backends() if b == "torch" or device.type == "cuda"]
+    rows: dict[str, dict[str, float]] = {}
     for count in config.gaussians:
         pixels = 512 if count >= 1_000_000 else 256
         gaussians, extrinsics, intrinsics = benchmark_scene(count, pixels, device)
@@ -80,8 +87,15 @@ def benchmark_renderer(config: RendererBenchmark) -> None:
             for name in ("forward", "with backward"):
                 memory = peak_memory(runs[name], device) / 2**20
                 ratio = seconds[name] / seconds["matmul"]
+                figures = {"seconds": seconds[name], "peak_mb": memory, "matmul_ratio": ratio}
+                rows[f"{backend} {count} {name}"] = figures
                 line.append(f"{name} {1e3 * seconds[name]:.0f} ms ({ratio:.2f} x), {memory:.0f} MB")
             print(*line, f"matmul {1e3 * seconds['matmul']:.0f} ms", sep="  ")
+    settings = as_json(asdict(config))
+    result = {"device": device_name(device), "settings": settings, "rows": rows}
+    if config.out:
+        write_json(config.out, result)
+    return result
 
 
 @torch.no_grad()

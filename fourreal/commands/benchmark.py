@@ -1,6 +1,7 @@
 """`fourreal benchmark`: time and memory on the present device."""
 
 from fourreal.benchmarks.benchmark_attention import AttentionBenchmark, benchmark_attention
+from fourreal.benchmarks.benchmark_denoising import DenoisingBenchmark, benchmark_denoising
 from fourreal.benchmarks.benchmark_reconstruction import (
     ReconstructionBenchmark,
     benchmark_reconstruction,
@@ -9,6 +10,7 @@ from fourreal.benchmarks.benchmark_renderer import RendererBenchmark, benchmark_
 
 COMMANDS = {
     "attention": (AttentionBenchmark, benchmark_attention),
+    "denoising": (DenoisingBenchmark, benchmark_denoising),
     "renderer": (RendererBenchmark, benchmark_renderer),
     "reconstruction": (ReconstructionBenchmark, benchmark_reconstruction),
 }

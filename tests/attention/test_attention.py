@@ -62,7 +62,11 @@ def relative(a, b):
 
 
 @pytest.fixture(
-    params=[(d, b) for d in ("cpu", "cuda") for b in BACKENDS], ids=lambda p: "-".join(p)
+    params=[
+        pytest.param((d, b), id=f"{d}-{b}", marks=[pytest.mark.cuda] if d == "cuda" else [])
+        for d in ("cpu", "cuda")
+        for b in BACKENDS
+    ]
 )
 def place(request, monkeypatch):
     """(device, backend) of all that this machine has; on a CPU flex runs uncompiled, for a
@@ -125,6 +129,7 @@ def test_half_precision_is_merged_in_float32(dtype, place):
         assert relative(own, true) <= 2 * relative(dense, true)
 
 
+@pytest.mark.cuda
 @pytest.mark.parametrize("kernel", kernels.CUDA_KERNELS)
 def test_each_cuda_kernel_merges(kernel):
     if not torch.cuda.is_available():
