@@ -46,7 +46,7 @@ SPATIAL_STRIDES = {16: 8, 48: 16}  # pixels per latent cell, by latent channels
 class DenoisingBenchmark:
     """Time denoising steps of a Wan transformer with random weights."""
 
-    model: Literal["1.3B", "5B", "14B", "tiny"] = "1.3B"
+    network: Literal["1.3B", "5B", "14B", "tiny"] = "1.3B"
     """Wan 2.1 T2V 1.3B or 14B, Wan 2.2 TI2V 5B, or one that is only good for a test."""
     num_views: int = 8
     num_frames: int = 29
@@ -140,7 +140,7 @@ def benchmark_denoising(config: DenoisingBenchmark) -> dict[str, Any]:
     device has is a row that says so.
     """
     device, dtype = choose_device(config.device), getattr(torch, config.dtype)
-    transformer = random_transformer(config.model, device, dtype)
+    transformer = random_transformer(config.network, device, dtype)
     pipeline = denoising_pipeline(transformer, num_latent_frames(config.num_frames))
     product, product_flop = matrix_product(device, dtype)
     rate = product_flop / median_seconds({"product": product}, device, 3)["product"]

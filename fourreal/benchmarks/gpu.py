@@ -95,7 +95,7 @@ def command(*words: object) -> tuple[str, ...]:
     return ("fourreal.cli", *(str(w) for w in words), "--out", OUT)
 
 
-def list_parts(device: str, tiny: bool) -> list[Part]:
+def gpu_parts(device: str, tiny: bool) -> list[Part]:
     """All parts on a device; tiny ones run on a CPU in seconds and measure nothing of interest."""
     on: Words = ("--device", device)
     own: Words
@@ -117,9 +117,9 @@ def list_parts(device: str, tiny: bool) -> list[Part]:
         ("5B", "auto", 80),
         ("5B", "dense", 100),
     ):
-        own = ("--model", model, "--backends", backend)
+        own = ("--network", model, "--backends", backend)
         if tiny:
-            own = ("--model", "tiny", "--backends", backend, "--num-views", 2, "--num-frames", 5)
+            own = ("--network", "tiny", "--backends", backend, "--num-views", 2, "--num-frames", 5)
             own = (*own, "--height", 32, "--width", 32, "--steps", 1, 2)
         arguments = command("benchmark", "denoising", *own, *on)
         parts.append(Part(f"denoising {model} {backend}", arguments, limit, plain_rows))
@@ -210,7 +210,7 @@ def measure_gpu(arguments: list[str] | None = None) -> int:
     if options.device == "cuda" and not torch.cuda.is_available():
         print(NO_CUDA, file=sys.stderr)
         return 2
-    result = measure(list_parts(options.device, options.tiny), options.device, options.out)
+    result = measure(gpu_parts(options.device, options.tiny), options.device, options.out)
     print(table(result))
     return 0 if all(found["ok"] for found in result["parts"].values()) else 1
 

@@ -19,7 +19,7 @@ from fourreal.benchmarks.gpu import (
     OUT,
     TOTAL_SECONDS,
     Part,
-    list_parts,
+    gpu_parts,
     measure,
     measure_gpu,
     run_part,
@@ -27,7 +27,7 @@ from fourreal.benchmarks.gpu import (
 )
 from fourreal.cli import main as fourreal
 
-TINY = {part.name: part for part in list_parts("cpu", tiny=True)}
+TINY = {part.name: part for part in gpu_parts("cpu", tiny=True)}
 COMMANDS = [name for name, part in TINY.items() if part.arguments[0] == "fourreal.cli"]
 
 
@@ -55,7 +55,7 @@ def test_the_tests_marked_cuda_are_found_and_skipped_without_a_gpu(tmp_path):
 
 
 def test_both_lists_have_the_same_parts_within_twenty_minutes():
-    parts = list_parts("cuda", tiny=False)
+    parts = gpu_parts("cuda", tiny=False)
     assert [part.name for part in parts] == list(TINY)
     assert sum(part.limit for part in parts) <= TOTAL_SECONDS
 
@@ -124,7 +124,7 @@ def test_the_flop_of_a_step_are_those_that_torch_counts():
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_run_that_does_not_fit_into_memory_is_a_row_that_says_so(dtype, monkeypatch, capsys):
-    sizes = ["--model", "tiny", "--num-views", "2", "--num-frames", "5", "--height", "32"]
+    sizes = ["--network", "tiny", "--num-views", "2", "--num-frames", "5", "--height", "32"]
     sizes += ["--width", "32", "--steps", "1", "--dtype", dtype, "--device", "cpu"]
     sizes += ["--backends", "merge", "dense"]
     assert fourreal(["benchmark", "denoising", *sizes]) == 0
