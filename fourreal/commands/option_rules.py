@@ -89,7 +89,7 @@ RULES: dict[str, Rule] = {
     "image": file_to_read,
     "inputs": path_to_read,
     "known_cameras": file_to_read,
-    "scene": file_to_read,
+    "scene": path_to_read,
     "keyframes": file_to_read,
     "input_frames": path_to_read,
     "out": place_of_folder,

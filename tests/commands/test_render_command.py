@@ -5,7 +5,7 @@ import torch
 from fourreal.cameras import look_at
 from fourreal.cli import main
 from fourreal.files.media import read_depth, read_images
-from fourreal.formats import load_scene, save_scene
+from fourreal.formats import load_scene, save_ply_sequence, save_scene
 from fourreal.gaussians import GaussianScene
 from fourreal.rendering import render_path, scene_path
 
@@ -39,3 +39,11 @@ def test_the_render_command_follows_a_path_and_writes_depth(tmp_path, capsys):
     (tmp_path / "keys.json").write_text('[{"view": 9}, {"view": 0}]')
     assert main([*arguments, "--keyframes", str(tmp_path / "keys.json")]) == 2
     assert "9 as [0].view" in capsys.readouterr().err
+
+
+def test_a_folder_of_ply_files_is_rendered_as_a_scene(tmp_path):
+    save_ply_sequence(dynamic_scene(), tmp_path / "sequence")
+    out = tmp_path / "images"
+    arguments = ["render", str(tmp_path / "sequence"), "--height", "16", "--out", str(out)]
+    assert main([*arguments, "--num-frames", "2"]) == 0
+    assert len(read_images(out)) == 2
