@@ -29,7 +29,7 @@ HOLE = 0.5  # grey of what is missing: what VACE was trained with
 JUMP = 0.05  # relative range of depth beyond a slanted plane's that is a jump
 REACH = 2  # pixels around one in which a jump counts: a window of 5 x 5
 FLANK = 4  # steps to each side of the window that say how slanted the surfaces are
-THICKNESS = 0.15  # how deep things are behind the surface that is seen, of its depth
+THICKNESS = 0.18  # how deep things are behind the surface that is seen, of its depth
 WIDE_ANGLE = 45  # degrees from the nearest input camera beyond which little is known
 
 NEAREST, LAST = 0.3, 0.97  # the part of a line of sight that is searched, of the surface's depth
