@@ -97,6 +97,8 @@ def warp_grid(
     warn_of_wide_angles(scene, cameras[0])
     frames = torch.full((num_views, num_times, 3, height, width), HOLE)
     missing = torch.ones(num_views, num_times, 1, height, width)
+    if references is not None:
+        references = check_references(*references, frames)
     at_time = SceneFrames(scene)
     for time in range(num_times):
         gaussians = at_time.at(time)
@@ -107,8 +109,8 @@ def warp_grid(
         if seen:
             points = unproject(depth, *cameras)
             for view in range(num_views):
-                open_ = ~unknown[view]
-                unknown[view, open_] = unseen_in_front(points[view, open_], centers[view], seen)
+                opaque = ~unknown[view]
+                unknown[view, opaque] = unseen_in_front(points[view, opaque], centers[view], seen)
         # One pixel more and back again: what is left of the known then is wider than a speck.
         unknown = ~grown(~grown(unknown, grow + 1), 1)[:, None]
         color = (drawn.color / alpha.clamp_min(1e-6)).clamp(0, 1).movedim(-1, 1)
@@ -119,7 +121,7 @@ def warp_grid(
     if repaint_all:
         missing.fill_(1)
     if references is not None:
-        given, cells = check_references(*references, frames)
+        given, cells = references
         frames[cells], missing[cells] = given[cells], 0
     return WarpedGrid(frames, missing)
 
