@@ -29,7 +29,7 @@ HOLE = 0.5  # grey of what is missing: what VACE was trained with
 JUMP = 0.05  # relative range of depth beyond a slanted plane's that is a jump
 REACH = 2  # pixels around one in which a jump counts: a window of 5 x 5
 FLANK = 4  # steps to each side of the window that say how slanted the surfaces are
-THICKNESS = 0.15  # how deep things are behind the surface that is seen, of its depth
+THICKNESS = 0.18  # how deep things are behind the surface that is seen, of its depth
 WIDE_ANGLE = 45  # degrees from the nearest input camera beyond which little is known
 
 NEAREST, LAST = 0.3, 0.97  # the part of a line of sight that is searched, of the surface's depth
@@ -97,6 +97,8 @@ def warp_grid(
     warn_of_wide_angles(scene, cameras[0])
     frames = torch.full((num_views, num_times, 3, height, width), HOLE)
     missing = torch.ones(num_views, num_times, 1, height, width)
+    if references is not None:
+        references = check_references(*references, frames)
     at_time = SceneFrames(scene)
     for time in range(num_times):
         gaussians = at_time.at(time)
@@ -107,8 +109,8 @@ def warp_grid(
         if seen:
             points = unproject(depth, *cameras)
             for view in range(num_views):
-                open_ = ~unknown[view]
-                unknown[view, open_] = unseen_in_front(points[view, open_], centers[view], seen)
+                opaque = ~unknown[view]
+                unknown[view, opaque] = unseen_in_front(points[view, opaque], centers[view], seen)
         # One pixel more and back again: what is left of the known then is wider than a speck.
         unknown = ~grown(~grown(unknown, grow + 1), 1)[:, None]
         color = (drawn.color / alpha.clamp_min(1e-6)).clamp(0, 1).movedim(-1, 1)
@@ -119,7 +121,7 @@ def warp_grid(
     if repaint_all:
         missing.fill_(1)
     if references is not None:
-        given, cells = check_references(*references, frames)
+        given, cells = references
         frames[cells], missing[cells] = given[cells], 0
     return WarpedGrid(frames, missing)
 

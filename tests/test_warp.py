@@ -15,7 +15,7 @@ from fourreal.cameras import (
     project,
     unproject,
 )
-from fourreal.gaussians import SH_C0, Gaussians, GaussianScene
+from fourreal.gaussians import Gaussians, GaussianScene
 from fourreal.reconstruction.from_depth import scene_from_depth
 from fourreal.rendering import render
 from fourreal.scenes import make_scene, scene_seed
@@ -363,8 +363,3 @@ def test_unusable_arguments_are_refused_in_one_sentence(arguments, words):
     usual = {"extrinsics": CAMERA[None], "intrinsics": LENS[None], "width": SIZE, "height": SIZE}
     with pytest.raises(ValueError, match=words):
         warp_grid(sheet(), **(usual | arguments))
-
-
-def test_the_palette_of_instances_is_drawn_as_it_is():
-    """The test above tells objects by colour: a Gaussian's colour is the one it was given."""
-    assert torch.allclose(INSTANCES, ((INSTANCES - 0.5) / SH_C0) * SH_C0 + 0.5, atol=1e-6)

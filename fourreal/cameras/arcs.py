@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fourreal.cameras.paths import interpolate_cameras, spline
-from fourreal.cameras.pinhole import camera_centers, extrinsics_at, to_homogeneous
+from fourreal.cameras.pinhole import camera_centers, extrinsics_at, invert, to_homogeneous
 
 
 def point_ahead(extrinsics: Tensor, depth: float) -> Tensor:
@@ -53,7 +53,8 @@ def arc_cameras(
             f"the arc's centre has depth {toward[2]:.3g} in the given camera, but must lie in "
             "front of it."
         )
-    share = (torch.arange(num_views).to(extrinsics) - given) / (num_views - 1)
+    views = torch.arange(num_views, device=extrinsics.device).to(extrinsics.dtype)
+    share = (views - given) / (num_views - 1)
     azimuth, rise = (math.radians(angle) * share for angle in (degrees, elevation))
     turn = about_y(-azimuth) @ about_x(-rise)  # of the camera about the centre, [V, 3, 3]
     position = toward - distance ** share[:, None] * (turn @ toward)  # in the given camera
@@ -120,12 +121,18 @@ def clip_through(
             "frames; use a multiple of 4 steps."
         )
     kept = steps * torch.arange(num_views, device=extrinsics.device)
-    positions = torch.arange(steps * (num_views - 1) + 1).to(extrinsics) / steps
+    frames = torch.arange(steps * (num_views - 1) + 1, device=extrinsics.device)
+    positions = frames.to(extrinsics.dtype) / steps
     # One camera more at either end, by the same movement again: the speed stays what it is.
-    ends = to_homogeneous(extrinsics[[0, 1, -2, -1]])
-    before, after = (a @ torch.linalg.inv(b) @ a for a, b in (ends[:2], ends[[3, 2]]))
-    longer = torch.cat([before[None, :3], extrinsics, after[None, :3]])
+    before, after = moved_on(extrinsics[1], extrinsics[0]), moved_on(extrinsics[-2], extrinsics[-1])
+    longer = torch.cat([before[None], extrinsics, after[None]])
     path = interpolate_cameras(longer, positions + 1)
     path[kept] = extrinsics  # to the bit
     lens = spline(intrinsics.flatten(1), positions).unflatten(1, (3, 3))
     return path, lens, kept
+
+
+def moved_on(before: Tensor, now: Tensor) -> Tensor:
+    """The camera [3, 4] after the movement that led from `before` [3, 4] to `now`, once more."""
+    last = to_homogeneous(now)
+    return (last @ to_homogeneous(invert(before)) @ last)[:3]

@@ -128,11 +128,12 @@ def scene_from_depth(
         )
     views = []
     for v in range(num_views):
+        there = cells[v].to(depth.device)
+        seen, far, moves = frames[v][there], sky[v][there], moving[v][there]
+        at_scale = in_one_unit(seen, depth[v][there], far)
+        masks = split_with_sky(seen, at_scale, far, moves, split, jump)
         times = cells[v].nonzero()[:, 0].tolist()
-        depth_there = in_one_unit(frames[v, times], depth[v, times], sky[v, times])
-        maps = frames[v, times], depth_there, sky[v, times], moving[v, times]
-        masks = split_with_sky(*maps, split, jump)
-        views.append(DepthView(times, *maps[:2], extrinsics[v], intrinsics[v], masks))
+        views.append(DepthView(times, seen, at_scale, extrinsics[v], intrinsics[v], masks))
     for view in views:
         moves = moves_while_hidden(view) if len(view.times) > 1 else moves_elsewhere(view, views)
         if moves.any():
@@ -241,18 +242,20 @@ def moves_elsewhere(view: DepthView, views: list[DepthView]) -> Tensor:
 
 def moves_while_hidden(view: DepthView) -> Tensor:
     """Static pixels [H, W] that show something that moves: they are seen before something nearer
-    covers them or after, never both, and their surface goes on into what moves at that time."""
+    covers them or after, never both, and at that time their surface goes on into one that moves (a
+    shadow moves too, but at the depth that is seen there at other times)."""
     masks, moves = view.split, torch.zeros_like(view.split.static)
     seen = ~masks.dynamic & ((view.depth / masks.depth - 1).abs() < SAME)
     covered = view.depth < masks.depth * (1 - SAME)
-    before, after = (s.int().cummax(dim=0).values.bool() for s in (seen, seen.flip(0)))
+    before, after = (x.int().cummax(dim=0).values.bool() for x in (seen, seen.flip(0)))
     back = (covered & before & after.flip(0)).any(dim=0)
     doubtful = masks.static & covered.any(dim=0) & ~back
+    moving = masks.dynamic & (view.depth < view.depth.amax(dim=0) * (1 - SAME))
     for i in range(len(view.times)):
         shown = doubtful & seen[i]
         if shown.any():
             surface = shown & even_surface(view.frames[i], view.depth[i])
-            moves |= spread(masks.dynamic[i], surface) & shown
+            moves |= spread(moving[i], surface) & shown
     return moves
 
 
@@ -273,7 +276,8 @@ def spread(seeds: Tensor, ground: Tensor) -> Tensor:
 
 def assemble(views: list[DepthView], num_times: int, fps: float, cells: Tensor) -> GaussianScene:
     """The Gaussians of all views, what stands still once and what moves at its times."""
-    static, dynamic = [], [[Gaussians.empty()] for _ in range(num_times)]
+    device = views[0].depth.device
+    static, dynamic = [], [[Gaussians.empty(device=device)] for _ in range(num_times)]
     for view in views:
         masks = view.split
         static.append(view.gaussians(masks.color, masks.depth, masks.static))

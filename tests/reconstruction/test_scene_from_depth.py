@@ -9,7 +9,6 @@ from fourreal.cameras import pixel_intrinsics, quaternion_to_matrix, unproject
 from fourreal.gaussians import harmonics_to_rgb
 from fourreal.reconstruction.from_depth import SKY, scene_from_depth, surface_gaussians
 from fourreal.reconstruction.gaussian_head import FOOTPRINT
-from fourreal.rendering import render
 from fourreal.scenes import make_scene, scene_seed
 from fourreal.warp import warp_grid
 
@@ -65,12 +64,10 @@ def test_surfaces_do_not_stretch_over_a_jump():
 def test_drawn_from_its_own_camera_a_scene_is_its_frames():
     scene = truth()
     made = scene_from_depth(scene.frames[:1], scene.depth[:1], *view_of(scene))
-    for time in (0, 4, 8):
-        drawn = render(made.at(time), *view_of(scene), SIZE, SIZE)
-        covered = drawn.alpha[0, ..., 0] > 0.9
-        color = (drawn.color / drawn.alpha.clamp_min(1e-6))[0].movedim(-1, 0)
-        assert covered.float().mean() > 0.9
-        assert psnr(color, scene.frames[0, time], covered) > 28
+    warped = warp_grid(made, *view_of(scene), SIZE, SIZE, grow=0)
+    known = warped.missing[:, :, 0] == 0
+    assert known.float().mean() > 0.8
+    assert psnr(warped.frames, scene.frames[:1], known) > 34
     assert made.fps == 8.0 and (made.width, made.height) == (SIZE, SIZE)
 
 
@@ -162,7 +159,7 @@ def test_photos_and_a_video_make_one_animated_scene_without_ghosts():
     # Nothing of what moves stays behind where the photos saw it.
     left = scene.moving[:, 0] & ~scene.moving[:, 4] & (joint.missing[:, 4, 0] == 0)
     error = (joint.frames[:, 4] - scene.frames[:, 4]).abs().amax(1)[left]
-    assert left.sum() > 500 and (error > 0.3).float().mean() < 0.06
+    assert left.sum() > 500 and (error > 0.3).float().mean() < 0.1
 
 
 def test_what_moves_and_is_then_covered_does_not_stay_behind():
