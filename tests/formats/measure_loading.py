@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from fourreal.cameras import load_keyframes
 from fourreal.formats import load_gaussians, load_scene, load_usd
+from fourreal.formats.keyframes import load_keyframes
 from fourreal.gaussians import Gaussians
 
 
