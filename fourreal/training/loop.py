@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
-from fourreal.files.json_files import write_json
+from fourreal.files.json_files import as_json, write_json
 from fourreal.training.draws import Draw, Draws, draw_ahead
 from fourreal.training.optimizers import OptimizerName, make_optimizers, rate_factor
 from fourreal.training.run_state import Checkpoints, RunState
@@ -108,7 +108,7 @@ class Loop:
     ):
         self.config = config
         config.out.mkdir(parents=True, exist_ok=True)
-        self.settings = json.loads(json.dumps(asdict(config) | (extra or {}), default=str))
+        self.settings = as_json(asdict(config) | (extra or {}))
         self.accelerator = make_accelerator(config)
         optimizers = make_optimizers(
             model, config.optimizer, config.learning_rate, config.weight_decay
