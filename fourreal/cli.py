@@ -16,6 +16,7 @@ COMMANDS = {
     "generate": "Generate a 4D scene from a prompt, or one for each line of a file.",
     "reconstruct": "Reconstruct a 4D scene from synchronised videos, one per view.",
     "render": "Render a scene file along a camera path to a video or images.",
+    "convert": "Convert a scene from any format into any other.",
     "view": "Explore a scene file in the browser.",
     "info": "Print versions, devices, and the attention and rasterizer that would be used.",
 }

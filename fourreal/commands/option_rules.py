@@ -113,6 +113,9 @@ RULES: dict[str, Rule] = {
     "RenderConfig.height": PIXELS,
     "RenderConfig.out": place_by_suffix,
     "freeze_at": FROM_ZERO,
+    "ConvertConfig.out": place_by_suffix,
+    "ConvertConfig.cameras": place_by_suffix,
+    "ConvertConfig.time": FROM_ZERO,
     "port": Number(0, 65535),
     # Training: the loop
     "steps": COUNT,

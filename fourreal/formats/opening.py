@@ -10,11 +10,13 @@ import torch
 
 from fourreal.files.existing import existing_file
 from fourreal.formats.finite import only_finite
+from fourreal.formats.four_dgs import read_4dgs
 from fourreal.formats.scene_file import load_scene
 from fourreal.formats.sequence import load_sequence
 from fourreal.formats.suffixes import FORMATS, load_gaussians
 from fourreal.formats.usd import SUFFIXES as USD_SUFFIXES
 from fourreal.formats.usd import read_usd
+from fourreal.formats.zip_sequence import load_zip
 from fourreal.gaussians import Gaussians, GaussianScene
 
 WIDTH, HEIGHT = 640, 480
@@ -24,7 +26,8 @@ FPS = 24.0  # of sequences, which do not say theirs
 
 
 def open_scene(path: str | os.PathLike) -> GaussianScene:
-    """A scene from a scene file, a .ply, .spz or .splat file, a folder of them, or OpenUSD.
+    """A scene from a scene file, a .ply, .spz, .splat or .glb file, a folder or .zip of them,
+    OpenUSD or .4dgs.
 
     What one file of Gaussians holds stands still, in a scene of one time; a folder's files are its
     times (load_sequence). Without cameras of its own it gets one of 640 x 480 pixels that looks at
@@ -33,8 +36,8 @@ def open_scene(path: str | os.PathLike) -> GaussianScene:
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    if path.is_dir():
-        times = load_sequence(path)
+    if path.is_dir() or suffix == ".zip":
+        times = load_sequence(path) if path.is_dir() else load_zip(path)
         return _with_camera(Gaussians.empty(times[0].harmonics.shape[1]), times, FPS, path)
     if suffix == ".safetensors":
         scene = load_scene(path)
@@ -44,10 +47,12 @@ def open_scene(path: str | os.PathLike) -> GaussianScene:
         return scene
     if suffix in USD_SUFFIXES:
         return _with_camera(*read_usd(path), path)
+    if suffix == ".4dgs":
+        return _with_camera(*read_4dgs(path), path)
     if suffix in FORMATS:
         still = load_gaussians(path)
         return _with_camera(still, [Gaussians.empty(still.harmonics.shape[1])], FPS, path)
-    kinds = (".safetensors", *FORMATS, *USD_SUFFIXES)
+    kinds = (".safetensors", *FORMATS, *USD_SUFFIXES, ".4dgs", ".zip")
     existing_file(path)
     raise ValueError(
         f"{path} has the suffix {suffix!r}, but scenes are {', '.join(kinds)} or folders of "

@@ -93,6 +93,12 @@ BAD = {
         "--device": ("gpu",),
     },
     "render": {"{tmp}/none": ("",), "{tmp}/pipe": ("",), "{tmp}/damaged.safetensors": ("",)},
+    "convert {tmp}/scene.safetensors": {
+        "{tmp}/text/out.ply": ("",),
+        "{tmp}/dangling": ("",),
+        "{tmp}/x.zip --cameras": ("{tmp}/text/c", "{tmp}/dangling"),
+        "{tmp}/x.ply --time": ("-1",),
+    },
     "view {tmp}/scene.safetensors --no-browser": {
         "--port": ("99999", "-1"),
         "--input-frames": MISSING,
