@@ -22,14 +22,14 @@ def paste_known(
     """The known pixels of a warped grid in place of those of generated frames [V, T, 3, H, W].
 
     Frames are in [0, 1]. A known pixel is pasted as it is where nothing is missing within
-    `feather` pixels (0 for a hard edge, else an odd number); from there to the border of the known
-    area it fades into the generated frame, which is all there is beyond it.
+    `feather` pixels (0 for a hard edge); from there to the border of the known area it fades into
+    the generated frame, which is all there is beyond it.
 
     match_colors: first move the colours of each generated view, by one map for all its times, so
     that they have the mean and the covariance that its known pixels have in the warped grid.
 
     Returns frames [V, T, 3, H, W]. Raises ValueError in one sentence for frames of another shape
-    than the warped ones and for a feather that is negative or even.
+    than the warped ones and for a negative feather.
     """
     if generated.shape != warped.frames.shape or warped.missing[:, :, 0].shape != (
         *generated.shape[:2],
@@ -40,10 +40,8 @@ def paste_known(
             f"{tuple(warped.frames.shape)} and their mask {tuple(warped.missing.shape)}, but all "
             "must be of one grid: [V, T, 3, H, W], and [V, T, 1, H, W] of the mask."
         )
-    if feather < 0 or (feather and not feather % 2):
-        raise ValueError(
-            f"feather is {feather} pixels, but must be 0 or an odd number, such as 15."
-        )
+    if feather < 0:
+        raise ValueError(f"feather is {feather} pixels, but must be 0 or more, such as 15.")
     views = []
     for own, frames, missing in zip(generated, warped.frames.to(generated), warped.missing):
         holes = missing.to(own.device) > 0
@@ -57,7 +55,7 @@ def paste_known(
 def feathered(holes: Tensor, feather: int) -> Tensor:
     """The weight [N, 1, H, W] of known pixels: 0 in holes [N, 1, H, W], 1 where none is within
     `feather` pixels, and on a straight border a ramp between."""
-    reach = feather // 2
+    reach = max(feather - 1, 0) // 2
     wide = grown(holes[:, 0], reach)[:, None].float()
     return 1 - F.avg_pool2d(wide, 2 * reach + 1, 1, reach, count_include_pad=False)
 
