@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from fourreal.reconstruction.config import VGGTConfig
@@ -76,18 +75,22 @@ def movement_features(flow: Tensor, channels: int) -> Tensor:
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-3)
 
 
-def place_features(height: int, width: int, channels: int, device: torch.device) -> Tensor:
-    """Sine embedding [1, channels, height, width] of pixels: x in the first half, y in the second,
-    each as sines then cosines."""
+def place_features(points: Tensor, height: int, width: int, channels: int) -> Tensor:
+    """Sine embedding [B, N, channels] of points [B, N, 2] in a map of height x width pixels: x in
+    the first half, y in the second, each as sines then cosines. Between whole pixels it is linear,
+    and beyond the border that of the border, as if it were read from a map."""
     count = channels // 4
-    frequencies = 10000.0 ** -(torch.arange(count, dtype=torch.float64, device=device) / count)
-    halves = []
-    for length in (width, height):
-        angles = torch.arange(length, device=device)[:, None] * frequencies
-        halves.append(torch.cat([angles.sin(), angles.cos()], dim=-1).float().T)
-    x = halves[0][:, None, :].expand(-1, height, -1)
-    y = halves[1][:, :, None].expand(-1, -1, width)
-    return torch.cat([x, y])[None]
+    steps = torch.arange(count, dtype=torch.float64, device=points.device) / count
+    frequencies = 10000.0**-steps
+    points = points.clamp_min(0).minimum(points.new_tensor([width - 1, height - 1]))
+    before = points.floor()
+    share = (points - before)[..., None]
+
+    def embedded(pixels: Tensor) -> Tensor:
+        angles = pixels[..., None] * frequencies
+        return torch.cat([angles.sin(), angles.cos()], dim=-1).to(points.dtype)
+
+    return (embedded(before) * (1 - share) + embedded(before + 1) * share).flatten(-2)
 
 
 class CorrelationPyramid:
@@ -182,10 +185,7 @@ class Tracker(nn.Module):
     def _fixed_tokens(self, points: Tensor, maps: Tensor) -> Tensor:
         """What a token keeps through all iterations [B, S, N, dim]: where its point was asked for,
         and whether it belongs to that frame or to another."""
-        height, width = maps.shape[-2:]
-        place = place_features(height, width, self.token_dim, maps.device)
-        place = place.expand(len(points), -1, -1, -1).to(maps.dtype)
-        place = rearrange(sample(place, points[:, :, None], "border"), "b c n 1 -> b 1 n c")
+        place = place_features(points, *maps.shape[-2:], self.token_dim)[:, None]
         first, other = self.query_ref_token.unsqueeze(2).split(1, dim=1)
         frames = torch.cat([first, other.expand(-1, maps.shape[1] - 1, -1, -1)], dim=1)
         return place + frames
