@@ -5,6 +5,7 @@ follow it in any order: the network matches what it sees and knows of no time. S
 views are followed like frames of other times, and a long grid goes through in several sequences.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fourreal.files.json_files import JsonValue
 from fourreal.reconstruction.aggregator import Aggregator
 from fourreal.reconstruction.image_fit import ImageFit
 from fourreal.reconstruction.track_head import TrackHead
@@ -65,6 +67,22 @@ def grid_of_points(rows: int, height: int, width: int) -> Tensor:
     return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)
 
 
+def points_of_json(value: JsonValue) -> Tensor:
+    """Points [N, 2] of a JSON list of {"x": .., "y": ..}, as ComfyUI's point editors write it.
+
+    Raises ValueError in one sentence for anything else.
+    """
+    points = [[entry.get(axis).number() for axis in ("x", "y")] for entry in value.entries()]
+    if not points:
+        value.wrong('a list of points {"x": .., "y": ..}')
+    return torch.tensor(points)
+
+
+def num_sequences(num_frames: int) -> int:
+    """How many sequences a grid of so many frames goes through in."""
+    return max(1, math.ceil((num_frames - 1) / SEQUENCE))
+
+
 @contextmanager
 def lent_to(head: TrackHead, device: torch.device) -> Iterator[None]:
     """A context in which the head is on the device; afterwards it is where it was."""
@@ -105,10 +123,10 @@ def track_points(
     others = [i for i in range(len(frames)) if i != first]
     positions = points.new_zeros(len(frames), len(points), 2, dtype=torch.float32, device="cpu")
     visibility, confidence = (positions.new_zeros(positions.shape[:2]) for _ in range(2))
-    starts = range(0, max(1, len(others)), SEQUENCE)
+    total = num_sequences(len(frames))
     with lent_to(head, device):
-        for done, start in enumerate(starts, 1):
-            cells = [first, *others[start : start + SEQUENCE]]
+        for done in range(total):
+            cells = [first, *others[done * SEQUENCE : (done + 1) * SEQUENCE]]
             images = fit.images(frames[cells].to(device))[None]
             with precision:
                 tokens = aggregator(images, temporal=False)
@@ -116,6 +134,6 @@ def track_points(
             positions[cells] = fit.points_back(estimates[-1][0] + HALF_PIXEL).cpu()
             visibility[cells], confidence[cells] = (values[0].cpu() for values in judged)
             if progress is not None:
-                progress(done, len(starts))
+                progress(done + 1, total)
     positions[first] = points.cpu()
     return positions, visibility, confidence

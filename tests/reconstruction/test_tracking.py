@@ -138,9 +138,7 @@ def test_bad_input_is_one_sentence(reconstructor, frames, changes, words):
 
 def test_frames_too_small_for_the_pyramid_are_refused(frames):
     deep = Reconstructor(tiny_model(**(TRACKER | {"track_levels": 6})))  # 2 * 2^5 = 64 pixels
-    with pytest.raises(
-        ValueError, match="frames of 32 x 32 pixels, but tracking needs 64"
-    ):
+    with pytest.raises(ValueError, match="frames of 32 x 32 pixels, but tracking needs 64"):
         deep.track(frames, POINTS)
     assert deep.track(frames, POINTS, resolution=64).positions.shape == (2, 3, 3, 2)
 
