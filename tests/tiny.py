@@ -61,6 +61,15 @@ def tiny_model(**changes) -> VGGT:
     return VGGT(tiny_config(**changes)).eval()
 
 
+TRACKER = {  # of a small track head: options of tiny_config
+    "track_head": True,
+    "track_features": 8,
+    "track_hidden": 16,
+    "track_levels": 3,
+    "track_radius": 1,
+}
+
+
 def open_temporal_gates(model: VGGT) -> VGGT:
     with torch.no_grad():
         for block in model.aggregator.temporal_blocks:

@@ -83,6 +83,17 @@ BAD = {
         "--dtype": ("int8",),
     },
     "reconstruct --max-frames 1": {"{tmp}/none": ("",), "{tmp}/pipe": ("",)},
+    "track {tmp}/clip.mp4 --reconstructor {tmp}/model.pt": {
+        "--rows": (*COUNT, "1000"),
+        "--points": MISSING,
+        "--view": ("-1",),
+        "--time": ("-1",),
+        "--max-frames": COUNT,
+        "--resolution": SIZE,
+        "--device": ("gpu",),
+        "--out": ("{tmp}/dangling", "{tmp}/text"),
+    },
+    "track {tmp}/clip.mp4": {"--reconstructor": (*MISSING, "{tmp}/text")},
     "render {tmp}/scene.safetensors": {
         "--num-frames": COUNT,
         "--height": SIZE,
@@ -171,7 +182,8 @@ def files(tmp_path_factory):
     (folder / "empty").write_bytes(b"")
     (folder / "damaged.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
     os.mkfifo(folder / "pipe")
-    (folder / "clip.mp4").write_bytes(b"never read")
+    for name in ("clip.mp4", "model.pt"):
+        (folder / name).write_bytes(b"never read")
     save_small_scene(folder / "scene.safetensors")
     return folder
 
