@@ -235,6 +235,16 @@ def test_a_process_tells_it_soon(line, files):
     assert used < 15, f"{used} s"  # 3 on a machine at rest
 
 
+@pytest.mark.parametrize("command", [*COMMANDS, *GROUPS])
+def test_the_options_of_a_command_need_no_package_that_takes_seconds_to_import(command):
+    program = (
+        f"import sys, fourreal.commands.{command}, fourreal.commands.option_rules\n"
+        "print([name for name in ('diffusers', 'transformers', 'pxr') if name in sys.modules])"
+    )
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert process.stdout == "[]\n", process.stderr
+
+
 def configs():
     for name in (*COMMANDS, *GROUPS):
         module = importlib.import_module(f"fourreal.commands.{name}")
