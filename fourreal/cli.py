@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "generate": "Generate a 4D scene from a prompt, or one for each line of a file.",
     "reconstruct": "Reconstruct a 4D scene from synchronised videos, one per view.",
+    "track": "Follow points of one frame through synchronised videos.",
     "render": "Render a scene file along a camera path to a video or images.",
     "convert": "Convert a scene from any format into any other.",
     "view": "Explore a scene file in the browser.",

@@ -95,6 +95,11 @@ RULES: dict[str, Rule] = {
     "out": place_of_folder,
     "depth": place_by_suffix,
     "html": place_of_file,
+    # Tracking
+    "points": file_to_read,
+    "rows": Number(1, 256),
+    "view": FROM_ZERO,
+    "TrackConfig.time": FROM_ZERO,
     # Reconstruction
     "max_frames": COUNT,
     "resolution": Number(1, LARGEST, reason="pixels"),
