@@ -8,7 +8,7 @@ write_scene writes any.
 from fourreal.formats.camera_files import save_cameras
 from fourreal.formats.four_dgs import save_4dgs
 from fourreal.formats.glb import load_glb, save_glb
-from fourreal.formats.opening import open_scene
+from fourreal.formats.opening import framed_scene, open_scene
 from fourreal.formats.ply import load_ply, save_ply
 from fourreal.formats.scene_file import load_scene, save_scene
 from fourreal.formats.scene_writer import write_scene
@@ -26,6 +26,7 @@ from fourreal.formats.zip_sequence import load_zip, save_zip
 
 __all__ = [
     "FORMATS",
+    "framed_scene",
     "load_gaussians",
     "load_glb",
     "load_ply",

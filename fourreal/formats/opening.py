@@ -38,7 +38,7 @@ def open_scene(path: str | os.PathLike) -> GaussianScene:
     suffix = path.suffix.lower()
     if path.is_dir() or suffix == ".zip":
         times = load_sequence(path) if path.is_dir() else load_zip(path)
-        return _with_camera(Gaussians.empty(times[0].harmonics.shape[1]), times, FPS, path)
+        return framed_scene(Gaussians.empty(times[0].harmonics.shape[1]), times, FPS, path)
     if suffix == ".safetensors":
         scene = load_scene(path)
         scene.static, *scene.dynamic = (
@@ -46,12 +46,12 @@ def open_scene(path: str | os.PathLike) -> GaussianScene:
         )
         return scene
     if suffix in USD_SUFFIXES:
-        return _with_camera(*read_usd(path), path)
+        return framed_scene(*read_usd(path), path)
     if suffix == ".4dgs":
-        return _with_camera(*read_4dgs(path), path)
+        return framed_scene(*read_4dgs(path), path)
     if suffix in FORMATS:
         still = load_gaussians(path)
-        return _with_camera(still, [Gaussians.empty(still.harmonics.shape[1])], FPS, path)
+        return framed_scene(still, [Gaussians.empty(still.harmonics.shape[1])], FPS, path)
     kinds = (".safetensors", *FORMATS, *USD_SUFFIXES, ".4dgs", ".zip")
     existing_file(path)
     raise ValueError(
@@ -60,14 +60,18 @@ def open_scene(path: str | os.PathLike) -> GaussianScene:
     )
 
 
-def _with_camera(
-    static: Gaussians, dynamic: list[Gaussians], fps: float, path: Path
+def framed_scene(
+    static: Gaussians, dynamic: list[Gaussians], fps: float, name: str | os.PathLike
 ) -> GaussianScene:
-    """A scene with one camera, at such a distance that it sees SHARE of what is there at first."""
+    """A scene with one camera of 640 x 480 pixels, at such a distance that it sees SHARE of what is
+    there at first.
+
+    Raises ValueError, with the name of where they come from, where there are no Gaussians.
+    """
     filled = next((g for g in dynamic if len(g)), Gaussians.empty())
     means = torch.cat([static.means, filled.means])
     if not len(means):
-        raise ValueError(f"{path} holds no Gaussians; there is nothing to see.")
+        raise ValueError(f"{name} holds no Gaussians; there is nothing to see.")
     middle = means.median(dim=0).values
     reach = (means - middle).norm(dim=1).sort().values[int(SHARE * (len(means) - 1))]
     distance = max(float(reach) * (1 + 2 * FOCAL / HEIGHT), 1e-3)
