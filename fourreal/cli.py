@@ -17,6 +17,7 @@ COMMANDS = {
     "generate": "Generate a 4D scene from a prompt, or one for each line of a file.",
     "reconstruct": "Reconstruct a 4D scene from synchronised videos, one per view.",
     "warp": "Show a scene, a video or photos to still cameras on an arc, with what is missing.",
+    "track": "Follow points of one frame through synchronised videos.",
     "render": "Render a scene file along a camera path to a video or images.",
     "view": "Explore a scene file in the browser.",
     "info": "Print versions, devices, and the attention and rasterizer that would be used.",

@@ -11,14 +11,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
-from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
-from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
-    FlowMatchEulerDiscreteScheduler,
-)
 
 from fourreal.benchmarks.measuring import (
     device_name,
@@ -30,7 +25,11 @@ from fourreal.benchmarks.measuring import (
 from fourreal.devices import choose_device
 from fourreal.files.json_files import as_json, write_json
 from fourreal.grid import num_latent_frames
-from fourreal.video import ViewTimePipeline
+
+if TYPE_CHECKING:  # diffusers takes seconds to import; options are checked first
+    from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+
+    from fourreal.video import ViewTimePipeline
 
 TEXT_TOKENS = 512  # of UMT5-XXL, as Wan reads them
 WAN_SIZES: dict[str, dict[str, int]] = {
@@ -66,9 +65,11 @@ class DenoisingBenchmark:
 
 def random_transformer(
     model: str, device: torch.device, dtype: torch.dtype
-) -> WanTransformer3DModel:
+) -> "WanTransformer3DModel":
     """A Wan transformer of a name of WAN_SIZES with random weights, made there in its type:
     no copy in float32 is ever held."""
+    from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+
     sizes = WAN_SIZES[model]
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -81,8 +82,15 @@ def random_transformer(
         torch.set_default_dtype(before)
 
 
-def denoising_pipeline(transformer: WanTransformer3DModel, max_frames: int) -> ViewTimePipeline:
+def denoising_pipeline(transformer: "WanTransformer3DModel", max_frames: int) -> "ViewTimePipeline":
     """A pipeline that denoises to latents: its VAE, never run, has the right sizes outside."""
+    from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+    from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+        FlowMatchEulerDiscreteScheduler,
+    )
+
+    from fourreal.video import ViewTimePipeline
+
     channels = transformer.config["in_channels"]
     vae = AutoencoderKLWan(
         base_dim=8, z_dim=channels, scale_factor_spatial=SPATIAL_STRIDES[channels]
@@ -95,7 +103,7 @@ def denoising_pipeline(transformer: WanTransformer3DModel, max_frames: int) -> V
     return pipeline
 
 
-def step_flop(transformer: WanTransformer3DModel, config: DenoisingBenchmark) -> int:
+def step_flop(transformer: "WanTransformer3DModel", config: DenoisingBenchmark) -> int:
     """FLOP of the blocks in one step with fused attention: nearly all that there are."""
     sizes: Any = transformer.config
     cell = SPATIAL_STRIDES[sizes.in_channels] * sizes.patch_size[-1]

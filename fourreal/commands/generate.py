@@ -3,7 +3,7 @@
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,7 +17,9 @@ from fourreal.files.atomic import results_folder
 from fourreal.files.media import read_image, read_images, read_video
 from fourreal.profiling import StageProfiler, StepTimer
 from fourreal.reconstruction import Reconstructor
-from fourreal.video import ViewTimePipeline
+
+if TYPE_CHECKING:
+    from fourreal.video import ViewTimePipeline
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +29,7 @@ class Models:
     """What every prompt of a list is made with, loaded once. keep: whether the reconstructor stays
     on the device between two prompts (it does not where weights are offloaded)."""
 
-    pipeline: ViewTimePipeline
+    pipeline: "ViewTimePipeline"
     reconstructor: Reconstructor
     keep: bool
 

@@ -109,6 +109,11 @@ RULES: dict[str, Rule] = {
     "WarpConfig.num_views": TWO_VIEWS,
     "WarpConfig.height": PIXELS,
     "WarpConfig.width": PIXELS,
+    # Tracking
+    "points": file_to_read,
+    "rows": Number(1, 256),
+    "view": FROM_ZERO,
+    "TrackConfig.time": FROM_ZERO,
     # Reconstruction
     "max_frames": COUNT,
     "resolution": Number(1, LARGEST, reason="pixels"),

@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from fourreal.files.weights_files import weights_format
-from fourreal.video import ViewTimePipeline, load_embedded_pipeline
+
+if TYPE_CHECKING:
+    from fourreal.video import ViewTimePipeline
 
 PARTS = ("transformer", "vae", "text_encoder")
 
@@ -47,7 +49,7 @@ def is_embedded(options: PipelineOptions) -> bool:
     return options.model is None and not any(getattr(options, name) for name in PARTS)
 
 
-def load_pipeline(options: PipelineOptions, device: torch.device) -> ViewTimePipeline:
+def load_pipeline(options: PipelineOptions, device: torch.device) -> "ViewTimePipeline":
     """The pipeline that the options ask for, on the device or offloaded from it.
 
     bfloat16 on CUDA, float32 elsewhere. Raises ValueError when the files do not fit together, and
@@ -102,11 +104,13 @@ def check_files(options: PipelineOptions) -> None:
             weights_format(path)
 
 
-def read_pipeline(options: PipelineOptions, dtype: torch.dtype) -> ViewTimePipeline:
+def read_pipeline(options: PipelineOptions, dtype: torch.dtype) -> "ViewTimePipeline":
     """The pipeline of a folder, of single files, or the embedded one, on the CPU; the options are
     checked (check_files)."""
+    from fourreal.video import ViewTimePipeline, load_embedded_pipeline  # diffusers takes seconds
+
     if options.model:
-        from fourreal.video.wan_folder import load_pipeline_folder  # diffusers takes seconds
+        from fourreal.video.wan_folder import load_pipeline_folder
 
         return load_pipeline_folder(options.model, dtype)
     parts = {name: path for name in PARTS if (path := getattr(options, name))}

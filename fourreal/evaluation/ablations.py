@@ -30,7 +30,7 @@ from fourreal.files.media import write_video
 from fourreal.grid import spaced_times
 from fourreal.training.loop import LoopConfig
 from fourreal.training.train_reconstructor import ReconstructorConfig, train_reconstructor
-from fourreal.training.train_video import VideoConfig, train_video
+from fourreal.training.video_config import VideoConfig
 
 Variant = Literal["fused", "fused-sum", "sequential", "parallel-hard", "parallel-soft", "pseudo-4d"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
@@ -124,6 +124,8 @@ def ordinary_videos(config: VideoAblation) -> Path:
 
 def train_variants(config: VideoAblation) -> dict[str, Path]:
     """The folders of the trained models, by variant."""
+    from fourreal.training.train_video import train_video  # diffusers takes seconds
+
     data = DataConfig(
         scenes=config.training_scenes, cache=config.cache, height=config.height, width=config.width
     )

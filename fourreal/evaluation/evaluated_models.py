@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import tyro
@@ -12,8 +12,9 @@ from fourreal import weights
 from fourreal.devices import choose_device
 from fourreal.evaluation.examples import Evaluation
 from fourreal.reconstruction import Reconstructor
-from fourreal.video import ViewTimePipeline, load_embedded_pipeline
-from fourreal.video.wan_folder import load_pipeline_folder
+
+if TYPE_CHECKING:
+    from fourreal.video import ViewTimePipeline
 
 
 @dataclass
@@ -44,9 +45,12 @@ class ReconstructorModel:
     """A reconstructor file (default: the package's)."""
 
 
-def video_model(folder: Path | None, device: str | None = None) -> ViewTimePipeline:
+def video_model(folder: Path | None, device: str | None = None) -> "ViewTimePipeline":
     """A pipeline from a folder of embedded models (default: the package's) or of diffusers, on a
     device (see choose_device)."""
+    from fourreal.video import load_embedded_pipeline  # diffusers takes seconds
+    from fourreal.video.wan_folder import load_pipeline_folder
+
     if folder and (folder / "model_index.json").is_file():
         pipeline = load_pipeline_folder(folder, torch.bfloat16)
     else:
@@ -62,7 +66,7 @@ def reconstruction_model(file: Path | None, device: str | None = None) -> Recons
 
 
 def generate_grid(
-    pipeline: ViewTimePipeline, config: Sampling, index: int, caption: str, **given: Any
+    pipeline: "ViewTimePipeline", config: Sampling, index: int, caption: str, **given: Any
 ) -> Tensor:
     """The grid [V, T, 3, H, W], on the CPU, that the pipeline makes for example `index`, which is
     the seed of its noise.

@@ -17,6 +17,7 @@ from fourreal.reconstruction.predicted_scene import predicted_scene
 from fourreal.reconstruction.reconstructor import Geometry, Reconstruction, Reconstructor
 from fourreal.reconstruction.refinement import refine_scene
 from fourreal.reconstruction.split import StaticSplit
+from fourreal.reconstruction.tracking import Tracks, grid_of_points
 
 __all__ = [
     "VGGT",
@@ -27,11 +28,13 @@ __all__ = [
     "ReconstructionOptions",
     "Reconstructor",
     "StaticSplit",
+    "Tracks",
     "VGGTConfig",
     "cameras_to_pose_encoding",
     "decode_anysplat",
     "decode_gaussians",
     "gaussians_from_depth",
+    "grid_of_points",
     "load_model",
     "pose_encoding_to_cameras",
     "predicted_scene",

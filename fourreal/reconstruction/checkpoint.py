@@ -23,7 +23,6 @@ from fourreal.reconstruction.network import VGGT
 logger = logging.getLogger(__name__)
 
 OPTIONAL_PARTS = ("aggregator.temporal_blocks.", "gaussian_head.")  # what this method adds
-IGNORED_PARTS = ("track_head.",)  # in VGGT-1B's file; of no use here
 NEEDED = ("aggregator.global_blocks.0.attn.qkv.weight", "depth_head.norm.weight")
 
 ACCEPTED = "use VGGT-1B, VGGT-1B-Commercial, AnySplat or a file saved by this project"
@@ -73,7 +72,8 @@ def config_from_shapes(tensors: dict[str, Tensor]) -> dict[str, Any]:
     """The config's values that key names and shapes of a state dict (without prefix) tell.
 
     Head counts of the patch embedding and the camera trunk leave no trace; they are taken to equal
-    the aggregator's, as in VGGT-1B. So are the intermediate layers of a 24-layer model.
+    the aggregator's, as in VGGT-1B. So are the intermediate layers of a 24-layer model. The track
+    head compares levels * (2 * radius + 1)^2 values, of which the largest window is taken.
     """
 
     def count(pattern: str) -> int:
@@ -108,9 +108,19 @@ def config_from_shapes(tensors: dict[str, Tensor]) -> dict[str, Any]:
         "camera_head_num_heads": heads,
         "camera_head_dim": None if camera_dim == 2 * dim else camera_dim,
         "point_head": "point_head.norm.weight" in tensors,
+        "track_head": "track_head.tracker.query_ref_token" in tensors,
         "temporal": "token" if count(r"aggregator\.temporal_blocks\.(\d+)\.") else "none",
         "gaussian_head": "none",
     }
+    if values["track_head"]:
+        hidden, compared = shape("track_head.tracker.corr_mlp.fc1.weight")
+        side = max(n for n in range(1, round(compared**0.5) + 1, 2) if compared % n**2 == 0)
+        values |= {
+            "track_features": shape("track_head.tracker.fmap_norm.weight")[0],
+            "track_hidden": hidden,
+            "track_levels": compared // side**2,
+            "track_radius": side // 2,
+        }
     last = tensors.get("gaussian_head.scratch.output_conv2.2.weight")
     if last is not None and len(last) == 14:
         values["gaussian_head"] = "paper"
@@ -149,14 +159,12 @@ def load_model(
     if "config" in metadata:
         stored = VGGTConfig.from_json(metadata["config"], **values)
         # Which parts there are follows the file's keys and the caller.
-        parts = {k: values[k] for k in ("temporal", "gaussian_head", "point_head")}
+        names = ("temporal", "gaussian_head", "point_head", "track_head")
+        parts = {name: values[name] for name in names}
         config = replace(stored, **parts)
     else:
         config = VGGTConfig(**values)
 
-    ignored = [key for key in tensors if key.startswith(IGNORED_PARTS)]
-    if ignored:
-        logger.info("%s: the track head (%d tensors) is not used.", path.name, len(ignored))
     fill_network(model := _empty_model(config), tensors, path.name)
     if LICENSES[kind]:
         logger.info("%s: %s.", path.name, LICENSES[kind])
@@ -184,7 +192,7 @@ def fill_network(model: VGGT, tensors: dict[str, Tensor], name: str) -> None:
             f"{name}: {wrong[0]} has the shape {tuple(tensors[wrong[0]].shape)}, but the model "
             f"described by its config needs {tuple(wanted[wrong[0]].shape)}; use a matching file."
         )
-    unknown = [k for k in tensors if k not in wanted and not k.startswith(IGNORED_PARTS)]
+    unknown = [key for key in tensors if key not in wanted]
     if unknown:
         logger.warning(
             "%s: %d unknown tensors are ignored, %s first.", name, len(unknown), unknown[0]

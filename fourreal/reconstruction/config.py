@@ -29,6 +29,10 @@ class VGGTConfig:
         layer_scale_init: LayerScale of freshly made frame, global and camera blocks.
         sh_degree: degree of the harmonics of AnySplat's head; None without such a head.
         point_head: whether the point map head exists.
+        track_head: whether the head that follows points exists.
+        track_features, track_hidden: channels of its feature maps and width of its transformer.
+        track_levels, track_radius: levels of its correlation pyramid, each half as fine as the one
+            before, and the radius of the window compared at each, in pixels of that level.
         temporal: "token" attends along time at each token, "none" has no temporal blocks.
         gaussian_head: "paper" (14 channels), "anysplat" (9 + 3 (sh_degree + 1)^2) or "none".
         image_shortcut: adds a convolution of the raw image to the paper head's features, for
@@ -53,6 +57,11 @@ class VGGTConfig:
     layer_scale_init: float = 0.01
     sh_degree: int | None = None
     point_head: bool = True
+    track_head: bool = False
+    track_features: int = 128
+    track_hidden: int = 384
+    track_levels: int = 7
+    track_radius: int = 4
     temporal: TemporalMode = "token"
     gaussian_head: GaussianHeadKind = "paper"
     image_shortcut: bool = False

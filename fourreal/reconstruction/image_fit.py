@@ -96,6 +96,17 @@ class ImageFit:
         """Intrinsics [..., 3, 3] of the network's pixels in the input's."""
         return torch.linalg.inv(self._affine(intrinsics)) @ intrinsics
 
+    def points(self, points: Tensor) -> Tensor:
+        """Points [..., 2] as (x, y) in the input's pixels in the network's; in both the centre of
+        the first pixel is at (0.5, 0.5)."""
+        affine = self._affine(points)
+        return points * affine.diagonal()[:2] + affine[:2, 2]
+
+    def points_back(self, points: Tensor) -> Tensor:
+        """Points [..., 2] as (x, y) in the network's pixels in the input's, see `points`."""
+        affine = self._affine(points)
+        return (points - affine[:2, 2]) / affine.diagonal()[:2]
+
     def maps_back(self, maps: Tensor, outside: float | None = None) -> Tensor:
         """Maps [N, C, h, w] at the input's size [N, C, H, W].
 

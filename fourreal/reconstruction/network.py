@@ -2,7 +2,8 @@
 
 Paper, section 4 and figure 5: images to tokens (aggregator); camera tokens of every time replaced
 by those of the first; cameras, depth and Gaussian parameters by heads. `VGGT.forward` is the only
-forward pass: training and inference both call it.
+forward pass to them: training and inference both call it. A track head is called by itself
+(`track_points`), because it begins with points of one frame.
 """
 
 import torch
@@ -14,6 +15,7 @@ from fourreal.reconstruction.config import VGGTConfig
 from fourreal.reconstruction.dense_heads import DenseHead, DepthHead, PointHead
 from fourreal.reconstruction.gaussian_head import GaussianHead
 from fourreal.reconstruction.maps import Maps
+from fourreal.reconstruction.track_head import TrackHead
 
 
 def replace_camera_tokens(tokens: Tensor, first: Tensor | None = None) -> Tensor:
@@ -37,11 +39,14 @@ class VGGT(nn.Module):
         self.aggregator = Aggregator(config)
         self.camera_head = CameraHead(config)
         self.depth_head = DepthHead(config)
-        parts: list[Aggregator | CameraHead | DenseHead]
+        parts: list[Aggregator | CameraHead | DenseHead | TrackHead]
         parts = [self.aggregator, self.camera_head, self.depth_head]
         if config.point_head:
             self.point_head = PointHead(config)
             parts.append(self.point_head)
+        if config.track_head:
+            self.track_head = TrackHead(config)
+            parts.append(self.track_head)
         if config.gaussian_head != "none":
             self.gaussian_head = GaussianHead(config)
             parts.append(self.gaussian_head)

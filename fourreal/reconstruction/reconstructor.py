@@ -32,6 +32,7 @@ from fourreal.reconstruction.network import VGGT
 from fourreal.reconstruction.options import ReconstructionOptions
 from fourreal.reconstruction.pixels_to_gaussians import Cameras, emit_gaussians
 from fourreal.reconstruction.refinement import refine_scene
+from fourreal.reconstruction.tracking import Tracks, check_points, track_points
 
 FRAMES_PER_HEAD_PASS = 8
 
@@ -79,6 +80,8 @@ class Reconstructor:
         model: the network, as it was given; it runs where its weights lie;
         dtype: of the transformer's matrix products; the heads always run in float32;
         kind: "fourreal", "vggt", "vggt-commercial" or "anysplat";
+        track_head: the network's head that follows points, or None; it comes to the device only
+            while `track` runs;
         license_note: a sentence on the weights' licence, empty for this project's own.
     """
 
@@ -87,6 +90,7 @@ class Reconstructor:
         self.model = model
         self.kind = kind
         self.license_note = LICENSES[kind]
+        self.track_head = model.track_head if model.config.track_head else None
         self.dtype = dtype or matrix_dtype(self.device)
 
     @staticmethod
@@ -99,7 +103,8 @@ class Reconstructor:
         """Load VGGT-1B, VGGT-1B-Commercial, AnySplat or one of this project's files.
 
         device: where the network runs, the CPU by default. dtype: as of Reconstructor; the
-        transformer's matrices are kept in it. Raises FileNotFoundError, or ValueError in one
+        transformer's matrices are kept in it. A track head stays on the CPU until `track` needs
+        it. Raises FileNotFoundError, or ValueError in one
         sentence for a damaged, foreign or incomplete file. The licence of known public weights is
         logged.
         """
@@ -109,7 +114,10 @@ class Reconstructor:
         for part in model.aggregator.modules():
             if isinstance(part, nn.Linear):
                 part.to(dtype)  # what autocast would do at every call, in half the memory
-        return Reconstructor(model.to(device), dtype=dtype, kind=kind)
+        for name, child in model.named_children():
+            if name != "track_head":
+                child.to(device)
+        return Reconstructor(model, dtype=dtype, kind=kind)
 
     def save(self, path: str | os.PathLike, dtype: torch.dtype | None = None) -> None:
         """Write the network as a safetensors file that from_file reads; dtype of the numbers."""
@@ -135,13 +143,17 @@ class Reconstructor:
         offset = ANYSPLAT_TANGENT if self.model.config.gaussian_head == "anysplat" else 0.0
         return pose_encoding_to_cameras(encoding, fit.height, fit.width, offset)
 
+    def precision(self) -> torch.autocast:
+        """The autocast that the network runs in."""
+        mixed = self.dtype != torch.float32
+        return torch.autocast(self.device.type, self.dtype if mixed else None, enabled=mixed)
+
     @torch.no_grad()
     def predict(self, images: Tensor, *, points: bool = False, **options: Any) -> Maps:
         """The network on images [N, V, 3, h, w] of N times, fitted to it; the maps are float32 and
         on the CPU, so that memory on the device is that of one call. points, options: see
         `VGGT.forward`."""
-        mixed = self.dtype != torch.float32
-        with torch.autocast(self.device.type, self.dtype if mixed else None, enabled=mixed):
+        with self.precision():
             maps = self.model(
                 images.to(self.device),
                 len(images),
@@ -200,6 +212,46 @@ class Reconstructor:
             fit.maps_back(points[0].movedim(-1, 1)).movedim(1, -1),
             back(certain, 1.0),
         )
+
+    @torch.no_grad()
+    def track(
+        self,
+        frames: Tensor,
+        points: Tensor,
+        view: int = 0,
+        time: int = 0,
+        *,
+        resolution: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Tracks:
+        """Where points [N, 2] of frame (view, time) are in all frames [V, T, 3, H, W] in [0, 1].
+
+        points: (x, y) in pixels of the frames, the first pixel's centre being at (0.5, 0.5).
+        resolution: the longer side the network sees (its training size by default). progress:
+        called as progress(done, total) after every sequence of frames; what it raises ends the
+        work. Raises ValueError in one sentence for unusable frames or points, or a network without
+        a track head.
+        """
+        if self.track_head is None:
+            raise ValueError(
+                "this reconstructor cannot follow points, for its file has no track head; use "
+                "VGGT-1B, which has one."
+            )
+        check_frames(frames)
+        check_points(points, frames, view, time)
+        num_views, num_times = frames.shape[:2]
+        tracks = track_points(
+            self.model.aggregator,
+            self.track_head,
+            frames.flatten(0, 1),
+            points,
+            view * num_times + time,
+            fit=self.fit(frames, resolution),
+            precision=self.precision(),
+            chunk=FRAMES_PER_HEAD_PASS,
+            progress=progress,
+        )
+        return Tracks(*(values.unflatten(0, (num_views, num_times)) for values in tracks))
 
     @torch.no_grad()
     def __call__(

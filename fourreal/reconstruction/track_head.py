@@ -6,11 +6,10 @@ pyramid), and a transformer moves them. It follows VGGSfM's tracker (arXiv 2312.
 CoTracker's (arXiv 2307.07635). Attribute names are those of VGGT-1B's `track_head.*`.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from fourreal.reconstruction.config import VGGTConfig
@@ -21,24 +20,7 @@ from fourreal.reconstruction.track_transformer import TrackTransformer
 STRIDE = 2  # image pixels per pixel of the feature maps
 NUM_ITERATIONS = 4
 FLOW_SCALE = 518.0  # pixels of the feature map that count as a movement of 1
-FRAMES_PER_PASS = 8  # whose windows are in memory together
-
-
-@dataclass(frozen=True)
-class TrackSizes:
-    """Sizes of the track head; the defaults are VGGT-1B's.
-
-    Attributes:
-        features: channels of the feature maps and of a track.
-        hidden: width of the transformer.
-        levels: of the correlation pyramid, each half as fine as the one before.
-        radius: of the window that is compared at each level, in pixels of that level.
-    """
-
-    features: int = 128
-    hidden: int = 384
-    levels: int = 7
-    radius: int = 4
+WINDOWS_PER_PASS = 8192  # in memory together: 340 MB at VGGT-1B's sizes
 
 
 class TrackFeatures(DenseHead):
@@ -47,8 +29,8 @@ class TrackFeatures(DenseHead):
     positions = False
 
     def __init__(self, config: VGGTConfig):
-        super().__init__(config, channels=config.dpt_features)
-        features = config.dpt_features
+        features = config.track_features
+        super().__init__(replace(config, dpt_features=features), channels=features)
         self.scratch.output_conv1 = nn.Conv2d(features, features, 3, padding=1)
         del self.scratch.output_conv2
 
@@ -76,18 +58,22 @@ def movement_features(flow: Tensor, channels: int) -> Tensor:
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-3)
 
 
-def place_features(height: int, width: int, channels: int, device: torch.device) -> Tensor:
-    """Sine embedding [1, channels, height, width] of pixels: x in the first half, y in the second,
-    each as sines then cosines."""
+def place_features(points: Tensor, height: int, width: int, channels: int) -> Tensor:
+    """Sine embedding [B, N, channels] of points [B, N, 2] in a map of height x width pixels: x in
+    the first half, y in the second, each as sines then cosines. Between whole pixels it is linear,
+    and beyond the border that of the border, as if it were read from a map."""
     count = channels // 4
-    frequencies = 10000.0 ** -(torch.arange(count, dtype=torch.float64, device=device) / count)
-    halves = []
-    for length in (width, height):
-        angles = torch.arange(length, device=device)[:, None] * frequencies
-        halves.append(torch.cat([angles.sin(), angles.cos()], dim=-1).float().T)
-    x = halves[0][:, None, :].expand(-1, height, -1)
-    y = halves[1][:, :, None].expand(-1, -1, width)
-    return torch.cat([x, y])[None]
+    steps = torch.arange(count, dtype=torch.float64, device=points.device) / count
+    frequencies = 10000.0**-steps
+    points = points.clamp_min(0).minimum(points.new_tensor([width - 1, height - 1]))
+    before = points.floor()
+    share = (points - before)[..., None]
+
+    def embedded(pixels: Tensor) -> Tensor:
+        angles = pixels[..., None] * frequencies
+        return torch.cat([angles.sin(), angles.cos()], dim=-1).to(points.dtype)
+
+    return (embedded(before) * (1 - share) + embedded(before + 1) * share).flatten(-2)
 
 
 class CorrelationPyramid:
@@ -107,8 +93,9 @@ class CorrelationPyramid:
         batch = len(features)
         features, positions = features.flatten(0, 1), positions.flatten(0, 1)
         result = []
-        for i in range(0, len(features), FRAMES_PER_PASS):
-            part = slice(i, i + FRAMES_PER_PASS)
+        step = max(1, WINDOWS_PER_PASS // features.shape[1])
+        for i in range(0, len(features), step):
+            part = slice(i, i + step)
             values = []
             for level, maps in enumerate(self.levels):
                 around = positions[part, :, None] / 2**level + self.window
@@ -121,15 +108,15 @@ class CorrelationPyramid:
 class Tracker(nn.Module):
     """Moves tracks over feature maps, and says how visible and how certain they are."""
 
-    def __init__(self, sizes: TrackSizes):
+    def __init__(self, config: VGGTConfig):
         super().__init__()
-        self.sizes = sizes
-        features = sizes.features
+        self.config = config
+        features, hidden = config.track_features, config.track_hidden
         self.token_dim = 3 * features + 4  # movement, correlation, feature; movement once more
-        window = (2 * sizes.radius + 1) ** 2
-        self.corr_mlp = Mlp(sizes.levels * window, sizes.hidden, features)
+        window = (2 * config.track_radius + 1) ** 2
+        self.corr_mlp = Mlp(config.track_levels * window, hidden, features)
         self.query_ref_token = nn.Parameter(torch.randn(1, 2, self.token_dim))
-        self.updateformer = TrackTransformer(self.token_dim, sizes.hidden, features + 2)
+        self.updateformer = TrackTransformer(self.token_dim, hidden, features + 2)
         self.fmap_norm = nn.LayerNorm(features)
         self.ffeat_norm = nn.GroupNorm(1, features)
         self.ffeat_updater = nn.Sequential(nn.Linear(features, features), nn.GELU())
@@ -156,7 +143,7 @@ class Tracker(nn.Module):
         points, num_frames = points / STRIDE, maps.shape[1]
         own = sample(maps[:, 0], points[:, :, None], "border")[..., 0].transpose(1, 2)
         positions, features = (x[:, None].expand(-1, num_frames, -1, -1) for x in (points, own))
-        pyramid = CorrelationPyramid(maps, self.sizes.levels, self.sizes.radius)
+        pyramid = CorrelationPyramid(maps, self.config.track_levels, self.config.track_radius)
         return (positions, features), pyramid, self._fixed_tokens(points, maps)
 
     def step(
@@ -166,7 +153,7 @@ class Tracker(nn.Module):
         the points asked for stay where they are."""
         tokens = self._tokens(pyramid, positions, features) + fixed
         delta = self.updateformer(tokens.transpose(1, 2)).transpose(1, 2)
-        moved, change = delta.split([2, self.sizes.features], dim=-1)
+        moved, change = delta.split([2, self.config.track_features], dim=-1)
         change = self.ffeat_norm(change.flatten(0, 2)).view_as(change)
         positions = torch.cat([positions[:, :1], (positions + moved)[:, 1:]], dim=1)
         return positions, features + self.ffeat_updater(change)
@@ -183,9 +170,7 @@ class Tracker(nn.Module):
         """What a token keeps through all iterations [B, S, N, dim]: where its point was asked for,
         and whether it belongs to that frame or to another."""
         height, width = maps.shape[-2:]
-        place = place_features(height, width, self.token_dim, maps.device)
-        place = place.expand(len(points), -1, -1, -1).to(maps.dtype)
-        place = rearrange(sample(place, points[:, :, None], "border"), "b c n 1 -> b 1 n c")
+        place = place_features(points, height, width, self.token_dim)[:, None]
         first, other = self.query_ref_token.unsqueeze(2).split(1, dim=1)
         frames = torch.cat([first, other.expand(-1, maps.shape[1] - 1, -1, -1)], dim=1)
         return place + frames
@@ -195,17 +180,22 @@ class Tracker(nn.Module):
         correlation = self.corr_mlp(pyramid.compare(features, positions))
         flow = positions - positions[:, :1]
         scaled = flow / FLOW_SCALE
-        movement = movement_features(flow, self.sizes.features // 2)
+        movement = movement_features(flow, self.config.track_features // 2)
         return torch.cat([movement, scaled, scaled, correlation, features], dim=-1)
 
 
 class TrackHead(nn.Module):
     """Feature maps and tracker, under the names of VGGT-1B's file."""
 
-    def __init__(self, config: VGGTConfig, sizes: TrackSizes = TrackSizes()):
+    def __init__(self, config: VGGTConfig):
         super().__init__()
-        self.feature_extractor = TrackFeatures(replace(config, dpt_features=sizes.features))
-        self.tracker = Tracker(sizes)
+        self.feature_extractor = TrackFeatures(config)
+        self.tracker = Tracker(config)
+
+    @property
+    def smallest_side(self) -> int:
+        """Pixels of an image's shorter side whose map still is a pixel at the last level."""
+        return STRIDE * 2 ** (self.tracker.config.track_levels - 1)
 
     @torch.no_grad()
     def init_weights(self) -> None:

@@ -11,12 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import is_tensorboard_available
-from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
@@ -25,6 +22,9 @@ from fourreal.files.json_files import as_json, write_json
 from fourreal.training.draws import Draw, Draws, draw_ahead
 from fourreal.training.optimizers import OptimizerName, make_optimizers, rate_factor
 from fourreal.training.run_state import Checkpoints, RunState
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 MAX_NORM = 1.0  # of the gradients
 SUDDEN = 3.0  # times the usual norm
@@ -68,11 +68,14 @@ class LoopConfig:
     """Go on from the checkpoint in `out` when there is one."""
 
 
-def make_accelerator(config: LoopConfig) -> Accelerator:
+def make_accelerator(config: LoopConfig) -> "Accelerator":
     """accelerate's Accelerator as the config asks.
 
     Raises ValueError for a tracker that is not installed, and for Muon under FSDP.
     """
+    from accelerate import Accelerator
+    from accelerate.utils import is_tensorboard_available
+
     installed = is_tensorboard_available()
     if config.log_with == "tensorboard" and not installed:
         raise ValueError(
@@ -106,6 +109,8 @@ class Loop:
         extra: dict[str, Any] | None = None,
         result: str | None = None,
     ):
+        from diffusers.training_utils import EMAModel  # takes seconds; options are checked first
+
         self.config = config
         config.out.mkdir(parents=True, exist_ok=True)
         self.settings = as_json(asdict(config) | (extra or {}))

@@ -11,15 +11,17 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
-from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from fourreal.files.tensors import read_safetensors, save_tensors
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from diffusers.training_utils import EMAModel
 
 TRAINED, AVERAGE, RUN = "trained.safetensors", "average.safetensors", "run.json"
 
@@ -58,9 +60,9 @@ class Checkpoints:
     def __init__(
         self,
         folder: Path,
-        accelerator: Accelerator,
+        accelerator: "Accelerator",
         trained: Callable[[], list[tuple[str, nn.Parameter]]],
-        average: EMAModel,
+        average: "EMAModel",
     ):
         self.folder, self.accelerator = folder, accelerator
         self.trained, self.average = trained, average

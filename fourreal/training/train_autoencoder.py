@@ -6,20 +6,22 @@ faults of their own, which a decoder that has seen only exact ones turns into ed
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from fourreal.data.cache import SceneCache
-from fourreal.embedded.autoencoder import BlockAutoencoder, load_autoencoder, save_autoencoder
 from fourreal.files.media import write_image
 from fourreal.grid import grid_to_sequence, num_latent_frames, reference_mask, sequence_to_grid
 from fourreal.metrics.pixels import psnr
 from fourreal.training.loop import Loop, LoopConfig
 from fourreal.video.conditioning import model_inputs
-from fourreal.video.pipeline import ViewTimePipeline, load_embedded_pipeline
-from fourreal.video.transformer import apply_view_time
+
+if TYPE_CHECKING:
+    from fourreal.embedded.autoencoder import BlockAutoencoder
+    from fourreal.video.pipeline import ViewTimePipeline
 
 NOISE = 0.3  # at most, added to latents in training: generated ones are not exact either
 GUESSED = 0.5  # of the steps decode a video model's guesses, where one is given
@@ -59,7 +61,7 @@ class AutoencoderConfig:
 class NoisyDecoding(nn.Module):
     """An autoencoder as it is trained: clips to latents, with noise, to clips."""
 
-    def __init__(self, vae: BlockAutoencoder):
+    def __init__(self, vae: "BlockAutoencoder"):
         super().__init__()
         self.vae = vae
 
@@ -88,7 +90,7 @@ def decoding_loss(decoded: Tensor, clips: Tensor) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def guess(
-    pipeline: ViewTimePipeline, latents: Tensor, caption: str, generator: torch.Generator
+    pipeline: "ViewTimePipeline", latents: Tensor, caption: str, generator: torch.Generator
 ) -> Tensor:
     """What a video model makes in one step of latents [V, C, F, h, w] with noise of a random
     strength, from both references or from the text alone."""
@@ -155,8 +157,10 @@ def as_clips(frames: Tensor) -> Tensor:
     return frames.transpose(1, 2) * 2 - 1
 
 
-def start_autoencoder(config: AutoencoderConfig, scenes: SceneCache) -> BlockAutoencoder:
+def start_autoencoder(config: AutoencoderConfig, scenes: SceneCache) -> "BlockAutoencoder":
     """The autoencoder whose decoder is trained, its linear transform fitted or kept."""
+    from fourreal.embedded.autoencoder import BlockAutoencoder, load_autoencoder
+
     vae = BlockAutoencoder(config.z_dim, config.decoder_width)
     if config.start_from is None:
         count = min(config.num_scenes, FITTED)
@@ -172,6 +176,9 @@ class AutoencoderTraining:
     """A training run of the autoencoder's decoder: its loss, its samples and what it saves."""
 
     def __init__(self, config: AutoencoderConfig):
+        # diffusers takes seconds to import; options are checked first.
+        from fourreal.video import apply_view_time, load_embedded_pipeline
+
         self.config = config
         torch.manual_seed(config.loop.seed)
         scenes, validation = (
@@ -220,6 +227,8 @@ class AutoencoderTraining:
 
     def save(self) -> None:
         """Write the autoencoder with its averaged decoder."""
+        from fourreal.embedded.autoencoder import save_autoencoder
+
         with self.loop.averaged():
             if self.loop.accelerator.is_main_process:
                 path = self.config.loop.out / "autoencoder.safetensors"

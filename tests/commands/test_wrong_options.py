@@ -95,6 +95,17 @@ BAD = {
         "--device": ("gpu",),
     },
     "warp": {"{tmp}/none": ("",), "{tmp}/pipe": ("",), "{tmp}/damaged.safetensors": ("",)},
+    "track {tmp}/clip.mp4 --reconstructor {tmp}/model.pt": {
+        "--rows": (*COUNT, "1000"),
+        "--points": MISSING,
+        "--view": ("-1",),
+        "--time": ("-1",),
+        "--max-frames": COUNT,
+        "--resolution": SIZE,
+        "--device": ("gpu",),
+        "--out": ("{tmp}/dangling", "{tmp}/text"),
+    },
+    "track {tmp}/clip.mp4": {"--reconstructor": (*MISSING, "{tmp}/text")},
     "render {tmp}/scene.safetensors": {
         "--num-frames": COUNT,
         "--height": SIZE,
@@ -183,7 +194,8 @@ def files(tmp_path_factory):
     (folder / "empty").write_bytes(b"")
     (folder / "damaged.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
     os.mkfifo(folder / "pipe")
-    (folder / "clip.mp4").write_bytes(b"never read")
+    for name in ("clip.mp4", "model.pt"):
+        (folder / name).write_bytes(b"never read")
     save_small_scene(folder / "scene.safetensors")
     return folder
 
@@ -233,6 +245,16 @@ def test_a_process_tells_it_soon(line, files):
     assert process.stderr.count(b"\n") == 1
     used = end.children_user + end.children_system - start.children_user - start.children_system
     assert used < 15, f"{used} s"  # 3 on a machine at rest
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *GROUPS])
+def test_the_options_of_a_command_need_no_package_that_takes_seconds_to_import(command):
+    program = (
+        f"import sys, {module_of(command).__name__}, fourreal.commands.option_rules\n"
+        "print([name for name in ('diffusers', 'transformers', 'pxr') if name in sys.modules])"
+    )
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert process.stdout == "[]\n", process.stderr
 
 
 def configs():

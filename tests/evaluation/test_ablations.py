@@ -22,7 +22,7 @@ def test_variants_are_trained_alike_from_one_base_and_only_once(monkeypatch, tmp
         report.add(dict.fromkeys(ablations.VIDEO_SCORES, 20.0))
         return report.finish(config)
 
-    monkeypatch.setattr(ablations, "train_video", train)
+    monkeypatch.setattr("fourreal.training.train_video.train_video", train)
     monkeypatch.setattr(ablations, "evaluate_video", score)
     monkeypatch.setattr(ablations, "PSEUDO_4D_VIDEOS", 1)
     config = ablations.VideoAblation(

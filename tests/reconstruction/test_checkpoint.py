@@ -6,17 +6,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fourreal.reconstruction import Reconstructor, load_model, save_model
+from fourreal.reconstruction import Reconstructor, VGGTConfig, load_model, save_model
+from fourreal.reconstruction.checkpoint import config_from_shapes
 
-from ..tiny import fixture, tiny_config, tiny_model
+from ..tiny import TRACKER, fixture, key_list, tiny_config, tiny_model
 
 
 @pytest.fixture
 def vggt_file(tmp_path):
     """A small model in VGGT's own layout: no metadata, a track head, no parts of ours."""
-    model = tiny_model(temporal="none", gaussian_head="none")
+    model = tiny_model(temporal="none", gaussian_head="none", **TRACKER)
     tensors = {k: v.clone() for k, v in model.state_dict().items()}
-    save_file(tensors | {"track_head.a": torch.zeros(2)}, tmp_path / "vggt.safetensors")
+    save_file(tensors, tmp_path / "vggt.safetensors")
     return tmp_path / "vggt.safetensors"
 
 
@@ -25,13 +26,21 @@ def test_vggts_layout_is_recognised_by_keys_and_built_from_shapes(vggt_file, cap
         found = Reconstructor.from_file(vggt_file)
     assert found.kind == "vggt"
     # What leaves no trace in shapes is VGGT's.
-    wanted = tiny_config(temporal="none", gaussian_head="none", layer_scale_init=0.01)
+    wanted = {"temporal": "none", "gaussian_head": "none", "layer_scale_init": 0.01}
+    wanted = tiny_config(**wanted, **TRACKER)
     assert found.model.config == wanted
-    assert "track head (1 tensors) is not used" in caplog.text
+    assert "unknown" not in caplog.text
     assert "CC BY-NC 4.0" in caplog.text and "non-commercial" in found.license_note
     for key, value in load_file(vggt_file).items():
-        if not key.startswith("track_head."):
-            assert torch.equal(found.model.state_dict()[key], value)
+        assert torch.equal(found.model.state_dict()[key], value)
+
+
+def test_sizes_of_vggt_1b_are_read_from_its_shapes():
+    tensors = {key: torch.empty(shape, device="meta") for key, shape in key_list("vggt_1b").items()}
+    expected = VGGTConfig(track_head=True, temporal="none", gaussian_head="none")
+    assert VGGTConfig(**config_from_shapes(tensors)) == expected
+    del tensors["track_head.tracker.query_ref_token"]
+    assert not config_from_shapes(tensors)["track_head"]
 
 
 def test_a_pt_file_is_read_as_tensors_only(vggt_file, tmp_path):
