@@ -3,6 +3,7 @@
 import importlib
 import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from fourreal.commands.interrupts import Interrupts, Terminated
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "generate": "Generate a 4D scene from a prompt, or one for each line of a file.",
     "reconstruct": "Reconstruct a 4D scene from synchronised videos, one per view.",
+    "warp": "Show a scene, a video or photos to still cameras on an arc, with what is missing.",
     "track": "Follow points of one frame through synchronised videos.",
     "render": "Render a scene file along a camera path to a video or images.",
     "convert": "Convert a scene from any format into any other.",
@@ -27,8 +29,14 @@ GROUPS = {
     "ablate": "Compare variants of the method.",
     "benchmark": "Measure time and memory on this device.",
 }
+FILES = {"warp": "warping"}  # of commands that are not in a file of their own name
 STOPPED = "fourreal: stopped; nothing was left half-written."
 Runs = dict[type, Callable[[Any], object]]  # what is done with the options of each class
+
+
+def module_of(name: str) -> ModuleType:
+    """The file of a command or a group."""
+    return importlib.import_module(f"fourreal.commands.{FILES.get(name, name)}")
 
 
 def gather(asked: str | None) -> "tuple[SubcommandApp, Runs]":
@@ -40,7 +48,7 @@ def gather(asked: str | None) -> "tuple[SubcommandApp, Runs]":
         if name != asked:
             app.command(name=name, help=summary)(lambda: None)
             continue
-        module = importlib.import_module(f"fourreal.commands.{name}")
+        module = module_of(name)
         if name in COMMANDS:
             options, run = module.COMMAND
             app.command(name=name)(options)

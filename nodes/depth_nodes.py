@@ -1,6 +1,7 @@
 """Scene from Depth: from images and depth of any origin to a scene of dynamic Gaussians."""
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from comfy_api.latest import io
@@ -11,6 +12,10 @@ from fourreal.grid import images_to_frames
 
 from . import types
 from .geometry_info import PredictedDepth, predicted_depth
+from .progress import progress_reporter
+
+if TYPE_CHECKING:
+    from .offloading import ComfyReconstructor
 
 NEAR_IS_WHITE, DISTANCE = "near is white", "distance"
 
@@ -21,6 +26,7 @@ class SceneFromDepth(io.ComfyNode):
 
     - **MOGE_GEOMETRY** has the camera's lens, and its mask says where the sky is.
     - **DA3_GEOMETRY** of several views (mode *multiview*) has their cameras too.
+    - A **RECONSTRUCTOR** predicts depth, lens and cameras itself.
     - An **IMAGE** of depth has neither: give the field of view, and the cameras of several views.
 
     Several views need cameras in the unit of the depth. MoGe sees each image on its own, so its
@@ -48,8 +54,9 @@ class SceneFromDepth(io.ComfyNode):
                 ),
                 io.MultiType.Input(
                     "depth",
-                    [io.Image, types.MoGeGeometry, types.DA3Geometry],
-                    tooltip="Of the very same images, as many and of the same size.",
+                    [io.Image, types.MoGeGeometry, types.DA3Geometry, types.Reconstructor],
+                    tooltip="Of the very same images, as many and of the same size; or a "
+                    "RECONSTRUCTOR (VGGT), which predicts it, and the cameras too.",
                 ),
                 io.Combo.Input(
                     "depth_image",
@@ -106,7 +113,7 @@ class SceneFromDepth(io.ComfyNode):
         cls,
         images: Tensor,
         num_views: int,
-        depth: Tensor | dict,
+        depth: "Tensor | dict | ComfyReconstructor",
         fps: float,
         sky: Tensor | None = None,
         extrinsics: Tensor | None = None,
@@ -118,7 +125,9 @@ class SceneFromDepth(io.ComfyNode):
 
         frames = images_to_frames(images, num_views).float().cpu()
         num_times, _, height, width = frames.shape[1:]
-        if isinstance(depth, dict):
+        if callable(depth):  # a RECONSTRUCTOR
+            found = reconstructed_depth(depth, frames, extrinsics, intrinsics)
+        elif isinstance(depth, dict):
             found = predicted_depth(depth)
         else:
             found = depth_of_image(depth, about["depth_image"], about["depth_range"])
@@ -143,6 +152,28 @@ class SceneFromDepth(io.ComfyNode):
             fps=fps,
         )
         return io.NodeOutput(types.CachedScene(**vars(scene)))
+
+
+def reconstructed_depth(
+    reconstructor: "ComfyReconstructor",
+    frames: Tensor,
+    extrinsics: Tensor | None,
+    intrinsics: Tensor | None,
+) -> PredictedDepth:
+    """What a RECONSTRUCTOR says of frames [V, T, 3, H, W], in the unit of known cameras if any.
+
+    Raises ValueError for extrinsics without intrinsics.
+    """
+    if extrinsics is not None and intrinsics is None:
+        raise ValueError("known cameras need both extrinsics and intrinsics; connect both.")
+    known = {} if extrinsics is None else {"cameras": (extrinsics[:, :3], intrinsics)}
+    num_times = frames.shape[1]
+    found = reconstructor(frames, progress=progress_reporter(num_times), **known)
+    depth = found.depth.flatten(0, 1)
+    cameras = (
+        part.repeat_interleave(num_times, 0) for part in (found.intrinsics, found.extrinsics)
+    )
+    return PredictedDepth(depth, torch.zeros_like(depth).bool(), *cameras)
 
 
 def depth_of_image(image: Tensor, kind: str, depth_range: float) -> PredictedDepth:
@@ -182,11 +213,11 @@ def cameras_of_views(
     identity. Raises ValueError for several views that have none."""
     if given is not None:
         return given[:, :3].float().cpu()
-    if found.extrinsics is not None and num_times == 1:
-        return found.extrinsics
+    if found.extrinsics is not None:
+        return found.extrinsics[::num_times]  # of a still camera
     if num_views > 1:
         raise ValueError(
-            f"{num_views} views were given without their cameras; connect extrinsics, or the "
-            "DA3_GEOMETRY of one image per view in its multiview mode."
+            f"{num_views} views were given without their cameras; connect extrinsics, a "
+            "RECONSTRUCTOR, or a DA3_GEOMETRY of the multiview mode."
         )
     return torch.eye(3, 4)[None]

@@ -46,6 +46,12 @@ def device(name: str) -> str | None:
     return None
 
 
+def arc(degrees: float) -> str | None:
+    """Accepts a part of a turn, to either side."""
+    turns = math.isfinite(degrees) and 0 < abs(degrees) < 360
+    return None if turns else "more than 0 and less than 360 degrees, negative to the left"
+
+
 def reconstructor_file(path: Path) -> None:
     """Accepts a checkpoint of a reconstructor, told by its names of tensors; a pickled one, which
     would have to be read whole, by its ending."""
@@ -95,6 +101,14 @@ RULES: dict[str, Rule] = {
     "out": place_of_folder,
     "depth": place_by_suffix,
     "html": place_of_file,
+    # The arc of a warp
+    "source": path_to_read,
+    "arc": arc,
+    "elevation": Number(-89, 89, reason="degrees"),
+    "distance": POSITIVE,
+    "WarpConfig.num_views": TWO_VIEWS,
+    "WarpConfig.height": PIXELS,
+    "WarpConfig.width": PIXELS,
     # Tracking
     "points": file_to_read,
     "rows": Number(1, 256),
@@ -238,6 +252,12 @@ def check_generate(config: Any) -> None:
     check_option("seed", config.seed, SEED)
 
 
+def check_warp(config: Any) -> None:
+    """A whole size or none."""
+    if (config.height is None) != (config.width is None):
+        raise ValueError("--height and --width are needed together; give both or neither.")
+
+
 def check_reconstructor(config: Any) -> None:
     """Sizes of a network from nothing, which has tokens of 8 x 8 pixels."""
     if config.start_from is None:
@@ -270,6 +290,7 @@ TOGETHER: dict[str, Callable[[Any], None]] = {
     "GenerateConfig": check_generate,
     "ReconstructorConfig": check_reconstructor,
     "VideoConfig": check_video,
+    "WarpConfig": check_warp,
 }
 
 

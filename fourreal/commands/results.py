@@ -119,9 +119,13 @@ def write_results(
 
 
 def write_report(
-    folder: Path, profiler: StageProfiler, scene: GaussianScene, settings: dict[str, Any]
+    folder: Path,
+    profiler: StageProfiler,
+    scene: GaussianScene,
+    settings: dict[str, Any],
+    **figures: Any,
 ) -> None:
-    """Write report.json: stages, Gaussians, settings, versions."""
+    """Write report.json: stages, Gaussians, other figures, settings, versions."""
     stages = profiler.stages
     report = {
         "stages": stages,
@@ -130,6 +134,7 @@ def write_report(
             "static": len(scene.static),
             "dynamic_per_time": [len(gaussians) for gaussians in scene.dynamic],
         },
+        **figures,
         "settings": as_json(settings),
         "versions": {
             "fourreal": __version__,

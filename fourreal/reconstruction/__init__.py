@@ -13,6 +13,7 @@ from fourreal.reconstruction.gaussian_head import (
 from fourreal.reconstruction.maps import Maps
 from fourreal.reconstruction.network import VGGT, replace_camera_tokens
 from fourreal.reconstruction.options import ReconstructionOptions
+from fourreal.reconstruction.predicted_scene import predicted_scene
 from fourreal.reconstruction.reconstructor import Geometry, Reconstruction, Reconstructor
 from fourreal.reconstruction.refinement import refine_scene
 from fourreal.reconstruction.split import StaticSplit
@@ -36,6 +37,7 @@ __all__ = [
     "grid_of_points",
     "load_model",
     "pose_encoding_to_cameras",
+    "predicted_scene",
     "refine_scene",
     "replace_camera_tokens",
     "save_model",

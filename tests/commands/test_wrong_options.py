@@ -1,7 +1,6 @@
 """Each option with bad values: exit code 2 and one sentence, before a model is made."""
 
 import dataclasses
-import importlib
 import os
 import subprocess
 import sys
@@ -10,7 +9,7 @@ import typing
 import pytest
 import torch
 
-from fourreal.cli import COMMANDS, GROUPS, main
+from fourreal.cli import COMMANDS, GROUPS, main, module_of
 from fourreal.commands.option_checks import Number, rule_of
 from fourreal.commands.option_rules import RULES
 
@@ -83,6 +82,19 @@ BAD = {
         "--dtype": ("int8",),
     },
     "reconstruct --max-frames 1": {"{tmp}/none": ("",), "{tmp}/pipe": ("",)},
+    "warp {tmp}/scene.safetensors": {
+        "--arc": ("0", "360", "-400", *NOT_NUMBERS),
+        "--elevation": ("90", "-90", "nan"),
+        "--distance": ("0", "-1", "inf"),
+        "--num-views": ("1", "0"),
+        "--height": ("64", *SIZE),
+        "--max-frames": COUNT,
+        "--fps": RATE,
+        "--reconstructor": MISSING,
+        "--out": ("{tmp}/dangling", "{tmp}/text"),
+        "--device": ("gpu",),
+    },
+    "warp": {"{tmp}/none": ("",), "{tmp}/pipe": ("",), "{tmp}/damaged.safetensors": ("",)},
     "track {tmp}/clip.mp4 --reconstructor {tmp}/model.pt": {
         "--rows": (*COUNT, "1000"),
         "--points": MISSING,
@@ -244,7 +256,7 @@ def test_a_process_tells_it_soon(line, files):
 @pytest.mark.parametrize("command", [*COMMANDS, *GROUPS])
 def test_the_options_of_a_command_need_no_package_that_takes_seconds_to_import(command):
     program = (
-        f"import sys, fourreal.commands.{command}, fourreal.commands.option_rules\n"
+        f"import sys, {module_of(command).__name__}, fourreal.commands.option_rules\n"
         "print([name for name in ('diffusers', 'transformers', 'pxr') if name in sys.modules])"
     )
     process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -253,7 +265,7 @@ def test_the_options_of_a_command_need_no_package_that_takes_seconds_to_import(c
 
 def configs():
     for name in (*COMMANDS, *GROUPS):
-        module = importlib.import_module(f"fourreal.commands.{name}")
+        module = module_of(name)
         found = [module.COMMAND] if name in COMMANDS else module.COMMANDS.values()
         yield from (config for config, _ in found)
 
@@ -302,7 +314,7 @@ def test_short_and_former_names_of_options_are_the_same_options(monkeypatch):
         "benchmark reconstruction --views 2 3 --times 4 5",
     ):
         group, inner = [*line.split()[:2]]
-        module = importlib.import_module(f"fourreal.commands.{group}")
+        module = module_of(group)
         if group in COMMANDS:
             monkeypatch.setattr(module, "COMMAND", (module.COMMAND[0], given.append))
         else:

@@ -1,6 +1,7 @@
 """Scene from Depth: the packets of core's MoGe and Depth Anything 3, depth images, and refusals."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -94,6 +95,26 @@ def test_the_sky_mask_and_known_cameras_are_used(nodes):
     assert torch.equal(scene.extrinsics, extrinsics[:, :3])
     assert torch.equal(scene.intrinsics, intrinsics)
     assert means_of(scene)[:, 2].max() > 100
+
+
+def test_a_reconstructor_predicts_depth_and_cameras_or_is_given_these(nodes):
+    asked = []
+
+    def reconstructor(frames, **options):
+        asked.append(options)
+        cameras = options.get("cameras", (torch.eye(4)[None, :3], torch.eye(3)[None] * 20))
+        return SimpleNamespace(
+            depth=DEPTH[None], extrinsics=cameras[0], intrinsics=cameras[1] * torch.ones(1)
+        )
+
+    scene = made(nodes, reconstructor)
+    assert torch.equal(scene.intrinsics, torch.eye(3)[None] * 20) and "cameras" not in asked[0]
+    known = {"extrinsics": torch.eye(4)[None], "intrinsics": torch.eye(3)[None] * 30}
+    scene = made(nodes, reconstructor, **known)
+    assert torch.equal(asked[1]["cameras"][1], known["intrinsics"])
+    assert torch.equal(scene.intrinsics, known["intrinsics"])
+    with pytest.raises(ValueError, match="connect both"):
+        made(nodes, reconstructor, extrinsics=known["extrinsics"])
 
 
 WRONG = {
