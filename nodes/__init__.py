@@ -25,6 +25,7 @@ from .reconstruct_nodes import Reconstruct
 from .render_nodes import RenderSplats
 from .sampler_nodes import ApplyViewTimeAttention, ViewTimeSampler
 from .scene_nodes import LoadScene, SaveScene, SceneToSplat
+from .track_nodes import TrackPoints
 
 NODES = [
     LoadEmbeddedModels,
@@ -39,6 +40,7 @@ NODES = [
     ContactSheet,
     LoadReconstructor,
     Reconstruct,
+    TrackPoints,
     SceneCamera,
     CameraPathNode,
     RenderSplats,
