@@ -141,6 +141,7 @@ SOCKETS = {
     "Conditioning": "CONDITIONING",
     "Video": "VIDEO",
     "Splat": "SPLAT",
+    "Tracks": "TRACKS",
     "Load3DCamera": "LOAD3D_CAMERA",
 }
 io = SimpleNamespace(
