@@ -52,6 +52,23 @@ class WarpedGrid:
         """The share of each view's pixels that are known, [V] in 0..1."""
         return 1 - self.missing.mean(dim=(1, 2, 3, 4))
 
+    def lengthened(self, num_times: int) -> "WarpedGrid":
+        """The grid with times after its own T, up to num_times, of which nothing is known: a still
+        scene as the beginning of a moving one."""
+        more = (0, 0, 0, 0, 0, 0, 0, max(num_times - self.frames.shape[1], 0))
+        return WarpedGrid(
+            F.pad(self.frames, more, value=HOLE), F.pad(self.missing, more, value=1.0)
+        )
+
+    def with_references(self, references: tuple[Tensor, Tensor] | None) -> "WarpedGrid":
+        """The grid in which cells of references (see warp_grid) are known whole."""
+        if references is None:
+            return self
+        given, cells = check_references(*references, self.frames)
+        frames, missing = self.frames.clone(), self.missing.clone()
+        frames[cells], missing[cells] = given[cells], 0
+        return WarpedGrid(frames, missing)
+
 
 @torch.no_grad()
 def warp_grid(
@@ -94,11 +111,12 @@ def warp_grid(
     device = scene.static.means.device
     cameras = extrinsics.to(device).float(), intrinsics.to(device).float()
     centers = camera_centers(cameras[0])
-    warn_of_wide_angles(scene, cameras[0])
+    if sentence := wide_angles(scene, cameras[0]):
+        logger.warning(sentence)
     frames = torch.full((num_views, num_times, 3, height, width), HOLE)
     missing = torch.ones(num_views, num_times, 1, height, width)
     if references is not None:
-        references = check_references(*references, frames)
+        check_references(*references, frames)  # before the long work
     at_time = SceneFrames(scene)
     for time in range(num_times):
         gaussians = at_time.at(time)
@@ -120,10 +138,7 @@ def warp_grid(
             progress(time + 1, num_times)
     if repaint_all:
         missing.fill_(1)
-    if references is not None:
-        given, cells = references
-        frames[cells], missing[cells] = given[cells], 0
-    return WarpedGrid(frames, missing)
+    return WarpedGrid(frames, missing).with_references(references)
 
 
 def check_target_cameras(extrinsics: Tensor, intrinsics: Tensor) -> None:
@@ -150,24 +165,55 @@ def check_references(given: Tensor, cells: Tensor, frames: Tensor) -> tuple[Tens
     return given.to(frames), cells.cpu().bool()
 
 
-def warn_of_wide_angles(scene: GaussianScene, extrinsics: Tensor) -> None:
-    """Log how many cameras [V, 3, 4] look from far beside all input cameras."""
+def reference_cells(
+    shape: tuple[int, int, int, int],
+    view: int = 0,
+    *,
+    fixed_view: Tensor | None = None,
+    freeze_time: Tensor | None = None,
+) -> tuple[Tensor, Tensor] | None:
+    """References of a grid of shape (V, T, H, W), as warp_grid takes them: `fixed_view`
+    [T, 3, H, W] is a view at all times, `freeze_time` [V, 3, H, W] the first time of all views.
+
+    None without either. Raises ValueError in one sentence for another number or size of frames.
+    """
+    num_views, num_times, height, width = shape
+    frames = torch.zeros(num_views, num_times, 3, height, width)
+    cells = torch.zeros(num_views, num_times, dtype=torch.bool)
+    row, column = (frames[view], cells[view]), (frames[:, 0], cells[:, 0])
+    for name, given, place in (
+        ("fixed_view", fixed_view, row),
+        ("freeze_time", freeze_time, column),
+    ):
+        if given is None:
+            continue
+        if given.shape != place[0].shape:
+            raise ValueError(
+                f"{name} has {len(given)} images of {given.shape[-1]} x {given.shape[-2]} pixels, "
+                f"but this grid needs {len(place[0])} of {width} x {height}; resize it or change "
+                "the grid."
+            )
+        place[0].copy_(given)
+        place[1].fill_(True)
+    return (frames, cells) if cells.any() else None
+
+
+def wide_angles(scene: GaussianScene, extrinsics: Tensor) -> str | None:
+    """A sentence on how many cameras [V, 3, 4] look from far beside all input cameras, if any."""
     if not scene.num_views:
-        return
+        return None
     inputs = scene.extrinsics.to(extrinsics)
     middle = point_ahead(inputs[0], scene.at(0).viewing_distance(inputs[0]))
     new, old = (F.normalize(camera_centers(c) - middle, dim=-1) for c in (extrinsics, inputs))
     degrees = (new @ old.T).clamp(-1, 1).acos().rad2deg().amin(dim=1)
     wide = degrees > WIDE_ANGLE + 1  # a whole arc of 45 degrees is no reason
-    if wide.any():
-        logger.warning(
-            "%d of %d views look from up to %.0f degrees beside the nearest input camera; beyond "
-            "about %d degrees little of a view is known, so use a smaller arc, or warp in rounds.",
-            int(wide.sum()),
-            len(wide),
-            degrees.max(),
-            WIDE_ANGLE,
-        )
+    if not wide.any():
+        return None
+    return (
+        f"{int(wide.sum())} of {len(wide)} views look from up to {degrees.max():.0f} degrees "
+        f"beside the nearest input camera; beyond about {WIDE_ANGLE} degrees little of a view is "
+        "known, so use a smaller arc, or warp in rounds."
+    )
 
 
 def grown(mask: Tensor, reach: int) -> Tensor:

@@ -17,6 +17,7 @@ if importlib.util.find_spec("fourreal") is None:
 from comfy_api.latest import ComfyExtension, io
 
 from .camera_nodes import CameraPathNode, SceneCamera
+from .depth_nodes import SceneFromDepth
 from .grid_nodes import AssembleGrid, ContactSheet, PickTime, PickView
 from .latent_nodes import GridLatent, TextEncode
 from .loader_nodes import ExampleScene, LoadEmbeddedModels, LoadReconstructor
@@ -25,6 +26,7 @@ from .reconstruct_nodes import Reconstruct
 from .render_nodes import RenderSplats
 from .sampler_nodes import ApplyViewTimeAttention, ViewTimeSampler
 from .scene_nodes import LoadScene, SaveScene, SceneToSplat
+from .warp_nodes import PasteKnown, WarpGrid
 
 NODES = [
     LoadEmbeddedModels,
@@ -39,6 +41,9 @@ NODES = [
     ContactSheet,
     LoadReconstructor,
     Reconstruct,
+    SceneFromDepth,
+    WarpGrid,
+    PasteKnown,
     SceneCamera,
     CameraPathNode,
     RenderSplats,

@@ -74,6 +74,14 @@ def from_camera_info(camera: dict, width: int, height: int) -> tuple[Tensor, Ten
     return extrinsics, pixel_intrinsics(torch.tensor(2 * math.atan(half)), height, width)
 
 
+def cameras_of(camera: dict | list[dict], width: int, height: int) -> tuple[Tensor, Tensor]:
+    """Extrinsics [V, 3, 4] and intrinsics [V, 3, 3] of a LOAD3D_CAMERA, which is one camera or, of
+    Batch Cameras and Create Camera Orbit in later cores, a list of them."""
+    cameras = [camera] if isinstance(camera, dict) else camera
+    extrinsics, intrinsics = zip(*(from_camera_info(c, width, height) for c in cameras))
+    return torch.stack(extrinsics), torch.stack(intrinsics)
+
+
 def view_camera(scene: GaussianScene, view: int) -> dict:
     """LOAD3D_CAMERA of an input view."""
     extrinsics, intrinsics = scene.extrinsics[view], scene.intrinsics[view]

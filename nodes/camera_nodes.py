@@ -12,7 +12,7 @@ from fourreal.cameras import (
 from fourreal.gaussians import GaussianScene
 
 from . import types
-from .camera_info import from_camera_info, view_camera
+from .camera_info import cameras_of, view_camera
 
 
 class SceneCamera(io.ComfyNode):
@@ -142,8 +142,12 @@ class CameraPathNode(io.ComfyNode):
                     f"the kind of path is {kind}, which goes along the scene's own views; choose "
                     "fixed_view or disconnect the camera."
                 )
-            seen = from_camera_info(camera, scene.width, scene.height)
-            extrinsics, intrinsics = (part[None].to(extrinsics) for part in seen)
+            seen = cameras_of(camera, scene.width, scene.height)
+            if len(seen[0]) > 1:
+                raise ValueError(
+                    f"{len(seen[0])} cameras were given, but fixed_view shows one; connect one."
+                )
+            extrinsics, intrinsics = (part.to(extrinsics) for part in seen)
         path = camera_path(
             extrinsics,
             intrinsics,

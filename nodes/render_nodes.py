@@ -42,11 +42,7 @@ class RenderSplats(io.ComfyNode):
             description="Renders a scene along a camera path, each frame at its own time.",
             search_aliases=["gaussian splatting", "rasterize", "render scene"],
             inputs=[
-                io.MultiType.Input(
-                    "scene",
-                    [types.Scene, io.Splat],
-                    tooltip="A scene, or a SPLAT whose batch is time.",
-                ),
+                types.scene_or_splat_input(),
                 types.CameraPath.Input("camera_path", tooltip="From Camera Path."),
                 *(
                     io.Int.Input(

@@ -18,6 +18,8 @@ Reconstructor = io.Custom("FOURREAL_RECONSTRUCTOR")  # ComfyReconstructor of off
 Scene = io.Custom("FOURREAL_SCENE")  # CachedScene
 CameraPath = io.Custom("FOURREAL_CAMERA_PATH")  # fourreal.cameras.CameraPath
 View = io.Custom("FOURREAL_VIEW")  # a widget: {position, target, quaternion, fov} of the viewer
+MoGeGeometry = io.Custom("MOGE_GEOMETRY")  # core's, see geometry_info.py
+DA3Geometry = io.Custom("DA3_GEOMETRY")
 Extrinsics = io.Custom("EXTRINSICS")  # [V, 4, 4] world to camera, OpenCV, as other packs have it
 Intrinsics = io.Custom("INTRINSICS")  # [V, 3, 3] in pixels
 
@@ -47,6 +49,12 @@ class CachedScene(GaussianScene, list):
 
 def scene_input() -> Scene.Input:
     return Scene.Input("scene", tooltip=SCENE_TOOLTIP)
+
+
+def scene_or_splat_input() -> io.MultiType.Input:
+    return io.MultiType.Input(
+        "scene", [Scene, io.Splat], tooltip="A scene, or a SPLAT whose batch is time."
+    )
 
 
 def same_scene_output() -> Scene.Output:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
     {"caching", "cameras", "devices", "files", "gaussians", "grid", "profiling", "weights"},
     {"attention", "formats", "rendering"},
-    {"metrics", "scenes", "warp"},
+    {"metrics", "paste", "scenes", "warp"},
     {"data", "embedded", "reconstruction", "video"},
     {"benchmarks", "training", "viewer"},
     {"evaluation"},

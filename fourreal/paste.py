@@ -1,0 +1,86 @@
+"""Known pixels put back into a generated grid, whose colours are matched to them first.
+
+A video inpainting model does not keep what it was given: kept pixels come back through the video
+autoencoder, and their colours drift (the complaint of VACE's users). So after decoding the colours
+of each view are brought to those of its known pixels, and these are pasted back, softly toward
+what was generated.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fourreal.warp import WarpedGrid, grown
+
+NOISE = 0.01  # of colours in [0, 1]: colours that vary less say nothing of a gain
+
+
+@torch.no_grad()
+def paste_known(
+    generated: Tensor, warped: WarpedGrid, *, feather: int = 15, match_colors: bool = True
+) -> Tensor:
+    """The known pixels of a warped grid in place of those of generated frames [V, T, 3, H, W].
+
+    Frames are in [0, 1]. A known pixel is pasted as it is where nothing is missing within
+    `feather` pixels (0 for a hard edge); from there to the border of the known area it fades into
+    the generated frame, which is all there is beyond it.
+
+    match_colors: first move the colours of each generated view, by one map for all its times, so
+    that they have the mean and the covariance that its known pixels have in the warped grid.
+
+    Returns frames [V, T, 3, H, W]. Raises ValueError in one sentence for frames of another shape
+    than the warped ones and for a negative feather.
+    """
+    if generated.shape != warped.frames.shape or warped.missing[:, :, 0].shape != (
+        *generated.shape[:2],
+        *generated.shape[-2:],
+    ):
+        raise ValueError(
+            f"the generated frames have the shape {tuple(generated.shape)}, the warped ones "
+            f"{tuple(warped.frames.shape)} and their mask {tuple(warped.missing.shape)}, but all "
+            "must be of one grid: [V, T, 3, H, W], and [V, T, 1, H, W] of the mask."
+        )
+    if feather < 0:
+        raise ValueError(f"feather is {feather} pixels, but must be 0 or more, such as 15.")
+    views = []
+    for own, frames, missing in zip(generated, warped.frames.to(generated), warped.missing):
+        holes = missing.to(own.device) > 0
+        known = ~holes[:, 0]
+        if match_colors and known.any():
+            own = matched_colors(own, own.movedim(1, -1)[known], frames.movedim(1, -1)[known])
+        views.append(torch.lerp(own, frames, feathered(holes, feather)))
+    return torch.stack(views)
+
+
+def feathered(holes: Tensor, feather: int) -> Tensor:
+    """The weight [N, 1, H, W] of known pixels: 0 in holes [N, 1, H, W], 1 where none is within
+    `feather` pixels, and on a straight border a ramp between."""
+    reach = max(feather - 1, 0) // 2
+    wide = grown(holes[:, 0], reach)[:, None].float()
+    return 1 - F.avg_pool2d(wide, 2 * reach + 1, 1, reach, count_include_pad=False)
+
+
+def matched_colors(frames: Tensor, now: Tensor, wanted: Tensor) -> Tensor:
+    """Frames [N, 3, H, W] recoloured by the map that takes colours `now` [P, 3] to the mean and the
+    covariance of `wanted` [P, 3], and changes colours least of all maps that do.
+
+    Monge-Kantorovitch: Pitie and Kokaram 2007, "The linear Monge-Kantorovitch linear colour mapping
+    for example-based colour transfer", A = C^-1/2 (C^1/2 W C^1/2)^1/2 C^-1/2 for the covariances C
+    of now and W of wanted. Both get the covariance of a little noise more: where colours do not
+    vary, they are moved and not stretched.
+    """
+    means = now.double().mean(dim=0), wanted.double().mean(dim=0)
+    noise = NOISE**2 * torch.eye(3, dtype=torch.float64, device=now.device)
+    first, second = (torch.cov(colors.double().T, correction=0) + noise for colors in (now, wanted))
+    root = symmetric_power(first, 0.5)
+    inverse = symmetric_power(first, -0.5)
+    turn = (inverse @ symmetric_power(root @ second @ root, 0.5) @ inverse).to(frames)
+    before, after = (mean.to(frames) for mean in means)
+    colors = (frames.movedim(1, -1) - before) @ turn.T + after
+    return colors.clamp(0, 1).movedim(-1, 1)
+
+
+def symmetric_power(matrix: Tensor, power: float) -> Tensor:
+    """A power of a symmetric positive matrix [3, 3]."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return vectors @ (values**power)[:, None].mul(vectors.T)

@@ -1,0 +1,318 @@
+"""Warp Grid and Paste Known: before and after a video model fills what a scene does not show."""
+
+import comfy.model_management
+import torch
+from comfy_api.latest import Types, io
+from torch import Tensor
+
+from fourreal.cameras import (
+    CameraPath,
+    arc_cameras,
+    point_ahead,
+    scale_intrinsics,
+    to_homogeneous,
+)
+from fourreal.gaussians import GaussianScene
+from fourreal.grid import frames_to_images, images_to_frames
+
+from . import types
+from .camera_info import cameras_of
+from .progress import progress_reporter
+from .splat_batch import splat_to_scene
+
+ARC, OWN = "arc", "views of the scene"
+
+
+class WarpGrid(io.ComfyNode):
+    """The cameras stand still: on an arc whose first camera is that of the scene's first view (or
+    the connected camera), at the scene's own views, or wherever a list of cameras says.
+
+    What no input camera saw is grey, and 1 in the mask: a video inpainting model fills it. A pixel
+    is only known where the scene is opaque and nothing unseen can stand before it.
+
+    - **fixed_view**: the video that the scene was made of. It is known whole in its view.
+    - **freeze_time**: photos that the scene was made of, with *views of the scene*. They are known
+      whole at the first time.
+    - **repaint_all** makes everything else 1 in the mask. Tight masks can leave seams.
+
+    Beyond about 45 degrees little of a view is known.
+    """
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FourReal_WarpGrid",
+            display_name="Warp Grid",
+            category=types.CATEGORY,
+            description="Shows a scene to new still cameras as a grid of views and times, and says "
+            "which pixels are known there.",
+            search_aliases=["novel view", "arc", "reproject", "second camera", "inpaint"],
+            inputs=[types.scene_or_splat_input(), *arc_inputs(), *grid_size_inputs()],
+            outputs=[
+                io.Image.Output(display_name="images", tooltip="The grid, grey where unknown."),
+                io.Mask.Output(
+                    display_name="missing", tooltip="1 where pixels must be made, for each image."
+                ),
+                types.Extrinsics.Output(
+                    display_name="EXTRINSICS", tooltip="World to camera [V, 4, 4], for Reconstruct."
+                ),
+                types.Intrinsics.Output(display_name="INTRINSICS", tooltip="[V, 3, 3], in pixels."),
+                io.Int.Output(display_name="num_views", tooltip="The number of views V."),
+                io.Int.Output(display_name="num_frames", tooltip="The number of times T."),
+                io.Float.Output(
+                    display_name="known_share", tooltip="How much of all pixels is known, 0 to 1."
+                ),
+                io.String.Output(
+                    display_name="report", tooltip="How much of each view is known, and warnings."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        scene: GaussianScene | Types.SPLAT,
+        width: int,
+        height: int,
+        num_frames: int,
+        repaint_all: bool,
+        camera: dict | list[dict] | None = None,
+        fixed_view: Tensor | None = None,
+        freeze_time: Tensor | None = None,
+        **arc,
+    ) -> io.NodeOutput:
+        """arc: see target_cameras."""
+        from fourreal.warp import reference_cells, warp_grid, wide_angles
+
+        if isinstance(scene, Types.SPLAT):
+            scene = scene_of_splat(scene, width, height)
+        width, height = width or scene.width, height or scene.height
+        extrinsics, intrinsics = target_cameras(scene, width, height, camera, **arc)
+        num_times = num_frames or scene.num_frames
+        scene = first_times(scene, num_times)
+        cells = {
+            name: None if given is None else given[..., :3].movedim(-1, 1).float().cpu()
+            for name, given in (("fixed_view", fixed_view), ("freeze_time", freeze_time))
+        }
+        shape = len(extrinsics), num_times, height, width
+        references = reference_cells(shape, arc["given"], **cells)
+        device = comfy.model_management.get_torch_device()
+        warped = warp_grid(
+            scene.to(device),
+            extrinsics,
+            intrinsics,
+            width,
+            height,
+            repaint_all=repaint_all,
+            progress=progress_reporter(scene.num_frames),
+        )
+        warped = warped.lengthened(num_times).with_references(references)
+        shares = warped.known_share
+        views = ", ".join(f"{100 * share:.0f}%" for share in shares)
+        warning = wide_angles(scene, extrinsics)
+        return io.NodeOutput(
+            frames_to_images(warped.frames),
+            warped.missing.flatten(0, 2),
+            to_homogeneous(extrinsics),
+            intrinsics,
+            len(extrinsics),
+            num_times,
+            shares.mean().item(),
+            f"known of each view: {views}" + (f"\nwarning: {warning}" if warning else ""),
+        )
+
+
+def arc_inputs() -> list:
+    """Where the cameras are."""
+
+    def angle(name: str, default: float, most: float, tooltip: str) -> io.Float.Input:
+        return io.Float.Input(name, default=default, min=-most, max=most, step=0.5, tooltip=tooltip)
+
+    return [
+        io.Combo.Input(
+            "cameras",
+            options=[ARC, OWN],
+            default=ARC,
+            tooltip="An arc through the scene's first view, or the views of the scene as they are.",
+        ),
+        io.Int.Input(
+            "num_views", default=8, min=2, max=64, tooltip="Cameras on the arc, the given one too."
+        ),
+        angle("degrees", 40.0, 359.0, "The whole arc, to the right; negative to the left."),
+        angle("elevation", 0.0, 89.0, "By how many degrees the cameras rise along the arc."),
+        io.Float.Input(
+            "distance",
+            default=1.0,
+            min=0.1,
+            max=10.0,
+            step=0.05,
+            tooltip="The last camera's distance from the middle, of the first one's.",
+        ),
+        io.Int.Input(
+            "given",
+            default=0,
+            min=0,
+            max=63,
+            advanced=True,
+            tooltip="The place on the arc of the scene's first view: 0 begins there.",
+        ),
+    ]
+
+
+def grid_size_inputs() -> list:
+    """The grid's size, what is known whole, and the camera."""
+
+    def size(name: str, most: int, tooltip: str) -> io.Int.Input:
+        return io.Int.Input(name, default=0, min=0, max=most, tooltip=tooltip)
+
+    return [
+        *(
+            size(name, 4096, f"Pixels; 0 for the {name} of the scene's views.")
+            for name in ("width", "height")
+        ),
+        size(
+            "num_frames",
+            1024,
+            "Times of the grid; 0 for those of the scene. Of later ones nothing is known.",
+        ),
+        io.Boolean.Input(
+            "repaint_all",
+            default=False,
+            tooltip="The model makes every pixel anew, from what is known as a draft.",
+        ),
+        io.Load3DCamera.Input(
+            "camera",
+            optional=True,
+            tooltip="Where the arc begins, instead of the scene's first view; of a list, the "
+            "cameras of all views.",
+        ),
+        io.Image.Input(
+            "fixed_view", optional=True, tooltip="The video of the given view, known whole."
+        ),
+        io.Image.Input(
+            "freeze_time",
+            optional=True,
+            tooltip="Images of all views at the first time, known whole.",
+        ),
+    ]
+
+
+def target_cameras(
+    scene: GaussianScene,
+    width: int,
+    height: int,
+    camera: dict | list[dict] | None,
+    *,
+    cameras: str,
+    num_views: int,
+    given: int,
+    **arc: float,
+) -> tuple[Tensor, Tensor]:
+    """Extrinsics [V, 3, 4] and intrinsics [V, 3, 3] in pixels of width x height.
+
+    A list of LOAD3D_CAMERA is the cameras; a single one stands for the scene's first view. arc:
+    degrees, elevation, distance. Raises ValueError for an arc that is none, and for a scene without
+    cameras (a SPLAT) where none is connected.
+    """
+    if camera is not None:
+        extrinsics, intrinsics = cameras_of(camera, width, height)
+    else:
+        factors = width / scene.width, height / scene.height
+        extrinsics, intrinsics = scene.extrinsics, scale_intrinsics(scene.intrinsics, *factors)
+    if not len(extrinsics):
+        raise ValueError("a SPLAT has no views of its own; connect a camera to begin at.")
+    if len(extrinsics) > 1 and camera is not None:
+        return extrinsics, intrinsics
+    if cameras == OWN:
+        return extrinsics.cpu(), intrinsics.cpu()
+    first = extrinsics[0].cpu()
+    centre = point_ahead(first, scene.at(0).viewing_distance(first))
+    return arc_cameras(first, intrinsics[0].cpu(), num_views, centre=centre, given=given, **arc)
+
+
+def first_times(scene: GaussianScene, count: int) -> GaussianScene:
+    """The scene at its first `count` times, or at all where it has fewer."""
+    observed = None if scene.observed is None else scene.observed[:, :count]
+    return GaussianScene(**vars(scene) | {"dynamic": scene.dynamic[:count], "observed": observed})
+
+
+def scene_of_splat(splat: Types.SPLAT, width: int, height: int) -> GaussianScene:
+    """The scene of a SPLAT, which has no views. Raises ValueError where no size is given."""
+    if not width or not height:
+        raise ValueError(
+            "a SPLAT has no size of its own; give the width and the height of the grid in pixels."
+        )
+    nowhere = torch.zeros(0, 3, 4), torch.zeros(0, 3, 3), torch.zeros(0, dtype=torch.long)
+    return splat_to_scene(splat, CameraPath(*nowhere, width, height))
+
+
+class PasteKnown(io.ComfyNode):
+    """Video models change what they are given: kept pixels come back through the autoencoder, and
+    colours drift. Here the known pixels are put back as they were.
+
+    First the colours of each view are brought to those of its known pixels. Then these are pasted,
+    softly toward the border of what is known; where something is missing the generated pixels stay.
+    """
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FourReal_PasteKnown",
+            display_name="Paste Known",
+            category=types.CATEGORY,
+            description="Puts the known pixels of a warped grid back into the generated one and "
+            "matches its colours to them.",
+            search_aliases=["composite", "color match", "feather", "inpaint"],
+            inputs=[
+                *types.grid_inputs(),
+                io.Image.Input("warped", tooltip="The images of Warp Grid."),
+                io.Mask.Input(
+                    "missing", tooltip="The mask of Warp Grid: 1 where nothing is known."
+                ),
+                io.Int.Input(
+                    "feather",
+                    default=15,
+                    min=0,
+                    max=255,
+                    tooltip="Pixels inside the known area over which it fades in; 0 for a hard "
+                    "edge.",
+                ),
+                io.Boolean.Input(
+                    "match_colors",
+                    default=True,
+                    tooltip="Bring the colours of each view to those of its known pixels.",
+                ),
+            ],
+            outputs=[io.Image.Output(display_name="images", tooltip="The grid of V x T frames.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        images: Tensor,
+        num_views: int,
+        warped: Tensor,
+        missing: Tensor,
+        feather: int,
+        match_colors: bool,
+    ) -> io.NodeOutput:
+        from fourreal.paste import paste_known
+        from fourreal.warp import WarpedGrid
+
+        if images.shape[:3] != warped.shape[:3] or missing.shape != warped.shape[:3]:
+            sizes = ", ".join(
+                f"the {name} are {given.shape[0]} of {given.shape[2]} x {given.shape[1]}"
+                for name, given in (
+                    ("generated images", images),
+                    ("warped ones", warped),
+                    ("masks", missing),
+                )
+            )
+            raise ValueError(f"{sizes} pixels, but all must be of one grid.")
+        grid = WarpedGrid(
+            images_to_frames(warped, num_views),
+            images_to_frames(missing[..., None], num_views),
+        )
+        frames = images_to_frames(images, num_views)
+        pasted = paste_known(frames, grid, feather=feather, match_colors=match_colors)
+        return io.NodeOutput(frames_to_images(pasted))

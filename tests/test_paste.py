@@ -1,0 +1,109 @@
+"""Pasting back: what is known is kept, a fill is recoloured, and nothing jumps between."""
+
+import pytest
+import torch
+
+from fourreal.metrics.pixels import psnr
+from fourreal.paste import feathered, matched_colors, paste_known
+from fourreal.warp import WarpedGrid
+
+GAIN = torch.tensor([[0.8, 0.1, 0.0], [0.05, 0.7, 0.1], [0.0, 0.1, 0.9]])
+SHIFT = torch.tensor([0.05, -0.02, 0.04])
+
+
+def half_known(size=48, views=2, times=3):
+    """A smooth grid whose right half is missing; and the truth everywhere."""
+    coarse = torch.rand(views * times, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    truth = torch.nn.functional.interpolate(coarse, (size, size), mode="bicubic")
+    truth = truth.clamp(0.1, 0.9).unflatten(0, (views, times))
+    missing = torch.zeros(views, times, 1, size, size)
+    missing[..., size // 2 :] = 1
+    return truth, WarpedGrid(torch.where(missing > 0, 0.5, truth), missing)
+
+
+def drifted(frames):
+    """Frames as a model gives them back: other colours, and no pixel quite as it was."""
+    noise = torch.randn(frames.shape, generator=torch.Generator().manual_seed(1))
+    colors = frames.movedim(2, -1) @ GAIN.T + SHIFT
+    return (colors.movedim(-1, 2) + 0.01 * noise).clamp(0, 1)
+
+
+def distance_to_holes(holes):
+    """Of every pixel of [H, W], the greater of the rows and columns to the nearest hole."""
+    at = torch.nonzero(holes)
+    rows, columns = torch.meshgrid(*(torch.arange(n) for n in holes.shape), indexing="ij")
+    here = torch.stack([rows, columns], -1).flatten(0, 1)
+    away = (here[:, None] - at[None]).abs().amax(-1).amin(-1)
+    return away.view(holes.shape)
+
+
+@pytest.mark.parametrize("feather", [0, 1, 7, 14, 15])
+def test_known_pixels_are_kept_and_holes_are_not_touched(feather):
+    truth, warped = half_known()
+    generated = drifted(truth)
+    pasted = paste_known(generated, warped, feather=feather, match_colors=False)
+    away = distance_to_holes(warped.missing[0, 0, 0] > 0)
+    kept = away >= max(feather, 1)
+    assert kept.sum() > 100
+    assert psnr(pasted[..., kept], truth[..., kept]) >= 40
+    assert torch.equal(pasted[..., away == 0], generated[..., away == 0])
+
+
+def test_weights_ramp_from_a_straight_border_and_never_leave_the_known():
+    holes = torch.zeros(1, 1, 9, 40, dtype=torch.bool)
+    holes[..., 20:] = True
+    row = feathered(holes, 7)[0, 0, 4]
+    wanted = ((20 - torch.arange(20.0)) / 7).clamp(max=1)
+    torch.testing.assert_close(row[:20], wanted)
+    assert not row[20:].any()
+
+
+def test_colours_that_drifted_by_a_matrix_come_back():
+    """A symmetric positive matrix is what the map of least change undoes exactly."""
+    gain = (GAIN + GAIN.T) / 2
+    truth = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(2)) * 0.5 + 0.2
+    colors = truth.movedim(1, -1)
+    moved = colors @ gain + SHIFT
+    back = matched_colors(moved.movedim(-1, 1), moved.flatten(0, 2), colors.flatten(0, 2))
+    assert (back - truth).abs().max() < 2e-3  # all but the noise that the covariances get
+
+
+def test_a_fill_gets_the_colours_of_its_own_view():
+    truth, warped = half_known()
+    generated = drifted(truth)
+    generated[1] = (generated[1] * 0.7).clamp(0, 1)
+    pasted = paste_known(generated, warped)
+    holes = warped.missing.expand_as(truth) > 0
+    for view in range(2):
+        before, after = (
+            (frames[view] - truth[view])[holes[view]].abs().mean() for frames in (generated, pasted)
+        )
+        assert after < 0.5 * before
+
+
+def test_grey_known_pixels_move_colours_and_do_not_stretch_them():
+    frames = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(3)) * 0.4 + 0.3
+    grey = torch.full((50, 3), 0.5)
+    recolored = matched_colors(frames, grey + 0.05, grey)
+    torch.testing.assert_close(recolored, frames - 0.05)
+
+
+def test_a_grid_of_which_nothing_is_known_stays_as_it_was():
+    truth, warped = half_known()
+    warped.missing.fill_(1)
+    assert torch.equal(paste_known(drifted(truth), warped), drifted(truth))
+
+
+@pytest.mark.parametrize(
+    ("options", "change", "sentence"),
+    [
+        ({"feather": -1}, {}, "feather is -1 pixels, but must be 0 or more"),
+        ({}, {"frames": torch.zeros(2, 3, 3, 24, 24)}, "all must be of one grid"),
+        ({}, {"missing": torch.zeros(2, 2, 1, 48, 48)}, "all must be of one grid"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_a_sentence(options, change, sentence):
+    truth, warped = half_known()
+    with pytest.raises(ValueError, match=sentence) as caught:
+        paste_known(truth, WarpedGrid(**(vars(warped) | change)), **options)
+    assert "\n" not in str(caught.value)
