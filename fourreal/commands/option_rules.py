@@ -179,6 +179,10 @@ RULES: dict[str, Rule] = {
         5, multiple=4, plus=1, reason="the video autoencoder's groups of frames"
     ),
     "TextEvaluation.num_views": TWO_VIEWS,
+    "WarpEvaluation.num_views": TWO_VIEWS,
+    "WarpEvaluation.vace": file_to_read,
+    "strengths": FROM_ZERO,
+    "feather": FROM_ZERO,
     "ReconstructionEvaluation.num_views": TWO_VIEWS,
     "ReconstructionEvaluation.num_frames": COUNT,
     "SplitEvaluation.num_frames": COUNT,

@@ -21,7 +21,7 @@ from fourreal.files.atomic import atomic_path
 from fourreal.grid import num_latent_frames
 from fourreal.reconstruction import Reconstructor, scene_from_depth
 from fourreal.scenes import Scene, describe, make_scene, scene_seed
-from fourreal.warp import WarpedGrid, warp_grid
+from fourreal.warp import WarpedGrid, reference_cells, warp_grid
 
 KnownGeometry = Literal["exact", "predicted"]
 GEOMETRIES: tuple[KnownGeometry, ...] = get_args(KnownGeometry)
@@ -42,10 +42,9 @@ def warp_first_view(scene: Scene, depth: Tensor) -> WarpedGrid:
     scene's cameras. The first view itself is known whole."""
     cameras = scene.extrinsics, scene.intrinsics
     seen = scene_from_depth(scene.frames[:1], depth, *(part[:1] for part in cameras))
-    height, width = scene.frames.shape[-2:]
-    cells = torch.zeros(scene.frames.shape[:2], dtype=torch.bool)
-    cells[0] = True
-    return warp_grid(seen, *cameras, width, height, references=(scene.frames, cells))
+    num_views, num_times, _, height, width = scene.frames.shape
+    given = reference_cells((num_views, num_times, height, width), fixed_view=scene.frames[0])
+    return warp_grid(seen, *cameras, width, height, references=given)
 
 
 @dataclass

@@ -142,6 +142,13 @@ BAD = {
         "--num-frames": (*FRAMES, "1"),
         "--model": MISSING,
     },
+    "evaluate warp": {
+        "--num-views": ("0", "1"),
+        "--vace": MISSING,
+        "--strengths": ("0 -1", "nan"),
+        "--feather": ("-1",),
+        "--geometries": ("none",),
+    },
     "evaluate pipeline": {
         "--times": COUNT,
         "--reconstructor": MISSING,
