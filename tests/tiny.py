@@ -94,21 +94,34 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 PROMPT = "a red ball bouncing past a blue box"
 
 
+def _tiny_sizes(channels: int, heads: int, head_size: int) -> dict:
+    return {
+        "num_attention_heads": heads,
+        "attention_head_dim": head_size,
+        "in_channels": channels,
+        "out_channels": channels,
+        "text_dim": 32,
+        "freq_dim": 32,
+        "ffn_dim": 64,
+    }
+
+
 def tiny_transformer(channels: int = 16, heads: int = 2, head_size: int = 24):
     """A Wan transformer of two layers; public ones have heads of 128."""
     from diffusers import WanTransformer3DModel
 
     torch.manual_seed(0)
-    return WanTransformer3DModel(
-        num_attention_heads=heads,
-        attention_head_dim=head_size,
-        in_channels=channels,
-        out_channels=channels,
-        text_dim=32,
-        freq_dim=32,
-        ffn_dim=64,
-        num_layers=2,
-    ).eval()
+    return WanTransformer3DModel(**_tiny_sizes(channels, heads, head_size), num_layers=2).eval()
+
+
+def tiny_vace(channels: int = 16, heads: int = 2, head_size: int = 24):
+    """A Wan VACE transformer of four layers, two of them with a VACE block."""
+    from diffusers import WanVACETransformer3DModel
+
+    torch.manual_seed(0)
+    sizes = _tiny_sizes(channels, heads, head_size)
+    layers = {"num_layers": 4, "vace_layers": [0, 2], "vace_in_channels": 2 * channels + 64}
+    return WanVACETransformer3DModel(**sizes, **layers).eval()
 
 
 def tiny_vae(channels: int = 16):

@@ -16,6 +16,7 @@ from fourreal.embedded.text import build_text_encoder, build_tokenizer, caption_
 from fourreal.grid import num_latent_frames
 from fourreal.training.lora import SELF_ATTENTION, add_lora
 from fourreal.training.video_config import Tune, VideoConfig, grids_of
+from fourreal.video.architectures import WanTransformer
 from fourreal.video.pipeline import ViewTimePipeline
 from fourreal.video.transformer import apply_view_time
 from fourreal.video.umt5 import encode_text
@@ -134,7 +135,7 @@ def prepare_pipeline(config: VideoConfig) -> tuple[ViewTimePipeline, bool]:
     return pipe, trains_text and config.tune == "all"
 
 
-def choose_trained(transformer: WanTransformer3DModel, tune: Tune, rank: int) -> None:
+def choose_trained(transformer: WanTransformer, tune: Tune, rank: int) -> None:
     """Leave only what is tuned trainable, in float32; the rest stays in the type it came in."""
     transformer.requires_grad_(tune == "all")
     if tune == "lora":

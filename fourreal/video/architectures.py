@@ -18,8 +18,10 @@ from typing import Any
 
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from diffusers.models.transformers.transformer_wan_vace import WanVACETransformer3DModel
 from torch import Tensor, nn
 
+WanTransformer = WanTransformer3DModel | WanVACETransformer3DModel
 # Query, key and value [B, N, heads, dim] to what is attended to.
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 ARCHITECTURES = ("fused", "fused-sum", "sequential", "parallel-hard", "parallel-soft")
@@ -51,7 +53,7 @@ class Synchronisation(nn.Module):
         return hidden_states + torch.cat(joined.chunk(2, dim=-1))
 
 
-def set_synchronisation(transformer: WanTransformer3DModel, architecture: str) -> None:
+def set_synchronisation(transformer: WanTransformer, architecture: str) -> None:
     """Give each block the layer of a parallel architecture, `view_time_sync`, unless it has it.
 
     Needed before such a model's weights are loaded or its parameters are given to an optimizer.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-CONDITIONINGS = ("add", "replace")
+CONDITIONINGS = ("add", "replace", "mask")
 GUIDANCE_BOTH = 1.0  # paper, supplement: guidance matters little with both references
 
 
@@ -60,7 +60,11 @@ def model_inputs(
     frame has rows x columns tokens. With `add` (paper) the
     references are added to the noised latents; the patch embedding is linear, so this adds their
     patch embeddings. With `replace` (Wan 2.2) known frames are the references and have timestep 0.
+    With `mask` (VACE) all frames are noised alike: what is known reaches the network through its
+    control.
     """
+    if conditioning == "mask":
+        return noised, timestep
     any_known = bool(known.any())
     known = known.to(noised.device)
     frames = known[:, None, :, None, None]

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.hooks import HookRegistry
-from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor
 
 from fourreal.grid import grid_to_sequence, sequence_to_grid
+from fourreal.video.architectures import WanTransformer
 from fourreal.video.conditioning import model_inputs, stage_guidance
 from fourreal.video.transformer import apply_view_time
 from fourreal.video.windows import Window
@@ -29,6 +29,7 @@ class Sampler:
 
     texts: embeddings [1, L, D] by name, "cond" and, where guidance is used, "uncond". callback is
     called after each step with those of latents and denoised that callback_tensors names.
+    control_scales [layers] weighs the hints of each VACE layer.
     """
 
     num_inference_steps: int
@@ -39,6 +40,7 @@ class Sampler:
     generator: torch.Generator | None = None
     callback: Callable[..., dict[str, Tensor] | None] | None = None
     callback_tensors: tuple[str, ...] = ("latents",)
+    control_scales: Tensor | None = None
 
 
 def sample_window(
@@ -72,10 +74,12 @@ def denoise(
     known: Tensor,
     guidance_scale: float,
     first_step: int,
+    control: Tensor | None = None,
 ) -> Tensor:
     """Latents [V, C, F, h, w] of noise and references of that shape, known [V, F].
 
-    The transformer has view-time attention meanwhile, and afterwards none.
+    control [V, K, F, h, w] is what a VACE transformer is shown (vace_control). The transformer has
+    view-time attention meanwhile, and afterwards none.
     """
     num_views, _, num_frames, height, width = noise.shape
     transformer, scheduler, config = pipeline.transformer, pipeline.scheduler, pipeline.config
@@ -85,6 +89,10 @@ def denoise(
     cells = known[:, None, :, None, None].to(noise.device)
     names = ("cond",) if guidance_scale == 1 else ("cond", "uncond")
     texts = {name: sampler.texts[name].to(noise.device, transformer.dtype) for name in names}
+    shown: dict[str, Tensor] = {}
+    if control is not None and sampler.control_scales is not None:
+        shown["control_hidden_states"] = grid_to_sequence(control).to(texts["cond"])
+        shown["control_hidden_states_scale"] = sampler.control_scales.to(texts["cond"])
 
     scheduler.set_timesteps(sampler.num_inference_steps, device=latents.device)
     scheduler.set_begin_index(0)  # else it looks for the first timestep on the device, and waits
@@ -109,7 +117,7 @@ def denoise(
                 latents, references, known, timestep[None], config.conditioning, rows, columns
             )
             inputs = inputs.to(transformer.dtype)
-            velocity = guided_velocity(transformer, inputs, timesteps, texts, guidance_scale)
+            velocity = guided_velocity(transformer, inputs, timesteps, texts, guidance_scale, shown)
             level = timestep / scheduler.config.num_train_timesteps
             denoised = latents - level * velocity
             latents = scheduler.step(velocity, timestep, latents, **options)[0]
@@ -130,17 +138,21 @@ def denoise(
 
 
 def guided_velocity(
-    transformer: WanTransformer3DModel,
+    transformer: WanTransformer,
     inputs: Tensor,
     timesteps: Tensor,
     texts: dict[str, Tensor],
     guidance_scale: float,
+    shown: dict[str, Tensor],
 ) -> Tensor:
-    """Velocity [B, C, N, h, w], float32: of the text "cond" alone, or led away from "uncond"."""
+    """Velocity [B, C, N, h, w], float32: of the text "cond" alone, or led away from "uncond".
+
+    shown are more of the transformer's inputs: the control of a VACE transformer.
+    """
     velocities = {}
     for name, text in texts.items():
         with transformer.cache_context(name):
-            velocities[name] = transformer(inputs, timesteps, text).sample.float()
+            velocities[name] = transformer(inputs, timesteps, text, **shown).sample.float()
     if "uncond" not in velocities:
         return velocities["cond"]
     return velocities["uncond"] + guidance_scale * (velocities["cond"] - velocities["uncond"])

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from diffusers.loaders.lora_pipeline import WanLoraLoaderMixin
-from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor
 
 from fourreal.files.weights_files import read_weights
+from fourreal.video.architectures import WanTransformer
 from fourreal.video.conditioning import CONDITIONINGS
 from fourreal.video.lora_keys import LoraContent, read_lora
 from fourreal.video.wan_files import json_note
@@ -41,12 +41,12 @@ class _Differences:
     enabled: bool = True
 
 
-def _differences(transformer: WanTransformer3DModel) -> _Differences:
+def _differences(transformer: WanTransformer) -> _Differences:
     """Those of a transformer; none where nothing was loaded."""
     return vars(transformer).setdefault(CHANGED, _Differences())
 
 
-def _write_parameters(transformer: WanTransformer3DModel) -> None:
+def _write_parameters(transformer: WanTransformer) -> None:
     """Make each parameter its original plus the weighted differences of the adapters."""
     state = _differences(transformer)
     parameters = {
@@ -67,7 +67,7 @@ def _write_parameters(transformer: WanTransformer3DModel) -> None:
 
 
 def read_lora_file(
-    source: str | Path | Mapping[str, Tensor], transformer: WanTransformer3DModel
+    source: str | Path | Mapping[str, Tensor], transformer: WanTransformer
 ) -> tuple[LoraContent, dict[str, Any]]:
     """(content, what a file of this project notes about itself) of a file, folder or state dict.
 
@@ -91,7 +91,7 @@ def read_lora_file(
 
 
 def add_content(
-    transformer: WanTransformer3DModel, content: LoraContent, adapter_name: str, **options: Any
+    transformer: WanTransformer, content: LoraContent, adapter_name: str, **options: Any
 ) -> None:
     """Give a transformer the factors, as an adapter of peft, and the differences of a LoRA.
 
@@ -124,7 +124,7 @@ def add_content(
 class LoraMixin(WanLoraLoaderMixin):
     """diffusers' methods for LoRA, for files of every key form and with differences."""
 
-    transformer: WanTransformer3DModel
+    transformer: WanTransformer
     register_to_config: Any
 
     def load_lora_weights(  # type: ignore[override]  # as all of diffusers' pipelines do

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor
 
+from fourreal.video.architectures import WanTransformer
 from fourreal.video.wan_files import name_of, part_of, recognise_wan
 from fourreal.video.wan_keys import comfy_key
 
@@ -80,7 +80,7 @@ class LoraContent:
     differences: dict[str, Tensor] = field(default_factory=dict)
 
 
-def base_shapes(transformer: WanTransformer3DModel) -> dict[str, torch.Size]:
+def base_shapes(transformer: WanTransformer) -> dict[str, torch.Size]:
     """Shapes of a transformer's own parameters, whatever adapters it has, by their names."""
     return {
         key.replace(".base_layer.", "."): value.shape
@@ -92,7 +92,7 @@ def base_shapes(transformer: WanTransformer3DModel) -> dict[str, torch.Size]:
 def read_lora(
     tensors: Mapping[str, Tensor],
     metadata: Mapping[str, Any],
-    transformer: WanTransformer3DModel,
+    transformer: WanTransformer,
     path: object,
 ) -> LoraContent:
     """The content of a LoRA file, checked against the transformer.
@@ -157,7 +157,7 @@ def _layer_names(shapes: Mapping[str, torch.Size]) -> dict[str, str]:
 class _Reader:
     """Sorts a file's tensors by the layer that they are for."""
 
-    def __init__(self, transformer: WanTransformer3DModel, path: object):
+    def __init__(self, transformer: WanTransformer, path: object):
         self.shapes = base_shapes(transformer)
         self.names = _layer_names(self.shapes)
         self.name, self.path = name_of(transformer), path

@@ -5,7 +5,7 @@ self-attention is the fused view-time attention; each view is encoded and decode
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from diffusers.hooks import FirstBlockCacheConfig
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
-from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from diffusers.models.transformers.transformer_wan_vace import WanVACETransformer3DModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils.outputs import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
@@ -21,12 +21,14 @@ from torch import Tensor
 
 from fourreal import weights
 from fourreal.grid import num_latent_frames
+from fourreal.video.architectures import WanTransformer
 from fourreal.video.conditioning import CONDITIONINGS, GUIDANCE_BOTH, WAN_CONVENTIONS
 from fourreal.video.denoising import Sampler, sample_window
 from fourreal.video.latents import Vae, decode_view, encode_views, reference_latents
 from fourreal.video.lora_adapters import LoraMixin
 from fourreal.video.request import GridLimits, GridRequest, TextRequest
 from fourreal.video.umt5 import encode_text, load_text_encoder, text_length
+from fourreal.video.vace import control_scales, sample_vace_window
 from fourreal.video.wan_files import (
     build_scheduler,
     check_parts,
@@ -54,9 +56,11 @@ class ViewTimeOutput(BaseOutput):
 class ViewTimePipeline(DiffusionPipeline, LoraMixin):
     """Generates a grid of num_views x num_frames frames.
 
-    transformer: WanTransformer3DModel; vae: AutoencoderKLWan (or the embedded autoencoder);
+    transformer: WanTransformer3DModel, or WanVACETransformer3DModel, which can be shown a video
+    with holes; vae: AutoencoderKLWan (or the embedded autoencoder);
     text_encoder, tokenizer: UMT5, or None where every call gives embeddings; scheduler: flow
-    matching. conditioning says how the checkpoint takes references (add or replace), max_frames is
+    matching. conditioning says how the checkpoint takes references (add or replace; mask for VACE
+    and only for it), max_frames is
     T_max in latent frames (defaults: WAN_CONVENTIONS), guidance_scale is the default of a call
     without both references, architecture is the one that the checkpoint was trained with
     (apply_view_time), staged is the default of a call: whether the checkpoint knows grids of one
@@ -70,7 +74,7 @@ class ViewTimePipeline(DiffusionPipeline, LoraMixin):
     _lora_loadable_modules = ["transformer"]  # noqa: RUF012
     _optional_components = ["text_encoder", "tokenizer"]  # noqa: RUF012
 
-    transformer: WanTransformer3DModel
+    transformer: WanTransformer
     vae: Vae
     text_encoder: Any
     tokenizer: Any
@@ -79,7 +83,7 @@ class ViewTimePipeline(DiffusionPipeline, LoraMixin):
 
     def __init__(
         self,
-        transformer: WanTransformer3DModel,
+        transformer: WanTransformer,
         vae: Vae,
         text_encoder: "UMT5EncoderModel | None",
         tokenizer: "PreTrainedTokenizerBase | None",
@@ -93,9 +97,13 @@ class ViewTimePipeline(DiffusionPipeline, LoraMixin):
         super().__init__()
         check_parts(transformer, vae, text_encoder)
         conventions = WAN_CONVENTIONS[transformer.config["in_channels"]]
-        conditioning = conditioning or conventions.conditioning
-        if conditioning not in CONDITIONINGS:
-            raise ValueError(f"conditioning is {conditioning!r}, but must be add or replace.")
+        vace = isinstance(transformer, WanVACETransformer3DModel)
+        conditioning = conditioning or ("mask" if vace else conventions.conditioning)
+        if conditioning not in CONDITIONINGS or vace != (conditioning == "mask"):
+            raise ValueError(
+                f"conditioning is {conditioning!r}, but must be "
+                f"{'mask, as this is a VACE transformer' if vace else 'add or replace'}."
+            )
         self.register_modules(
             transformer=transformer,
             vae=vae,
@@ -198,7 +206,8 @@ class ViewTimePipeline(DiffusionPipeline, LoraMixin):
         if view_strength < 0:
             raise ValueError(f"view_strength is {view_strength}, but must be at least 0.")
         multiple = self.spatial_stride * config.patch_size[-1]
-        request.check(GridLimits(multiple, self.config.max_frames, config.rope_max_seq_len))
+        limits = multiple, self.config.max_frames, config.rope_max_seq_len
+        request.check(GridLimits(*limits, vace=self.config.conditioning == "mask"))
 
     @torch.no_grad()
     def __call__(
@@ -212,6 +221,10 @@ class ViewTimePipeline(DiffusionPipeline, LoraMixin):
         fixed_view: Tensor | None = None,
         freeze_time: Tensor | None = None,
         image: Tensor | None = None,
+        video: Tensor | None = None,
+        mask: Tensor | None = None,
+        reference_images: Sequence[Tensor] = (),
+        conditioning_scale: float | Sequence[float] | Tensor = 1.0,
         num_inference_steps: int = 40,
         guidance_scale: float | None = None,
         view_strength: float = 1.0,
@@ -240,16 +253,20 @@ class ViewTimePipeline(DiffusionPipeline, LoraMixin):
         limit: what the model was made for) are generated in windows that start with the last
         window_overlap frames (4k + 1) of the previous one, in the memory of one window.
 
+        With a VACE transformer, video [V, T, 3, H, W] in [0, 1] is generated where mask
+        [V, T, 1, H, W] is 1 (default: everywhere), and nearly kept where it is 0; reference_images
+        [3, h, w] in [0, 1] show things; conditioning_scale weighs it all, or for each VACE layer.
+
         callback_on_step_end is called as in diffusers (pipeline, step, timestep, tensors). The
         tensors are those named, [V, C, F, h, w] of the current window and stage: latents, and
         denoised, the model's guess of the result, which decode_views turns into a preview.
         """
         # 1. What is asked for
         size, references = (num_views, num_frames, height, width), (fixed_view, freeze_time, image)
-        request = GridRequest(*size, *references, window_frames, window_overlap)
+        shown = video, mask, tuple(reference_images)
+        request = GridRequest(*size, *references, window_frames, window_overlap, *shown)
         if guidance_scale is None:
-            both = request.has_both_references
-            guidance_scale = GUIDANCE_BOTH if both else self.config.guidance_scale
+            guidance_scale = self._default_guidance(request)
         embeds, guided = (prompt_embeds, negative_prompt_embeds), guidance_scale != 1
         text = TextRequest(prompt, negative_prompt, *embeds, guided)
         self.check_inputs(request, text, num_inference_steps, view_strength)
@@ -265,6 +282,7 @@ class ViewTimePipeline(DiffusionPipeline, LoraMixin):
             generator,
             callback_on_step_end,
             callback_on_step_end_tensor_inputs,
+            self._control_scales(conditioning_scale),
         )
         noise = self._starting_noise(request, generator, latents)
 
@@ -272,6 +290,17 @@ class ViewTimePipeline(DiffusionPipeline, LoraMixin):
         frames = self._generate(request, windows, sampler, noise, output_type)
         self.maybe_free_model_hooks()
         return ViewTimeOutput(frames=frames)
+
+    def _default_guidance(self, request: GridRequest) -> float:
+        """Guidance scale of a call that names none; no public VACE has learnt both references."""
+        both = request.has_both_references and self.config.conditioning != "mask"
+        return GUIDANCE_BOTH if both else self.config.guidance_scale
+
+    def _control_scales(self, scale: float | Sequence[float] | Tensor) -> Tensor | None:
+        """control_scales of a VACE transformer, None of any other."""
+        if not isinstance(self.transformer, WanVACETransformer3DModel):
+            return None
+        return control_scales(self.transformer, scale)
 
     def _plan(
         self, request: GridRequest, staged: bool | None, num_steps: int, output_type: str
@@ -313,6 +342,7 @@ class ViewTimePipeline(DiffusionPipeline, LoraMixin):
             return latents.to(device, torch.float32)
         frames = num_latent_frames(request.num_frames)
         cells = request.height // stride, request.width // stride
+        frames += len(request.reference_images)
         shape = (request.num_views, self.vae.config["z_dim"], frames, *cells)
         return randn_tensor(shape, generator, device, torch.float32)
 
@@ -326,12 +356,16 @@ class ViewTimePipeline(DiffusionPipeline, LoraMixin):
     ) -> Tensor:
         """Frames of the grid, or the latents of its only window: references, denoising, decoding
         and joining of one window after the other."""
-        joined, step = JoinedFrames(request), 0
+        joined, step, before = JoinedFrames(request), 0, len(request.reference_images)
         for window in windows:
-            part = noise[:, :, window.start : window.stop]
+            part = noise[:, :, before + window.start : before + window.stop]
             columns = joined.next_columns()
-            references = reference_latents(self.encode_views, request, window, columns, part)
-            latents = sample_window(self, sampler, window, part, references, step)
+            if self.config.conditioning == "mask":
+                part = torch.cat([noise[:, :, :before], part], dim=2)
+                latents = sample_vace_window(self, sampler, request, window, columns, part, step)
+            else:
+                references = reference_latents(self.encode_views, request, window, columns, part)
+                latents = sample_window(self, sampler, window, part, references, step)
             if output_type == "latent":
                 return latents
             joined.add(window, (decode_view(self.vae, view) for view in latents))

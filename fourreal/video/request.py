@@ -47,18 +47,22 @@ class TextRequest:
 @dataclass(frozen=True)
 class GridLimits:
     """What a model can make: pixels of height and width come in multiples of size_multiple, it was
-    made for max_frames latent frames (T_max) and has max_positions temporal positions."""
+    made for max_frames latent frames (T_max) and has max_positions temporal positions. vace:
+    whether it is a VACE model, which can be shown a video with a mask."""
 
     size_multiple: int
     max_frames: int
     max_positions: int
+    vace: bool = False
 
 
 @dataclass(frozen=True)
 class GridRequest:
     """A grid of num_views x num_frames frames and what is known of it, as in the pipeline's call.
 
-    fixed_view [T, 3, H, W], freeze_time [V, 3, H, W] and image [3, H, W] are in [0, 1].
+    fixed_view [T, 3, H, W], freeze_time [V, 3, H, W], image [3, H, W] and video [V, T, 3, H, W] are
+    in [0, 1]. mask [V, T, 1, H, W] is 1 where the video is to be generated; without it all of it
+    is. reference_images, each [3, h, w] of any size, take one latent frame more each.
     window_frames and window_overlap are in pixel frames.
     """
 
@@ -71,6 +75,9 @@ class GridRequest:
     image: Tensor | None = None
     window_frames: int | None = None
     window_overlap: int = 1
+    video: Tensor | None = None
+    mask: Tensor | None = None
+    reference_images: tuple[Tensor, ...] = ()
 
     @property
     def has_both_references(self) -> bool:
@@ -78,7 +85,9 @@ class GridRequest:
 
     def window_length(self, max_frames: int) -> int:
         """Latent frames of a window, at most, of a model made for max_frames."""
-        return num_latent_frames(self.window_frames) if self.window_frames else max_frames
+        if self.window_frames:
+            return num_latent_frames(self.window_frames)
+        return max_frames - len(self.reference_images)
 
     def check(self, limits: GridLimits) -> None:
         """Raise ValueError, in one sentence, for a grid that a model cannot make."""
@@ -87,10 +96,16 @@ class GridRequest:
         check_size(self.height, self.width, limits.size_multiple)
         num_latent_frames(self.num_frames)
         window = self.window_length(limits.max_frames)
-        if window > limits.max_frames:
+        longest = limits.max_frames - len(self.reference_images)
+        if longest < 1:
+            raise ValueError(
+                f"there are {len(self.reference_images)} reference images, but this model was made "
+                f"for {limits.max_frames} latent frames, one of them for each; give fewer."
+            )
+        if window > longest:
             raise ValueError(
                 f"window_frames is {self.window_frames}, but this model was made for at most "
-                f"{TEMPORAL_STRIDE * (limits.max_frames - 1) + 1} frames at a time."
+                f"{TEMPORAL_STRIDE * (longest - 1) + 1} frames at a time."
             )
         if num_latent_frames(self.window_overlap) >= window:
             raise ValueError(
@@ -102,15 +117,38 @@ class GridRequest:
                 f"num_views is {self.num_views}, but this model has positions for at most "
                 f"{limits.max_positions // limits.max_frames} views."
             )
+        self._check_vace(limits.vace)
         self._check_references()
+
+    def _check_vace(self, vace: bool) -> None:
+        """Raise ValueError for what only a VACE model can be shown, and a mask without a video."""
+        given = {"video": self.video, "mask": self.mask}
+        names = [name for name, value in given.items() if value is not None]
+        names += ["reference_images"] if self.reference_images else []
+        if names and not vace:
+            raise ValueError(
+                f"{' and '.join(names)} can be shown to a VACE transformer only, which this is "
+                "not; load one of VACE, or use fixed_view, freeze_time or image."
+            )
+        if self.mask is not None and self.video is None:
+            raise ValueError("mask says which pixels of video to generate; give video too.")
+        for image in self.reference_images:
+            if image.ndim != 3 or image.shape[0] != 3 or not torch.isfinite(image).all():
+                raise ValueError(
+                    f"a reference image has shape {tuple(image.shape)} or NaN, but [3, h, w] of "
+                    "finite pixels in [0, 1] is needed."
+                )
 
     def _check_references(self) -> None:
         """Raise ValueError for references that the grid cannot hold."""
         frame = (3, self.height, self.width)
+        grid = (self.num_views, self.num_frames)
         for name, given, shape in (
             ("fixed_view", self.fixed_view, (self.num_frames, *frame)),
             ("freeze_time", self.freeze_time, (self.num_views, *frame)),
             ("image", self.image, frame),
+            ("video", self.video, (*grid, *frame)),
+            ("mask", self.mask, (*grid, 1, *frame[1:])),
         ):
             if given is None:
                 continue

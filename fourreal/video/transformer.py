@@ -13,8 +13,8 @@ import torch
 from diffusers.models.transformers.transformer_wan import (
     WanAttention,
     WanAttnProcessor,
-    WanTransformer3DModel,
 )
+from diffusers.models.transformers.transformer_wan_vace import WanVACETransformer3DModel
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -27,6 +27,7 @@ from fourreal.attention import (
 from fourreal.video.architectures import (
     ARCHITECTURES,
     Attend,
+    WanTransformer,
     attend_in_streams,
     attend_over_time_first,
     run_both_streams,
@@ -127,12 +128,12 @@ class _Exchanged:
     hooks: list[RemovableHandle]
 
 
-def _self_attentions(transformer: WanTransformer3DModel) -> list[Any]:
-    blocks: Any = transformer.blocks
+def _self_attentions(transformer: WanTransformer) -> list[Any]:
+    blocks: list[Any] = [*transformer.blocks, *getattr(transformer, "vace_blocks", ())]
     return [block.attn1 for block in blocks]
 
 
-def _give_back(transformer: WanTransformer3DModel) -> None:
+def _give_back(transformer: WanTransformer) -> None:
     """Undo apply_view_time, where it was called."""
     exchanged = vars(transformer).pop(EXCHANGED, None)
     if exchanged is None:
@@ -145,7 +146,7 @@ def _give_back(transformer: WanTransformer3DModel) -> None:
 
 
 def apply_view_time(
-    transformer: WanTransformer3DModel,
+    transformer: WanTransformer,
     num_views: int | None,
     num_frames: int = 1,
     *,
@@ -153,10 +154,11 @@ def apply_view_time(
     view_strength: float = 1.0,
     backend: str = "auto",
     architecture: str = "fused",
-) -> WanTransformer3DModel:
+) -> WanTransformer:
     """Make `transformer` attend over a grid of num_views x num_frames (latent) frames, in place.
 
-    Its input then is one sequence [B, C, V*F, h, w], view-major. max_frames (T_max of the base
+    Its input then is one sequence [B, C, V*F, h, w], view-major, and so is the control of a VACE
+    transformer, whose VACE blocks attend like the others. max_frames (T_max of the base
     model, default num_frames) spaces the views' positions. num_views=None gives the stock model
     back, with the attention processors that it had. With one view the result is the stock model's,
     whatever the architecture. architecture is one of ARCHITECTURES; the parallel ones have
@@ -170,6 +172,10 @@ def apply_view_time(
     if architecture not in ARCHITECTURES:
         raise ValueError(
             f"architecture is {architecture!r}, but must be one of {', '.join(ARCHITECTURES)}."
+        )
+    if not architecture.startswith("fused") and isinstance(transformer, WanVACETransformer3DModel):
+        raise ValueError(
+            f"the architecture {architecture} is not made for VACE transformers; use fused."
         )
     if architecture != "fused" and view_strength != 1:
         raise ValueError(

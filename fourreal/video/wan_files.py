@@ -27,7 +27,7 @@ from torch import Tensor
 from fourreal.embedded.autoencoder import BlockAutoencoder, load_autoencoder
 from fourreal.files.models import assign_weights, write_weights
 from fourreal.files.weights_files import read_weights, strip_prefix
-from fourreal.video.architectures import set_synchronisation
+from fourreal.video.architectures import WanTransformer, set_synchronisation
 from fourreal.video.conditioning import WAN_CONVENTIONS
 from fourreal.video.wan_keys import (
     comfy_key,
@@ -101,7 +101,7 @@ def transformer_name(width: int, channels: int) -> str:
     return TRANSFORMERS.get((width, channels), other)
 
 
-def name_of(transformer: WanTransformer3DModel) -> str:
+def name_of(transformer: WanTransformer) -> str:
     """transformer_name of a model."""
     config: Any = transformer.config
     return transformer_name(
@@ -271,7 +271,7 @@ def _transformer_config(
 
 def load_transformer(
     path: Path, dtype: torch.dtype | None = None
-) -> tuple[WanTransformer3DModel, dict[str, Any]]:
+) -> tuple[WanTransformer, dict[str, Any]]:
     """(transformer, settings) of a single file.
 
     settings are what a 4D checkpoint notes about itself (conditioning, max_frames, ...), empty for
@@ -303,7 +303,7 @@ def save_transformer(
 
 
 def build_scheduler(
-    transformer: WanTransformer3DModel, settings: Mapping[str, Any]
+    transformer: WanTransformer, settings: Mapping[str, Any]
 ) -> FlowMatchEulerDiscreteScheduler | UniPCMultistepScheduler:
     """The scheduler of a transformer: this project's where its settings have a timestep shift, else
     Wan's own."""
@@ -353,7 +353,7 @@ def _vae_config(tensors: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def check_parts(
-    transformer: WanTransformer3DModel,
+    transformer: WanTransformer,
     vae: AutoencoderKLWan | BlockAutoencoder,
     text_encoder: "UMT5EncoderModel | None" = None,
 ) -> None:

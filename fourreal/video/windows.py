@@ -64,6 +64,14 @@ class Window:
         return TEMPORAL_STRIDE * (self.stop - 1) + 1
 
 
+def whole_cells(mask: Tensor) -> Tensor:
+    """Boolean [V, F]: the latent frames of which a mask [V, T, 1, H, W], above 0.5 where to
+    generate, has no pixel."""
+    known = ~(mask > 0.5).flatten(2).any(dim=2)
+    first, rest = known[:, :1], known[:, 1:].unflatten(1, (-1, TEMPORAL_STRIDE)).all(dim=2)
+    return torch.cat([first, rest], dim=1)
+
+
 def plan_windows(request: GridRequest, max_frames: int, staged: bool) -> list[Window]:
     """The windows of a request that check has passed, for a model of max_frames latent frames.
 
@@ -81,6 +89,8 @@ def plan_windows(request: GridRequest, max_frames: int, staged: bool) -> list[Wi
         )
         if start == 0 and request.image is not None:
             known[0, 0] = True
+        if request.mask is not None:
+            known |= whole_cells(request.mask)[:, start:stop]
         stages = sampling_stages(known) if staged else [(request.num_views, stop - start)]
         windows.append(Window(start, stop, known, stages))
     return windows
