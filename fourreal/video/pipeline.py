@@ -373,14 +373,17 @@ class ViewTimePipeline(DiffusionPipeline, LoraMixin):
         return joined.frames
 
 
-def load_embedded_pipeline(folder: Path | None = None) -> ViewTimePipeline:
-    """The pipeline of transformer, autoencoder and text encoder in `folder` (default: the package).
+def load_embedded_pipeline(
+    folder: Path | None = None, transformer: Path | None = None
+) -> ViewTimePipeline:
+    """The pipeline of transformer, autoencoder and text encoder in `folder` (default: the package),
+    or of another transformer file, such as a VACE, with the others.
 
     Raises ValueError in one sentence when a file is missing or damaged.
     """
     folder = Path(folder or weights.folder())
     return ViewTimePipeline.from_single_files(
-        folder / "transformer.safetensors",
+        transformer or folder / "transformer.safetensors",
         folder / "autoencoder.safetensors",
         folder / "text_encoder.safetensors",
         torch_dtype=torch.float32,

@@ -146,7 +146,8 @@ BAD = {
         "--text-dropout": SHARE,
         "--reverse-views": SHARE,
         "--continuation": SHARE,
-        "--tune": ("lora",),
+        "--tune": ("lora", "vace"),
+        "--vace": ("", "--start-from . --tune lora", "--start-from . --conditioning add"),
         "--data.shares": ("nan 1 1 1", "-1 1 1 1", "0 0 0 0"),
         "--data.height": CELLS,
         "--data.draws": ("-1",),
@@ -170,6 +171,13 @@ BAD = {
         "--num-views": ("0", "1"),
         "--num-frames": (*FRAMES, "1"),
         "--model": MISSING,
+    },
+    "evaluate warp": {
+        "--num-views": ("0", "1"),
+        "--vace": MISSING,
+        "--strengths": ("0 -1", "nan"),
+        "--feather": ("-1",),
+        "--geometries": ("none",),
     },
     "evaluate pipeline": {
         "--times": COUNT,
