@@ -116,11 +116,10 @@ BAD = {
         "--device": ("gpu",),
     },
     "render": {"{tmp}/none": ("",), "{tmp}/pipe": ("",), "{tmp}/damaged.safetensors": ("",)},
-    "convert {tmp}/scene.safetensors": {
-        "{tmp}/text/out.ply": ("",),
-        "{tmp}/dangling": ("",),
-        "{tmp}/x.zip --cameras": ("{tmp}/text/c", "{tmp}/dangling"),
-        "{tmp}/x.ply --time": ("-1",),
+    "convert {tmp}/scene.safetensors": {"{tmp}/text/out.ply": ("",), "{tmp}/dangling": ("",)},
+    "convert {tmp}/scene.safetensors {tmp}/x.ply": {
+        "--cameras": ("{tmp}/text/c", "{tmp}/dangling"),
+        "--time": ("-1",),
     },
     "view {tmp}/scene.safetensors --no-browser": {
         "--port": ("99999", "-1"),
