@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from fourreal.grid import sampling_stages
 
 from . import types
-from .progress import sampler_callback
+from .progress import sampler_callback, tell_node
 
 
 def model_input() -> io.Model.Input:
@@ -132,6 +132,7 @@ class ViewTimeSampler(io.ComfyNode):
                     tooltip="The grid [V, C, F, h, w]; VAE Decode makes V consecutive clips of it."
                 )
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -148,12 +149,18 @@ class ViewTimeSampler(io.ComfyNode):
         scheduler: str,
         view_strength: float,
     ) -> io.NodeOutput:
+        from fourreal.embedded.limits import size_warning
         from fourreal.video.conditioning import stage_guidance
 
         from .view_time import conventions_of, patch_for_grid
 
         staged = conventions_of(model).get("staged")  # a MODEL that is not Wan fails here
         known = types.known_cells(latent)
+        views, _, frames, *sides = latent["samples"].shape
+        if "grid" in conventions_of(model):  # the embedded model
+            told = size_warning(views, 4 * frames - 3, *(8 * side for side in sides))
+            if told:
+                tell_node(told, cls.hidden.unique_id)
         samples = comfy.sample.fix_empty_latent_channels(
             model, latent["samples"], latent.get("downscale_ratio_spacial")
         )

@@ -75,6 +75,17 @@ def grid_inputs() -> list:
     ]
 
 
+def grid_outputs() -> list:
+    """The shape of a grid, to link to the nodes that follow."""
+    meanings = {
+        "num_views": "The number of views V.",
+        "num_frames": "The number of frames of each view, T.",
+        "width": "Of each image, in pixels.",
+        "height": "Of each image, in pixels.",
+    }
+    return [io.Int.Output(display_name=name, tooltip=text) for name, text in meanings.items()]
+
+
 def known_cells(latent: dict) -> Tensor:
     """The cells of a grid LATENT that are references, boolean [V, F].
 
