@@ -6,8 +6,8 @@ import torch
 
 @torch.inference_mode()
 def test_a_video_of_another_size_and_length_is_fitted_at_its_middle(embedded, monkeypatch):
-    """30 frames of 1280 x 720: a red, a green and a blue third, of which the middle 720 pixels stay,
-    so that the thirds meet at columns 6.5 and 25.5 of 32."""
+    """30 frames of 1280 x 720: a red, a green and a blue third. The middle 720 pixels stay, so that
+    the thirds meet at columns 6.5 and 25.5 of 32."""
     video = torch.zeros(30, 720, 1280, 3)
     for channel, third in enumerate(torch.arange(1280).chunk(3)):
         video[:, :, third, channel] = 1
