@@ -25,12 +25,14 @@ from .reconstruct_nodes import Reconstruct
 from .render_nodes import RenderSplats
 from .sampler_nodes import ApplyViewTimeAttention, ViewTimeSampler
 from .scene_nodes import LoadScene, SaveScene, SceneToSplat
+from .vace_nodes import GridVACE
 
 NODES = [
     LoadEmbeddedModels,
     ExampleScene,
     TextEncode,
     GridLatent,
+    GridVACE,
     ApplyViewTimeAttention,
     ViewTimeSampler,
     AssembleGrid,
