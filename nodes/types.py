@@ -27,6 +27,7 @@ SCENE_TOOLTIP = "A scene of dynamic Gaussians."
 VIEW_TOOLTIP = "The view, from 0."
 
 KNOWN = "fourreal_known"  # LATENT key: boolean [V, F], the cells that are references
+CONTROLLED = "fourreal_controlled"  # LATENT key: True where it belongs to Grid VACE's CONDITIONING
 
 
 class CachedScene(GaussianScene, list):
