@@ -19,6 +19,7 @@ COMMANDS = {
     "warp": "Show a scene, a video or photos to still cameras on an arc, with what is missing.",
     "track": "Follow points of one frame through synchronised videos.",
     "render": "Render a scene file along a camera path to a video or images.",
+    "convert": "Convert a scene from any format into any other.",
     "view": "Explore a scene file in the browser.",
     "info": "Print versions, devices, and the attention and rasterizer that would be used.",
 }

@@ -26,6 +26,7 @@ from .reconstruct_nodes import Reconstruct
 from .render_nodes import RenderSplats
 from .sampler_nodes import ApplyViewTimeAttention, ViewTimeSampler
 from .scene_nodes import LoadScene, SaveScene, SceneToSplat
+from .track_nodes import TrackPoints
 from .warp_nodes import PasteKnown, WarpGrid
 
 NODES = [
@@ -44,6 +45,7 @@ NODES = [
     SceneFromDepth,
     WarpGrid,
     PasteKnown,
+    TrackPoints,
     SceneCamera,
     CameraPathNode,
     RenderSplats,

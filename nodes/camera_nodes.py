@@ -1,6 +1,6 @@
 """The cameras of a scene, and paths through it."""
 
-from comfy_api.latest import io
+from comfy_api.latest import Types, io
 
 from fourreal.cameras import (
     PATH_KINDS,
@@ -13,6 +13,7 @@ from fourreal.gaussians import GaussianScene
 
 from . import types
 from .camera_info import cameras_of, view_camera
+from .splat_batch import as_scene
 
 
 class SceneCamera(io.ComfyNode):
@@ -80,7 +81,7 @@ class CameraPathNode(io.ComfyNode):
             description="A camera that moves through a scene while time plays or stands still.",
             search_aliases=["orbit", "trajectory", "bullet time"],
             inputs=[
-                types.scene_input(),
+                types.scene_or_splat_input(),
                 io.Combo.Input(
                     "kind",
                     options=list(PATH_KINDS),
@@ -117,7 +118,8 @@ class CameraPathNode(io.ComfyNode):
                 io.Load3DCamera.Input(
                     "camera",
                     optional=True,
-                    tooltip="Seen instead of the first view by fixed_view.",
+                    tooltip="One is seen instead of the first view by fixed_view. Several stand "
+                    "for the scene's views in every kind of path.",
                 ),
             ],
             outputs=[
@@ -128,24 +130,21 @@ class CameraPathNode(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        scene: GaussianScene,
+        scene: GaussianScene | Types.SPLAT,
         kind: str,
         frames: int,
         freeze_at: int,
         time: str = "auto",
-        camera: dict | None = None,
+        camera: dict | list[dict] | None = None,
     ) -> io.NodeOutput:
+        scene = as_scene(scene)
         extrinsics, intrinsics = scene.extrinsics, scene.intrinsics
         if camera is not None:
-            if kind != "fixed_view":
-                raise ValueError(
-                    f"the kind of path is {kind}, which goes along the scene's own views; choose "
-                    "fixed_view or disconnect the camera."
-                )
             seen = cameras_of(camera, scene.width, scene.height)
-            if len(seen[0]) > 1:
+            if len(seen[0]) == 1 and kind != "fixed_view":
                 raise ValueError(
-                    f"{len(seen[0])} cameras were given, but fixed_view shows one; connect one."
+                    f"the kind of path is {kind}, which goes along several views, but one camera "
+                    "is connected; choose fixed_view, or connect none or several."
                 )
             extrinsics, intrinsics = (part.to(extrinsics) for part in seen)
         path = camera_path(

@@ -12,7 +12,8 @@ import comfy.ops
 import torch
 from torch import Tensor, nn
 
-from fourreal.reconstruction import Reconstruction, Reconstructor
+from fourreal.reconstruction import Reconstruction, Reconstructor, Tracks
+from fourreal.reconstruction.tracking import SEQUENCE
 
 
 def make_offloadable(module: nn.Module) -> None:
@@ -42,6 +43,10 @@ class ComfyReconstructor:
 
     def __init__(self, reconstructor: Reconstructor):
         self.reconstructor = reconstructor
+        if reconstructor.track_head is not None:
+            # The reconstructor itself moves it, to track; else it would lie on the device for
+            # nothing.
+            del reconstructor.model.track_head
         make_offloadable(reconstructor.model)
         self.patcher = comfy.model_patcher.CoreModelPatcher(
             reconstructor.model,
@@ -55,14 +60,26 @@ class ComfyReconstructor:
 
     def __call__(self, frames: Tensor, **options) -> Reconstruction:
         """As Reconstructor, after ComfyUI has made room on the device."""
-        needed = self.memory_required(frames, options.get("resolution"), options.get("window"))
+        self.load(self.memory_required(frames, options.get("resolution"), options.get("window")))
+        return self.reconstructor(frames, **options)
+
+    def track(self, frames: Tensor, points: Tensor, *place: int, **options) -> Tracks:
+        """As Reconstructor.track, after ComfyUI has made room on the device."""
+        head = self.reconstructor.track_head
+        if head is not None:
+            sequence = frames.flatten(0, 1)[: 1 + SEQUENCE]
+            needed = self.memory_required(sequence, options.get("resolution"), None)
+            self.load(needed + sum(weight.nbytes for weight in head.parameters()))
+        return self.reconstructor.track(frames, points, *place, **options)
+
+    def load(self, needed: int) -> None:
+        """Bring the network to the device, beside so many bytes of room for its work."""
         comfy.model_management.load_models_gpu([self.patcher], memory_required=needed)
         # Single parameters (tokens, LayerScale) belong to no layer that ComfyUI can offload.
         for part in self.reconstructor.model.modules():
             if not hasattr(part, "comfy_cast_weights"):
                 for parameter in part.parameters(recurse=False):
                     parameter.data = parameter.data.to(self.patcher.load_device)
-        return self.reconstructor(frames, **options)
 
     def memory_required(self, frames: Tensor, resolution: int | None, window: int | None) -> int:
         """Bytes that activations of one run need: tokens of a window, and one pass of a head."""

@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import folder_paths
-from comfy_api.latest import io
+from comfy_api.latest import Types, io
 from torch import Tensor
 
 from fourreal.grid import images_to_frames
@@ -19,6 +19,7 @@ from fourreal.grid import images_to_frames
 from . import types
 from .camera_info import camera_info, view_camera
 from .progress import progress_reporter
+from .splat_batch import as_scene
 
 ROUTE = "/fourreal/viewer"
 
@@ -88,7 +89,7 @@ class Preview4D(io.ComfyNode):
             search_aliases=["4d viewer", "gaussian splat viewer", "preview scene", "timeline"],
             is_output_node=True,
             inputs=[
-                types.scene_input(),
+                types.scene_or_splat_input(),
                 io.Image.Input(
                     "images",
                     optional=True,
@@ -113,8 +114,12 @@ class Preview4D(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, scene: types.CachedScene, images: Tensor | None = None, view: dict | None = None
+        cls,
+        scene: types.CachedScene | Types.SPLAT,
+        images: Tensor | None = None,
+        view: dict | None = None,
     ) -> io.NodeOutput:
+        scene = as_scene(scene)
         folder = viewer_folder(scene, images)
         shown = {"filename": "scene.json", "subfolder": folder, "type": "temp"}
         camera = view_camera(scene, 0)

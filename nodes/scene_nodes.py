@@ -1,14 +1,21 @@
 """Scenes of dynamic Gaussians: as core's SPLAT, saved and loaded."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import folder_paths
-from comfy_api.latest import io
+from comfy.cli_args import args
+from comfy_api.latest import Types, io
 
 from fourreal.gaussians import GaussianScene
 
 from . import types
-from .splat_batch import scene_to_splat
+from .splat_batch import as_scene, scene_to_splat
+
+SAVED_AS = ["safetensors", "4dgs", "usdc", "zip", "html", "ply", "spz", "splat", "glb"]
+READ = {".safetensors", ".4dgs", ".usd", ".usda", ".usdc", ".zip", ".ply", ".spz", ".splat", ".glb"}
+MAX_METADATA = 2**20  # letters that a scene file takes
 
 
 class SceneToSplat(io.ComfyNode):
@@ -48,8 +55,14 @@ class SceneToSplat(io.ComfyNode):
 
 
 class SaveScene(io.ComfyNode):
-    """The `.safetensors` file has everything: Gaussians of all times, cameras, rate. SuperSplat and
-    other viewers import the numbered PLY files as a sequence.
+    """Formats of whole scenes are one file; of the others there is a file for each time, in a
+    folder, where the scene has more than one.
+
+    - **safetensors**: everything, cameras and rate too, and the prompt and workflow
+    - **4dgs**, **usdc**: all times in one file, for other programs (fourdgs, OpenUSD)
+    - **zip**: of PLYs, which Brush plays
+    - **html**: a page with the viewer, which opens from disk
+    - **ply**, **spz**, **splat**, **glb** (KHR_gaussian_splatting): one time each
     """
 
     @classmethod
@@ -58,17 +71,21 @@ class SaveScene(io.ComfyNode):
             node_id="FourReal_SaveScene",
             display_name="Save Scene",
             category=types.CATEGORY,
-            description="Writes a scene to the output folder: one file that Load Scene reads, and "
-            "optionally one PLY per time for other programs.",
-            search_aliases=["export scene", "save splat", "ply sequence"],
+            description="Writes a scene to the output folder, in the format of other programs or "
+            "as the file that keeps everything.",
+            search_aliases=["export scene", "save splat", "ply sequence", "glb", "spz", "usd"],
             is_output_node=True,
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             inputs=[
-                types.scene_input(),
+                types.scene_or_splat_input(),
                 io.String.Input(
                     "filename_prefix", default="4real/scene", tooltip="Folder and name in output."
                 ),
-                io.Boolean.Input(
-                    "ply_sequence", default=False, tooltip="Also write one PLY file per time."
+                io.Combo.Input(
+                    "format",
+                    options=SAVED_AS,
+                    tooltip="safetensors keeps everything. 4dgs, usdc, zip (of PLYs) and html (the "
+                    "viewer) hold all times; ply, spz, splat and glb hold one each.",
                 ),
             ],
             outputs=[types.same_scene_output()],
@@ -76,34 +93,61 @@ class SaveScene(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, scene: GaussianScene, filename_prefix: str, ply_sequence: bool
+        cls, scene: GaussianScene | Types.SPLAT, filename_prefix: str, format: str
     ) -> io.NodeOutput:
-        from fourreal.formats import save_ply_sequence, save_scene
+        from fourreal.formats import FORMATS, write_scene
+        from fourreal.viewer import export_html
 
-        folder, name, counter, _, _ = folder_paths.get_save_image_path(
-            filename_prefix, folder_paths.get_output_directory()
-        )
-        target = Path(folder) / f"{name}_{counter:05}_.safetensors"
-        save_scene(scene, target)
-        if ply_sequence:
-            save_ply_sequence(scene, target.with_suffix(""))
-        return io.NodeOutput(scene)
+        scene = as_scene(scene)
+        output = folder_paths.get_output_directory()
+        place, name, counter, _, _ = folder_paths.get_save_image_path(filename_prefix, output)
+        target = Path(place) / f"{name}_{counter:05}_"
+        if f".{format}" not in FORMATS or scene.num_frames == 1:
+            target = target.with_name(f"{target.name}.{format}")
+        if format == "html":
+            export_html(scene, target)
+            paths = [target]
+        else:
+            told = scene
+            if format == "safetensors":
+                told = replace(scene, metadata=scene.metadata | metadata_of(cls.hidden))
+            paths = write_scene(told, target, sequence=f".{format}")
+        parts = [path.relative_to(output) for path in paths]
+        saved = [
+            {"filename": p.name, "subfolder": p.parent.as_posix().strip("."), "type": "output"}
+            for p in parts
+        ]
+        return io.NodeOutput(scene, ui={"3d": saved})
+
+
+def metadata_of(hidden) -> dict[str, str]:
+    """The prompt and the workflow as core's nodes write them into files, unless ComfyUI was started
+    with --disable-metadata; also nothing where they are longer than a scene file takes."""
+    if args.disable_metadata:
+        return {}
+    known = {"prompt": hidden.prompt} | (hidden.extra_pnginfo or {})
+    told = {name: json.dumps(value) for name, value in known.items() if value is not None}
+    return told if len(json.dumps(told)) < MAX_METADATA // 2 else {}
 
 
 def available_scenes() -> list[str]:
-    """Scene files of the input and output folders, under the names that LoadImage would use."""
+    """Scenes in the input and output folders, newest first, as LoadImage would name them."""
     found = []
     for folder, mark in (
         (folder_paths.get_input_directory(), ""),
         (folder_paths.get_output_directory(), " [output]"),
     ):
-        files = sorted(Path(folder).rglob("*.safetensors"))
-        found += [f.relative_to(folder).as_posix() + mark for f in files]
-    return found
+        for path in Path(folder).rglob("*"):
+            if path.suffix.lower() in READ and path.is_file():
+                found.append((path.stat().st_mtime, path.relative_to(folder).as_posix() + mark))
+    return [name for _, name in sorted(found, key=lambda entry: (-entry[0], entry[1]))]
 
 
 class LoadScene(io.ComfyNode):
-    """What Save Scene wrote is in the output folder; its name in the list ends with `[output]`."""
+    """What Save Scene wrote is in the output folder; its name in the list ends with `[output]`.
+
+    Files without cameras (all but scene files) get one before what they hold.
+    """
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -111,11 +155,15 @@ class LoadScene(io.ComfyNode):
             node_id="FourReal_LoadScene",
             display_name="Load Scene",
             category=types.CATEGORY,
-            description="Reads a scene file from the input or output folder.",
-            search_aliases=["import scene", "open scene"],
+            description="Reads a scene or a splat file of any format from the input or output "
+            "folder.",
+            search_aliases=["import scene", "open scene", "load splat", "ply", "spz", "glb"],
             inputs=[
                 io.Combo.Input(
-                    "scene_file", options=available_scenes(), tooltip="Written by Save Scene."
+                    "scene_file",
+                    options=available_scenes(),
+                    tooltip="A scene file, PLY, SPZ, .splat, GLB, OpenUSD, .4dgs or .zip of one "
+                    "file per time; the newest first.",
                 ),
             ],
             outputs=[types.Scene.Output(display_name="SCENE", tooltip=types.SCENE_TOOLTIP)],
@@ -127,7 +175,9 @@ class LoadScene(io.ComfyNode):
 
     @classmethod
     def execute(cls, scene_file: str) -> io.NodeOutput:
-        from fourreal.formats import load_scene
+        from fourreal.formats import load_scene, open_scene
 
-        scene = load_scene(folder_paths.get_annotated_filepath(scene_file))
+        path = Path(folder_paths.get_annotated_filepath(scene_file))
+        # A scene file is mapped: what is not used is not read.
+        scene = load_scene(path) if path.suffix == ".safetensors" else open_scene(path)
         return io.NodeOutput(types.CachedScene(**vars(scene)))

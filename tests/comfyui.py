@@ -119,7 +119,7 @@ def write_model_files(models: Path) -> None:
 
     from fourreal.video.wan_keys import comfy_key
 
-    from .tiny import tiny_model
+    from .tiny import TRACKER, tiny_model
 
     def save(tensors: dict, place: str, key=lambda k: k) -> None:
         (models / place).parent.mkdir(parents=True, exist_ok=True)
@@ -171,7 +171,7 @@ def write_model_files(models: Path) -> None:
     text = {k: v.half() for k, v in text.items()}
     text["spiece_model"] = torch.frombuffer(bytearray(pieces.getvalue()), dtype=torch.uint8)
     save_file(text, models / place)
-    vggt = tiny_model(temporal="none", gaussian_head="none")
+    vggt = tiny_model(temporal="none", gaussian_head="none", **TRACKER)
     save(vggt.state_dict(), "geometry_estimation/vggt_1b.safetensors")
 
 

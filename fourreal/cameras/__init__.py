@@ -29,6 +29,7 @@ from fourreal.cameras.pinhole import (
     relative_to_first,
     scale_intrinsics,
     to_homogeneous,
+    to_opengl,
     unproject,
     warp,
 )
@@ -62,6 +63,7 @@ __all__ = [
     "scale_intrinsics",
     "schedule",
     "to_homogeneous",
+    "to_opengl",
     "unproject",
     "warp",
 ]

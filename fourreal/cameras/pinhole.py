@@ -65,6 +65,13 @@ def from_opengl(to_world: Tensor) -> Tensor:
     return invert(to_world[..., :3, :] * to_world.new_tensor([1.0, -1.0, -1.0, 1.0]))
 
 
+def to_opengl(extrinsics: Tensor) -> Tensor:
+    """World-to-camera [..., 3, 4] (OpenCV) to camera-to-world [..., 4, 4] with OpenGL's axes: y up,
+    z backward. The inverse of from_opengl."""
+    turn = extrinsics.new_tensor([1, -1, -1, 1])
+    return to_homogeneous(invert(extrinsics)) * turn
+
+
 def relative_to_first(extrinsics: Tensor) -> Tensor:
     """Extrinsics [V, 3, 4] in the world of the first camera (which becomes the identity)."""
     return (to_homogeneous(extrinsics) @ to_homogeneous(invert(extrinsics[:1])))[..., :3, :]

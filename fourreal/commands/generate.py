@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fourreal.commands.jobs import GenerateConfig, is_finished, list_jobs
 from fourreal.commands.pipelines import load_pipeline
+from fourreal.commands.plan import plan_generate, plan_table
 from fourreal.commands.reconstruct import read_reconstructor, reconstruct_grid
 from fourreal.commands.results import kept_grid, write_report, write_results
 from fourreal.devices import choose_device
@@ -107,9 +108,13 @@ def device_of_process(name: str | None, index: int) -> torch.device:
 def generate(config: GenerateConfig) -> Path:
     """Run the whole job and return the results' folder. Raises ValueError for wrong input before
     any long work; a stopped or failed run leaves `out`, or of a list the folder it was working on,
-    as it was."""
+    as it was. With plan it prints a table and does nothing."""
     from accelerate import PartialState
 
+    if config.plan:
+        on_cuda = choose_device(config.device).type == "cuda"
+        print(plan_table(plan_generate(config, torch.bfloat16 if on_cuda else torch.float32)))
+        return config.out
     jobs, state = list_jobs(config), PartialState()
     if config.prompts:
         waiting = [job for job in jobs if not is_finished(job)]

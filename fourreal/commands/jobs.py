@@ -75,6 +75,8 @@ class GenerateConfig(PipelineOptions):
     """Height of the orbit video in pixels."""
     device: str | None = None
     """Where all of it runs: cpu, cuda or cuda:N (default: CUDA where there is one)."""
+    plan: bool = False
+    """Only print how much memory each stage needs, computed without loading weights."""
 
 
 def list_jobs(config: GenerateConfig) -> list[GenerateConfig]:
@@ -117,4 +119,5 @@ def is_finished(job: GenerateConfig) -> bool:
         return False
     # Not the folder and the device, which say where it was done, not what.
     asked = as_json(asdict(job))
-    return {**settings, "out": None, "device": None} == {**asked, "out": None, "device": None}
+    ignored = {"out": None, "device": None, "plan": None}
+    return {**settings, **ignored} == {**asked, **ignored}

@@ -132,6 +132,9 @@ RULES: dict[str, Rule] = {
     "RenderConfig.height": PIXELS,
     "RenderConfig.out": place_by_suffix,
     "freeze_at": FROM_ZERO,
+    "ConvertConfig.out": place_by_suffix,
+    "ConvertConfig.cameras": place_by_suffix,
+    "ConvertConfig.time": FROM_ZERO,
     "port": Number(0, 65535),
     # Training: the loop
     "steps": COUNT,
@@ -198,6 +201,10 @@ RULES: dict[str, Rule] = {
         5, multiple=4, plus=1, reason="the video autoencoder's groups of frames"
     ),
     "TextEvaluation.num_views": TWO_VIEWS,
+    "WarpEvaluation.num_views": TWO_VIEWS,
+    "WarpEvaluation.vace": file_to_read,
+    "strengths": FROM_ZERO,
+    "feather": FROM_ZERO,
     "ReconstructionEvaluation.num_views": TWO_VIEWS,
     "ReconstructionEvaluation.num_frames": COUNT,
     "SplitEvaluation.num_frames": COUNT,
@@ -271,8 +278,9 @@ def check_reconstructor(config: Any) -> None:
 
 def check_video(config: Any) -> None:
     """Odds and shares of which something is left, and a model for a LoRA."""
-    if config.tune == "lora" and config.start_from is None:
-        raise ValueError("a LoRA needs a model; give one with --start-from.")
+    from fourreal.training.video_config import check_tuning
+
+    check_tuning(config)
     odds = config.reference_odds
     for four in (odds[i : i + 4] for i in range(0, len(odds), 4)):
         if not math.fsum(four):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fourreal import weights
 from fourreal.cameras import scale_intrinsics
+from fourreal.commands.plan import plan_reconstruction, plan_table
 from fourreal.commands.results import progress_bar, write_report, write_results
 from fourreal.devices import choose_device
 from fourreal.files.atomic import results_folder
@@ -70,6 +71,8 @@ class ReconstructConfig:
     """Where all of it runs: cpu, cuda or cuda:N (default: CUDA where there is one)."""
     orbit_size: int = 256
     """Height of the orbit video in pixels."""
+    plan: bool = False
+    """Only print how much memory it needs, computed without loading weights."""
 
 
 def read_reconstructor(
@@ -113,6 +116,11 @@ def reconstruct(config: ReconstructConfig) -> Path:
         fps=config.fps,
         trim=config.trim,
     )
+    if config.plan:
+        size = (frames.shape[0], frames.shape[1], frames.shape[-2], frames.shape[-1])
+        asked = (config.reconstructor, size, config.window, config.resolution)
+        print(plan_table([plan_reconstruction(*asked)]))
+        return config.out
     cameras: str | tuple[Tensor, Tensor] = config.cameras
     if config.known_cameras:
         cameras = read_cameras(config.known_cameras, *frames.shape[-2:])

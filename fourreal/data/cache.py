@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from fourreal.scenes import SceneBatch, describe, scene_seed
 
 def fingerprint(model: nn.Module) -> str:
     """A short name for a model's config and weights (the first values of each tensor)."""
-    config: Any = model.config  # of transformers or of diffusers
+    config: Any = model.config  # of transformers, of diffusers, or of this project
+    if is_dataclass(config):
+        config = vars(config)
     config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
     digest = hashlib.sha256(json.dumps(config, default=str, sort_keys=True).encode())
     for name, tensor in model.state_dict().items():

@@ -25,13 +25,13 @@ def jumps(values: Tensor, edges: Tensor) -> Tensor:
 def smooth_edges(values: Tensor, dim: int, edges: Iterable[int]) -> Tensor:
     """Values with smaller jumps at the edges along a dimension (see `jumps`); edge i lies before
     sample i. Edges at the ends are left out. Differentiable."""
-    inner = [edge for edge in edges if 0 < edge < values.shape[dim] - 1]
+    inner = sorted(edge for edge in edges if 0 < edge < values.shape[dim] - 1)
     if not inner:
         return values
     values, after = values.movedim(dim, 0), torch.tensor(inner, device=values.device)
     jump, before = jumps(values, after), after - 1
     for offset, share in enumerate(SHARES):
         values = values.index_add(0, after + offset, jump, alpha=-share)
-        inside = before >= offset
-        values = values.index_add(0, before[inside] - offset, jump[inside], alpha=share)
+        first = sum(edge - 1 < offset for edge in inner)  # edges with no such sample before them
+        values = values.index_add(0, before[first:] - offset, jump[first:], alpha=share)
     return values.movedim(0, dim)

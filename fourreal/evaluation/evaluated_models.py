@@ -59,6 +59,16 @@ def video_model(folder: Path | None, device: str | None = None) -> "ViewTimePipe
     return pipeline.to(choose_device(device))
 
 
+def vace_model(
+    file: Path | None, folder: Path | None, device: str | None = None
+) -> ViewTimePipeline:
+    """A pipeline of a VACE file with the other parts of a folder of embedded models (default: the
+    package's for both), on a device (see choose_device)."""
+    pipeline = load_embedded_pipeline(folder, file or weights.folder() / "vace.safetensors")
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(choose_device(device))
+
+
 def reconstruction_model(file: Path | None, device: str | None = None) -> Reconstructor:
     """The reconstructor of a file (default: the package's), on a device (see choose_device)."""
     file = file or weights.folder() / "reconstructor.safetensors"

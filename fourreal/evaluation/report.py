@@ -41,21 +41,23 @@ class Report:
         for name, value in found.items():
             self.scores.setdefault(prefix + name, []).append(value)
 
-    def finish(self, config: Evaluation) -> dict[str, Any]:
-        """{"settings", "scores", "values"}, the last being those of each scene; the scores are
-        printed as a table, and written where the config says."""
+    def result(self, config: Evaluation) -> dict[str, Any]:
+        """{"settings", "scores", "values"}, the last being those of each scene."""
         scores = {name: mean_and_interval(values) for name, values in self.scores.items()}
-        rows = [
-            f"| {name} | {cell(score, len(self.scores[name]))} |" for name, score in scores.items()
-        ]
         for name, value in self.of_all.items():
             scores[name] = {"mean": round(value, 3), "interval": None, "n": None}
-            rows.append(f"| {name} | {scores[name]['mean']:g} |")
-        result = {"settings": as_json(asdict(config)), "scores": scores}
+        return {"settings": as_json(asdict(config)), "scores": scores, "values": self.scores}
+
+    def finish(self, config: Evaluation) -> dict[str, Any]:
+        """The result, whose scores are printed as a table, and written where the config says."""
+        result = self.result(config)
+        scores, values = result["scores"], result.pop("values")
+        rows = [f"| {name} | {cell(scores[name], len(found))} |" for name, found in values.items()]
+        rows += [f"| {name} | {scores[name]['mean']:g} |" for name in self.of_all]
         print_and_write(
             config.out, result, ["| score | mean and 95% interval |", "|---|---|", *rows]
         )
-        return result | {"values": self.scores}
+        return result | {"values": values}
 
 
 def cell(score: dict[str, Any], count: int, sign: str = "") -> str:

@@ -1,7 +1,9 @@
 """Safetensors files: read with one clear sentence when that cannot be done, and written whole."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -11,6 +13,18 @@ from fourreal.files.atomic import atomic_path
 from fourreal.files.existing import existing_file
 
 MAX_HEADER = 8 * 2**20  # bytes; names and metadata, which take up to 13 times as much in memory
+_without_data = ContextVar("without_data", default=False)
+
+
+@contextmanager
+def without_data() -> Iterator[None]:
+    """Inside, read_safetensors gives tensors of numbers on the meta device: their shapes and types
+    are known, and no weights are read. Integers (a tokenizer's bytes) stay as they are."""
+    token = _without_data.set(True)
+    try:
+        yield
+    finally:
+        _without_data.reset(token)
 
 
 def save_tensors(
@@ -48,8 +62,12 @@ def read_safetensors(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[s
         )
     try:
         with safe_open(path, framework="pt") as file:
-            return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise ValueError(
             f"{path} is not a complete .safetensors file ({error}); download or copy it again."
         ) from error
+    if _without_data.get():
+        tensors = {k: v.to("meta") if v.is_floating_point() else v for k, v in tensors.items()}
+    return tensors, metadata

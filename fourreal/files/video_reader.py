@@ -100,6 +100,10 @@ def open_video(path: str | os.PathLike) -> Iterator["VideoReader"]:
             yield VideoReader(path, container, stream)
     except (av.FFmpegError, OSError) as error:
         reason = _other_kind(path) or error.strerror or error
+        if isinstance(error, av.ArgumentError):  # what FFmpeg says of containers beside the list
+            reason = (
+                f"it is damaged, or no video of a kind that is read ({', '.join(VIDEO_SUFFIXES)})"
+            )
         raise ValueError(f"{path} cannot be decoded as video: {reason}.") from error
 
 
@@ -123,6 +127,7 @@ class VideoReader:
         self._aspect = float(ratio) if ratio and abs(ratio - 1) > 0.02 else 1.0
         # One of each, for they keep their tables from frame to frame.
         self._resize, self._convert = VideoReformatter(), VideoReformatter()
+        self._turn: tuple[bool, bool, bool] | None = None
 
     def decode(self) -> Iterator[tuple[float, av.VideoFrame]]:
         """(seconds since the first frame, frame) of each frame that a player shows.
@@ -151,7 +156,14 @@ class VideoReader:
     def size(self, frame: av.VideoFrame) -> tuple[int, int]:
         """(height, width) of a frame's pixels."""
         height, width = self._square(frame)
-        return (width, height) if quarter_turn(frame)[0] else (height, width)
+        return (width, height) if self._turned(frame)[0] else (height, width)
+
+    def _turned(self, frame: av.VideoFrame) -> tuple[bool, bool, bool]:
+        """The quarter_turn of the video, asked of its first frame only: PyAV's side data and their
+        frame refer to each other, so a frame that was asked keeps its memory for a while."""
+        if self._turn is None:
+            self._turn = quarter_turn(frame)
+        return self._turn
 
     def _square(self, frame: av.VideoFrame) -> tuple[int, int]:
         """(height, width) with square pixels, as the frame lies in the file."""
@@ -164,7 +176,7 @@ class VideoReader:
         Transparent frames are composited as transparent images are.
         """
         height, width = self._square(frame)
-        turned, flip_x, flip_y = quarter_turn(frame)
+        turned, flip_x, flip_y = self._turned(frame)
         if fit is not None:
             target = fit[::-1] if turned else fit
             scale = max(target[0] / height, target[1] / width)

@@ -29,6 +29,8 @@ BASE_COLOR = ("f_dc_0", "f_dc_1", "f_dc_2")
 SCALE = ("scale_0", "scale_1", "scale_2")
 ROTATION = ("rot_0", "rot_1", "rot_2", "rot_3")
 REQUIRED = (*POSITION, *BASE_COLOR, "opacity", *SCALE[:2], *ROTATION)
+# The first is what Brush reads; the second is for people whose program shows it upside down.
+COMMENTS = ("comment Vertical axis: y", "comment Axes: x right, y down, z forward (OpenCV)")
 FLAT = 1e-6  # the third scale of flat Gaussians (2DGS), which store two
 
 
@@ -43,7 +45,7 @@ def save_ply(gaussians: Gaussians, path: str | os.PathLike) -> None:
     rest = 3 * (num_harmonics - 1)
     names = [*POSITION, "nx", "ny", "nz", *BASE_COLOR, *(f"f_rest_{i}" for i in range(rest))]
     names += ["opacity", *SCALE, *ROTATION]
-    header = ["ply", "format binary_little_endian 1.0", f"element vertex {count}"]
+    header = ["ply", "format binary_little_endian 1.0", *COMMENTS, f"element vertex {count}"]
     header += [*(f"property float {name}" for name in names), "end_header", ""]
 
     table = torch.zeros(count, len(names))

@@ -10,8 +10,7 @@ from pathlib import Path
 from fourreal.files.atomic import atomic_frames, frame_names
 from fourreal.files.existing import existing_folder
 from fourreal.files.media import natural_order
-from fourreal.formats.ply import save_ply
-from fourreal.formats.suffixes import FORMATS, load_gaussians
+from fourreal.formats.suffixes import FORMATS, load_gaussians, save_gaussians
 from fourreal.gaussians import Gaussians, GaussianScene
 
 logger = logging.getLogger(__name__)
@@ -19,18 +18,25 @@ logger = logging.getLogger(__name__)
 NUMBER = re.compile(r"(.*?)(\d{1,18})(\D*)")
 
 
-def save_ply_sequence(scene: GaussianScene, folder: str | os.PathLike) -> list[Path]:
-    """Write frame_0001.ply.. , one complete PLY per time, and return their paths.
+def save_sequence(
+    scene: GaussianScene, folder: str | os.PathLike, suffix: str = ".ply", spz_version: int = 3
+) -> list[Path]:
+    """Write frame_0001.ply.. (or .spz, .splat, .glb), one complete file per time, and return them.
 
-    The files appear together once all are written; frames that an earlier, longer sequence left in
-    the folder are removed, other files stay.
+    The files appear together once all are written; frames of this suffix that an earlier, longer
+    sequence left in the folder are removed, other files stay.
     """
     folder = Path(folder)
-    names = frame_names(scene.num_frames, ".ply")
+    names = frame_names(scene.num_frames, suffix)
     with atomic_frames(folder, names) as temporary:
         for time, name in enumerate(names):
-            save_ply(scene.at(time), temporary / name)
+            save_gaussians(scene.at(time), temporary / name, spz_version)
     return [folder / name for name in names]
+
+
+def save_ply_sequence(scene: GaussianScene, folder: str | os.PathLike) -> list[Path]:
+    """Write one complete PLY per time, as save_sequence does."""
+    return save_sequence(scene, folder)
 
 
 def load_ply_sequence(folder: str | os.PathLike) -> list[Gaussians]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from fourreal.formats.glb import load_glb, save_glb
 from fourreal.formats.ply import load_ply, save_ply
 from fourreal.formats.splat import load_splat, save_splat
 from fourreal.formats.spz import load_spz, save_spz
@@ -22,23 +23,28 @@ FORMATS = {
     ".ply": GaussiansFormat(load_ply, save_ply),
     ".spz": GaussiansFormat(load_spz, save_spz),
     ".splat": GaussiansFormat(load_splat, save_splat),
+    ".glb": GaussiansFormat(load_glb, save_glb),
 }
 
 
 def load_gaussians(path: str | os.PathLike) -> Gaussians:
-    """Read a .ply, .spz or .splat file, chosen by its suffix (of any case).
+    """Read a .ply, .spz, .splat or .glb file, chosen by its suffix (of any case).
 
     Raises ValueError for another suffix, and as the formats' own readers do.
     """
     return _format_of(path).load(path)
 
 
-def save_gaussians(gaussians: Gaussians, path: str | os.PathLike) -> None:
-    """Write a .ply, .spz or .splat file, chosen by its suffix (of any case).
+def save_gaussians(gaussians: Gaussians, path: str | os.PathLike, spz_version: int = 3) -> None:
+    """Write a .ply, .spz (version 3 or 4), .splat or .glb file, chosen by its suffix (of any case).
 
     Raises ValueError for another suffix, and as the formats' own writers do.
     """
-    _format_of(path).save(gaussians, path)
+    chosen = _format_of(path)
+    if chosen.save is save_spz:
+        save_spz(gaussians, path, spz_version)
+    else:
+        chosen.save(gaussians, path)
 
 
 def _format_of(path: str | os.PathLike) -> GaussiansFormat:

@@ -5,17 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor
 
 from fourreal.files.tensors import save_tensors
+from fourreal.video.architectures import WanTransformer
 from fourreal.video.wan_keys import comfy_key
 
 SELF_ATTENTION = r"blocks\.\d+\.attn1\.(to_q|to_k|to_v|to_out\.0)"
 PARTS = {"lora_A": "lora_down", "lora_B": "lora_up"}
 
 
-def add_lora(transformer: WanTransformer3DModel, rank: int) -> None:
+def add_lora(transformer: WanTransformer, rank: int) -> None:
     """Add a trainable LoRA (scale 1, second factor zero) to every self-attention layer."""
     from peft import LoraConfig
 

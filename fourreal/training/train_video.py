@@ -9,7 +9,6 @@ the model (the embedded one, from nothing), its self-attention, or a LoRA on tha
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from einops import rearrange
@@ -17,21 +16,15 @@ from torch import Tensor, nn
 
 from fourreal.data.cache import fingerprint
 from fourreal.data.grids import GridData
-from fourreal.embedded.text import save_text_encoder
 from fourreal.files.media import write_image
 from fourreal.grid import contact_sheet, num_latent_frames
 from fourreal.metrics.pixels import psnr
-from fourreal.training.captions import CaptionEmbeddings
 from fourreal.training.flow import draw_masks, draw_noise_levels, flow_loss
-from fourreal.training.loop import Loop
-from fourreal.training.lora import save_lora
-from fourreal.training.run_state import whole
-from fourreal.training.video_config import REFERENCES, VideoConfig, grids_of
+from fourreal.training.train_vace import train_vace
+from fourreal.training.video_config import REFERENCES, VideoConfig, check_tuning, grids_of
 from fourreal.training.video_examples import VideoBatch, VideoDraws, VideoExample
-from fourreal.training.video_model import TextToGrid, prepare_pipeline
+from fourreal.training.video_run import VideoRun
 from fourreal.video.conditioning import model_inputs
-from fourreal.video.transformer import apply_view_time
-from fourreal.video.wan_files import save_transformer
 
 __all__ = ["VideoConfig", "train_video"]
 
@@ -40,10 +33,12 @@ BOTH = REFERENCES.index("both")
 
 
 def train_video(config: VideoConfig) -> None:
-    """Train, and write lora.safetensors or transformer.safetensors (and text_encoder.safetensors)
-    to the run's folder. Raises ValueError for what cannot work."""
-    if config.tune == "lora" and config.start_from is None:
-        raise ValueError("a LoRA needs a model; give one with --start-from.")
+    """Train, and write lora.safetensors, vace.safetensors or transformer.safetensors (and
+    text_encoder.safetensors) to the run's folder. Raises ValueError for what cannot work."""
+    check_tuning(config)
+    if config.vace:
+        train_vace(config)
+        return
     grids = grids_of(config)
     data = GridData(config.data, max(v for v, _ in grids), max(t for _, t in grids))
     if config.check_data:
@@ -55,42 +50,18 @@ def train_video(config: VideoConfig) -> None:
     training.save()
 
 
-class VideoTraining:
-    """A training run of a video model: its loss, its samples and what it saves."""
+class VideoTraining(VideoRun):
+    """A training run on whole grids: its loss and its samples."""
 
     def __init__(self, config: VideoConfig, data: GridData):
-        self.config, self.data, self.grids = config, data, grids_of(config)
-        # 1. The model, with what is trained of it
-        torch.manual_seed(config.loop.seed)
-        self.pipe, self.trains_text = prepare_pipeline(config)
-        self.transformer = self.pipe.transformer
-        self.model: nn.Module = self.transformer
-        if self.trains_text:
-            self.model = TextToGrid(self.transformer, self.pipe.text_encoder, self.pipe.tokenizer)
-        # 2. The loop, which moves it to the device and goes on from a checkpoint
-        notes = {"tune": config.tune, "conditioning": self.pipe.config.conditioning}
-        result = "lora.safetensors" if config.tune == "lora" else "transformer.safetensors"
-        self.loop = Loop(config.loop, self.model.train(), notes, result)
-        self.device = self.loop.accelerator.device
-        self.pipe.vae.to(self.device)
-        # 3. Text, where its encoder is not trained
-        self.captions: CaptionEmbeddings | None = None
-        if not self.trains_text:
-            self.pipe.text_encoder.to(self.device)
-            validation = [data.caption(pick) for pick in data.validation(VALIDATION_GRIDS)]
-            captions = [*data.captions(), *validation]
-            self.captions = CaptionEmbeddings(self.pipe, captions, config.data.cache / "text")
-            self.pipe.register_modules(text_encoder=None)  # makes room: UMT5-XXL has 11 GB
-        # 4. What a step trains on
+        validation = [data.caption(pick) for pick in data.validation(VALIDATION_GRIDS)]
+        super().__init__(config, [*data.captions(), *validation])
+        self.data = data
         data.fill()
         vae_name = fingerprint(self.pipe.vae) if config.data.draws else ""
         self.draws = VideoDraws(config, data, vae_name)
         odds = torch.tensor(config.reference_odds).view(-1, len(REFERENCES))
         self.reference_odds = odds.expand(len(self.grids), -1)  # [grids, 4]
-        self.attends_over: tuple[int, int] | None = None  # the grid that is set up
-        if config.compile:
-            for block in self.transformer.blocks:
-                block.compile()
 
     def loss(self, batch: VideoBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """The flow loss of a batch, with random references, noise levels and noise."""
@@ -108,8 +79,8 @@ class VideoTraining:
         inputs, timesteps = model_inputs(
             noised, latents, known, sigma * 1000, conditioning, rows, columns
         )
-        self._attend_over(views, num_latent_frames(frames))
-        predicted = self._predict(inputs, timesteps, [e.caption for e in batch.examples])
+        self.attend_over(views, num_latent_frames(frames))
+        predicted = self.predict(inputs, timesteps, [e.caption for e in batch.examples])
         unknown = ~known if conditioning == "replace" else torch.ones_like(known)
         return {"loss": flow_loss(predicted, noise, latents, unknown[:, None, :, None, None])}
 
@@ -143,26 +114,6 @@ class VideoTraining:
         both = (kinds == BOTH) & (min(views, frames) > 1)
         return known.to(self.device), torch.where(both, self.config.both_shift or shift, shift)
 
-    def _attend_over(self, num_views: int, num_frames: int) -> None:
-        """Set the transformer up for a grid of latents; not anew for the same one, as new
-        processors would be compiled anew."""
-        if self.attends_over != (num_views, num_frames):
-            self.attends_over = num_views, num_frames
-            config = self.pipe.config
-            apply_view_time(
-                self.transformer,
-                num_views,
-                num_frames,
-                max_frames=config.max_frames,
-                architecture=config.architecture,
-            )
-
-    def _predict(self, inputs: Tensor, timesteps: Tensor, captions: list[str]) -> Tensor:
-        if self.captions is None:
-            return self.loop.model(inputs, timesteps, captions)
-        text = torch.cat([self.captions(caption) for caption in captions]).to(self.device)
-        return self.loop.model(inputs, timesteps, text, return_dict=False)[0]
-
     @torch.compiler.set_stance("force_eager")
     def sample(self, out: Path) -> dict[str, float]:
         """Draw samples.png: exact grids above those made from both references, then two from text;
@@ -178,76 +129,16 @@ class VideoTraining:
             exact = self.data.draw(pick, views, frames).frames
             fixed_view = None if pick.kind == "static" else exact[0]
             references = {"fixed_view": fixed_view, "freeze_time": exact[:, 0]}
-            made = self._generate(self.data.caption(pick), grid, seed, 8, references)
+            made = self.generate(self.data.caption(pick), grid, seed, 8, **references)
             if views > 1 and frames > 1:
                 scores.append(psnr(made[1:, 1:], exact[1:, 1:]))
             sheets.append(torch.cat([contact_sheet(exact[::2], 7), contact_sheet(made[::2], 7)], 2))
         for pick in picks[:2]:
-            made = self._generate(self.data.caption(pick), grid, 0, 16, {})
+            made = self.generate(self.data.caption(pick), grid, 0, 16)
             sheets.append(contact_sheet(made[::2], 7))
         self.model.train()
-        self.attends_over = None  # the pipeline gives back the stock attention
         widest = max(s.shape[2] for s in sheets)
         sheets = [nn.functional.pad(s, (0, widest - s.shape[2], 0, 6)) for s in sheets]
         if self.loop.accelerator.is_main_process:
             write_image(out / "samples.png", torch.cat(sheets, 1))
         return {"validation_psnr": round(sum(scores) / len(scores), 3)} if scores else {}
-
-    def _generate(
-        self, caption: str, grid: int, seed: int, steps: int, references: dict[str, Any]
-    ) -> Tensor:
-        """Frames [V, T, 3, H, W] of a grid, by the model as it is."""
-        prompt: dict[str, Any] = {"prompt": caption}
-        if self.captions is not None:
-            prompt = {
-                "prompt_embeds": self.captions(caption),
-                "negative_prompt_embeds": self.captions(""),
-            }
-        views, frames = self.grids[grid]
-        return self.pipe(
-            **prompt,
-            num_views=views,
-            num_frames=frames,
-            height=self.config.data.height,
-            width=self.config.data.width,
-            num_inference_steps=steps,
-            generator=torch.Generator().manual_seed(seed),
-            **references,
-        ).frames
-
-    def save(self) -> None:
-        """Write the averaged weights with what they say about themselves."""
-        out, is_main = self.config.loop.out, self.loop.accelerator.is_main_process
-        apply_view_time(self.transformer, None)
-        with self.loop.averaged():
-            if self.config.tune == "lora":
-                weights = {n: whole(p) for n, p in self.loop.trained()}
-                if is_main:
-                    save_lora(weights, out / "lora.safetensors", self.metadata())
-                return
-            state = self.transformer.state_dict()
-            tensors = {k: whole(v.detach()).half().cpu() for k, v in state.items()}
-            if not is_main:
-                return
-            path = out / "transformer.safetensors"
-            save_transformer(path, tensors, self.transformer.config, self.metadata())
-            if self.trains_text:
-                path = out / "text_encoder.safetensors"
-                save_text_encoder(self.pipe.text_encoder, self.pipe.tokenizer, path)
-
-    def metadata(self) -> dict[str, Any]:
-        """What the weights say about themselves; the pipeline reads its settings from it."""
-        config, grids = self.pipe.config, self.grids
-        views, frames = grids[-1]
-        return {
-            "base": str(self.config.start_from or "none"),
-            "tune": self.config.tune,
-            "architecture": config.architecture,
-            "conditioning": config.conditioning,
-            "max_frames": config.max_frames,
-            "max_tokens": self.pipe.max_tokens,
-            "shift": self.pipe.scheduler.config.shift,
-            "guidance_scale": config.guidance_scale,
-            "grid": grids[-1],
-            "staged": {(views, 1), (1, frames)} <= set(grids) and bool(self.config.grid_odds),
-        }

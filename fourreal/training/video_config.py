@@ -10,7 +10,7 @@ from fourreal.training.loop import LoopConfig
 
 REFERENCES = ("none", "fixed view", "freeze time", "both")
 
-Tune = Literal["all", "attention", "lora"]
+Tune = Literal["all", "attention", "lora", "vace"]
 Architecture = Literal["fused", "fused-sum", "sequential", "parallel-hard", "parallel-soft"]
 Conditioning = Literal["replace", "add"]
 
@@ -32,8 +32,12 @@ class VideoConfig:
     """Text encoder file, when start_from is a transformer file."""
     tokenizer: Path | None = None
     """spiece.model or tokenizer folder, when the text encoder file holds none."""
+    vace: bool = False
+    """Train a VACE, which fills the holes of warped grids: start_from, with blocks beside its own
+    that see what is known. On procedural scenes, of the last of the grids."""
     tune: Tune = "all"
-    """all (of an embedded model also the text encoder), attention (self-attention) or lora."""
+    """all (of an embedded model also the text encoder, but not with --vace), attention
+    (self-attention), lora, or vace (the blocks that --vace adds)."""
     lora_rank: int = 32
     """Rank of the LoRA: more can learn more, and takes more memory."""
     architecture: Architecture | None = None
@@ -78,6 +82,20 @@ class VideoConfig:
     """Recompute activations in the backward pass: less memory, a third more time."""
     compile: bool = False
     """Compile the transformer's blocks: some minutes first, then faster steps."""
+
+
+def check_tuning(config: VideoConfig) -> None:
+    """Raise ValueError, in one sentence, for what is to be tuned of a model without it."""
+    if config.start_from is None and (config.tune == "lora" or config.vace):
+        what = "a VACE" if config.vace else "a LoRA"
+        raise ValueError(f"{what} needs a model; give one with --start-from.")
+    if config.vace and (config.tune not in ("all", "vace") or config.conditioning):
+        raise ValueError(
+            "a VACE is tuned whole or in the blocks that it adds, and sees what is known by its "
+            "control; leave out --tune or give --tune vace, and leave out --conditioning."
+        )
+    if config.tune == "vace" and not config.vace:
+        raise ValueError("--tune vace is for a VACE; add --vace, or choose another --tune.")
 
 
 def grids_of(config: VideoConfig) -> list[tuple[int, int]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from diffusers.models.transformers.transformer_wan_vace import WanVACETransformer3DModel
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
     FlowMatchEulerDiscreteScheduler,
 )
@@ -23,6 +24,8 @@ from fourreal.video.umt5 import encode_text
 from fourreal.video.wan_folder import load_pipeline_folder
 
 TUNED_WITH_ATTENTION = SELF_ATTENTION + r"|blocks\.\d+\.(attn1\.norm_[qk]|view_time_sync)"
+TUNED_WITH_VACE = r"vace_(patch_embedding|blocks)\b.*"
+VACE_EVERY = 2  # layers, as in VACE 1.3B
 SCRATCH_AUTOENCODER = Path("out/train/autoencoder/autoencoder.safetensors")
 
 
@@ -103,15 +106,51 @@ def load_base(config: VideoConfig) -> tuple[ViewTimePipeline, bool]:
     ), True
 
 
+def add_vace(transformer: WanTransformer3DModel, stride: int) -> WanVACETransformer3DModel:
+    """A VACE on a copy of a transformer, which it answers like as long as it is not trained; stride
+    is its autoencoder's, in pixels.
+
+    As VACE was made: its blocks begin as copies of every second block, and what they say to the
+    others is zero. Here they also begin with a view of what is known: its latents are embedded like
+    the noisy ones, and added to them.
+    """
+    config = {k: v for k, v in dict(transformer.config).items() if not k.startswith("_")}
+    layers = list(range(0, config["num_layers"], VACE_EVERY))
+    channels = 2 * config["in_channels"] + stride**2  # latents twice, and the mask
+    model = WanVACETransformer3DModel.from_config(
+        config | {"vace_layers": layers, "vace_in_channels": channels}
+    )
+    model.load_state_dict(transformer.state_dict(), strict=False)
+    embedding, known = model.vace_patch_embedding, model.patch_embedding
+    nn.init.normal_(embedding.weight, std=0.02)
+    with torch.no_grad():
+        embedding.weight[:, : known.in_channels] = known.weight
+        embedding.bias.copy_(known.bias)
+    for layer, block in zip(layers, model.vace_blocks):
+        block.load_state_dict(transformer.blocks[layer].state_dict(), strict=False)
+        nn.init.zeros_(block.proj_out.weight)
+        nn.init.zeros_(block.proj_out.bias)
+    first = model.vace_blocks[0].proj_in
+    nn.init.eye_(first.weight)
+    nn.init.zeros_(first.bias)
+    return model if model.dtype == transformer.dtype else model.to(transformer.dtype)
+
+
 def prepare_pipeline(config: VideoConfig) -> tuple[ViewTimePipeline, bool]:
     """(the pipeline with the config's settings and trainable weights, whether its text encoder is
     trained too).
 
     Raises ValueError for what cannot be tuned.
     """
-    if config.tune == "lora" and config.start_from is None:
-        raise ValueError("a LoRA needs a model; give one with --start-from.")
     pipe, trains_text = load_base(config)
+    conditioning = config.conditioning or pipe.config.conditioning
+    is_vace = isinstance(pipe.transformer, WanVACETransformer3DModel)
+    if is_vace and not config.vace:
+        raise ValueError(f"{config.start_from} is a VACE, which is trained with --vace; add it.")
+    if config.vace:
+        if not is_vace:
+            pipe.register_modules(transformer=add_vace(pipe.transformer, pipe.spatial_stride))
+        conditioning, trains_text = "mask", False
     architecture = config.architecture or pipe.config.architecture
     if config.tune == "lora" and architecture.startswith("parallel"):
         raise ValueError(
@@ -121,7 +160,7 @@ def prepare_pipeline(config: VideoConfig) -> tuple[ViewTimePipeline, bool]:
     shift = config.shift or schedule.get("flow_shift", schedule.get("shift"))
     pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
     pipe.register_to_config(
-        conditioning=config.conditioning or pipe.config.conditioning,
+        conditioning=conditioning,
         guidance_scale=config.guidance_scale or pipe.config.guidance_scale,
         architecture=architecture,
     )
@@ -140,9 +179,10 @@ def choose_trained(transformer: WanTransformer, tune: Tune, rank: int) -> None:
     transformer.requires_grad_(tune == "all")
     if tune == "lora":
         add_lora(transformer, rank)
-    elif tune == "attention":
+    elif tune != "all":
+        pattern = TUNED_WITH_ATTENTION if tune == "attention" else TUNED_WITH_VACE
         for name, module in transformer.named_modules():
-            if re.fullmatch(TUNED_WITH_ATTENTION, name):
+            if re.fullmatch(pattern, name):
                 module.requires_grad_(True)
     for parameter in transformer.parameters():
         if parameter.requires_grad:

@@ -17,7 +17,7 @@ from fourreal.files.weights_files import read_weights
 from fourreal.video.architectures import WanTransformer
 from fourreal.video.conditioning import CONDITIONINGS
 from fourreal.video.lora_keys import LoraContent, read_lora
-from fourreal.video.wan_files import json_note
+from fourreal.video.wan_files import json_note, name_of
 
 CHANGED = "_lora_differences"  # attribute of a transformer with differences
 # What this project's LoRAs note about themselves, and what may be noted.
@@ -125,6 +125,7 @@ class LoraMixin(WanLoraLoaderMixin):
     """diffusers' methods for LoRA, for files of every key form and with differences."""
 
     transformer: WanTransformer
+    config: Any
     register_to_config: Any
 
     def load_lora_weights(  # type: ignore[override]  # as all of diffusers' pipelines do
@@ -145,6 +146,14 @@ class LoraMixin(WanLoraLoaderMixin):
         if weight_name := options.pop("weight_name", None):
             source = Path(str(source)) / weight_name
         content, settings = read_lora_file(source, self.transformer)
+        vace = self.config.conditioning == "mask"  # that of VACE transformers, and only theirs
+        if settings.get("conditioning") == "mask" and not vace:
+            raise ValueError(
+                f"{source} is for a VACE transformer, but this is {name_of(self.transformer)}; "
+                "load one of VACE."
+            )
+        if vace:
+            settings.pop("conditioning", None)
         if adapter_name is None:
             taken = self._adapters()
             adapter_name = next(n for i in count() if (n := f"default_{i}") not in taken)

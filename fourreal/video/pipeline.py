@@ -66,7 +66,7 @@ class ViewTimePipeline(DiffusionPipeline, LoraMixin):
     (apply_view_time), staged is the default of a call: whether the checkpoint knows grids of one
     view and of one time as well.
 
-    from_pretrained also reads the folders of Wan 2.1 T2V and Wan 2.2 TI2V in diffusers' layout.
+    from_pretrained also reads the folders of Wan 2.1 T2V, VACE and Wan 2.2 TI2V of diffusers.
     """
 
     model_cpu_offload_seq: Any = "text_encoder->transformer->vae"
@@ -130,10 +130,10 @@ class ViewTimePipeline(DiffusionPipeline, LoraMixin):
     ) -> "ViewTimePipeline":
         """The pipeline of three files as ComfyUI has them, or of this project's own, offline.
 
-        Wan 2.1 T2V 1.3B or 14B with the Wan 2.1 VAE, or Wan 2.2 TI2V 5B with the Wan 2.2 VAE, and
-        UMT5-XXL, as fp16, bf16 or fp8_scaled. tokenizer (spiece.model or a folder) is needed only
-        where the text encoder's file does not hold one. torch_dtype None keeps the files' types,
-        bfloat16 for fp8. Raises ValueError that names what was found and what was expected.
+        Wan 2.1 T2V or VACE 1.3B or 14B with the Wan 2.1 VAE, or Wan 2.2 TI2V 5B with the Wan 2.2
+        VAE, and UMT5-XXL, as fp16, bf16 or fp8_scaled. tokenizer (spiece.model or a folder) is
+        needed only where the text encoder's file holds none. torch_dtype None keeps the files'
+        types, bfloat16 for fp8. Raises ValueError that names what was found and what was expected.
         """
         network, settings = load_transformer(Path(transformer), torch_dtype)
         autoencoder = load_vae(Path(vae), torch_dtype)
@@ -373,14 +373,17 @@ class ViewTimePipeline(DiffusionPipeline, LoraMixin):
         return joined.frames
 
 
-def load_embedded_pipeline(folder: Path | None = None) -> ViewTimePipeline:
-    """The pipeline of transformer, autoencoder and text encoder in `folder` (default: the package).
+def load_embedded_pipeline(
+    folder: Path | None = None, transformer: Path | None = None
+) -> ViewTimePipeline:
+    """The pipeline of transformer, autoencoder and text encoder in `folder` (default: the package),
+    or of another transformer file, such as a VACE, with the others.
 
     Raises ValueError in one sentence when a file is missing or damaged.
     """
     folder = Path(folder or weights.folder())
     return ViewTimePipeline.from_single_files(
-        folder / "transformer.safetensors",
+        transformer or folder / "transformer.safetensors",
         folder / "autoencoder.safetensors",
         folder / "text_encoder.safetensors",
         torch_dtype=torch.float32,

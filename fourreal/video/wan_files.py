@@ -1,7 +1,7 @@
 """Wan's public checkpoints as single files, recognised by their keys and shapes.
 
-Wan 2.1 T2V 1.3B and 14B, Wan 2.2 TI2V 5B, and the VAEs of both, in fp32, fp16, bf16, fp8 or
-fp8_scaled, under the original names (Wan's releases, ComfyUI) or those of diffusers, behind any
+Wan 2.1 T2V and VACE 1.3B and 14B, Wan 2.2 TI2V 5B, and the VAEs of both, in fp32, fp16, bf16, fp8
+or fp8_scaled, under the original names (Wan's releases, ComfyUI) or those of diffusers, behind any
 prefix, alone or in one file with other parts. Nothing is fetched: the sizes are read from the
 shapes. Files of this project carry in their metadata `config` (the diffusers config as JSON) and
 `fourreal` (conditioning, max_frames, the grid it was trained on, ...).
@@ -18,6 +18,7 @@ import torch
 from accelerate import init_empty_weights
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from diffusers.models.transformers.transformer_wan_vace import WanVACETransformer3DModel
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
     FlowMatchEulerDiscreteScheduler,
 )
@@ -61,16 +62,18 @@ KNOWN = {
 LARGEST = 2**17  # of the numbers in a config
 LORA = re.compile(r"[._]lora_(A|B|down|up)\b|\.lora\.(down|up)\.|\.(lokr|hada)_")
 HEAD_SIZE = 128  # of all Wan transformers
-TRANSFORMERS = {  # (width, latent channels)
-    (1536, 16): "Wan 2.1 T2V 1.3B",
-    (5120, 16): "Wan 2.1 T2V 14B",
-    (3072, 48): "Wan 2.2 TI2V 5B",
+TRANSFORMERS = {  # (width, latent channels, whether with VACE blocks)
+    (1536, 16, False): "Wan 2.1 T2V 1.3B",
+    (5120, 16, False): "Wan 2.1 T2V 14B",
+    (3072, 48, False): "Wan 2.2 TI2V 5B",
+    (1536, 16, True): "Wan 2.1 VACE 1.3B",
+    (5120, 16, True): "Wan VACE 14B",  # of 2.1, or one of the two of 2.2
 }
+VACE_BLOCKS = "vace_blocks."  # the start of keys
 VAES = {16: "the Wan 2.1 VAE", 48: "the Wan 2.2 VAE"}  # by latent channels
 VARIANTS = {  # keys that only other kinds of Wan transformer have
     "img_emb.": "image-to-video",
     "condition_embedder.image_embedder.": "image-to-video",
-    "vace_blocks.": "VACE",
     "motion_encoder.": "Animate",
     "control_adapter.": "camera control",
 }
@@ -95,18 +98,19 @@ UNUSED = ("scaled_fp8", ".scale_input", ".input_scale", ".comfy_quant")  # marke
 EMBEDDED_VAE = "the embedded autoencoder"
 
 
-def transformer_name(width: int, channels: int) -> str:
+def transformer_name(width: int, channels: int, vace: bool) -> str:
     """What a Wan transformer of these sizes is called in messages."""
-    other = f"a Wan transformer of width {width} for {channels} latent channels"
-    return TRANSFORMERS.get((width, channels), other)
+    kind = "Wan VACE transformer" if vace else "Wan transformer"
+    other = f"a {kind} of width {width} for {channels} latent channels"
+    return TRANSFORMERS.get((width, channels, vace), other)
 
 
 def name_of(transformer: WanTransformer) -> str:
     """transformer_name of a model."""
     config: Any = transformer.config
-    return transformer_name(
-        config.num_attention_heads * config.attention_head_dim, config.in_channels
-    )
+    width = config.num_attention_heads * config.attention_head_dim
+    vace = isinstance(transformer, WanVACETransformer3DModel)
+    return transformer_name(width, config.in_channels, vace)
 
 
 def vae_name(channels: int) -> str:
@@ -177,7 +181,8 @@ def recognise_wan(tensors: dict[str, Tensor]) -> tuple[str, str]:
                 return "unknown", f"a Wan {variant} transformer"
         if tensors["head.head.weight"].shape[0] != 4 * channels:
             return "unknown", f"a Wan transformer with {channels} input channels (image or control)"
-        return "transformer", transformer_name(width, channels)
+        vace = any(key.startswith(VACE_BLOCKS) for key in tensors)
+        return "transformer", transformer_name(width, channels, vace)
     if set(KNOWN["vae"][0]) <= tensors.keys():
         return "vae", vae_name(tensors["conv2.weight"].shape[0])
     if set(KNOWN["vae"][1]) <= tensors.keys():
@@ -186,6 +191,8 @@ def recognise_wan(tensors: dict[str, Tensor]) -> tuple[str, str]:
         return "vae", EMBEDDED_VAE
     if set(KNOWN["text encoder"][0]) <= tensors.keys():
         return "text encoder", "a T5 text encoder"
+    if any(key.startswith(VACE_BLOCKS) for key in tensors):
+        return "unknown", "the VACE blocks of a transformer without the transformer"
     if any(LORA.search(key) for key in tensors):
         return "unknown", "a LoRA (give the model here, and the LoRA with --lora)"
     return "unknown", f"tensors named {', '.join(sorted(tensors)[:2]) or 'nothing'}"
@@ -248,10 +255,12 @@ def _transformer_config(
 ) -> dict[str, Any]:
     """The diffusers config that a file notes, or that its shapes give."""
     config = json_note(metadata, "config", path)
-    num_layers = sum(key.endswith(".self_attn.q.weight") for key in tensors)
+    queries = [key for key in tensors if key.endswith(".self_attn.q.weight")]
+    vace_layers = sum(key.startswith(VACE_BLOCKS) for key in queries)
+    num_layers = len(queries) - vace_layers
     if not config:
         width, channels = tensors["patch_embedding.weight"].shape[:2]
-        return {
+        config = {
             "num_attention_heads": width // HEAD_SIZE,
             "attention_head_dim": HEAD_SIZE,
             "in_channels": channels,
@@ -261,6 +270,11 @@ def _transformer_config(
             "ffn_dim": tensors["blocks.0.ffn.0.weight"].shape[0],
             "num_layers": num_layers,
         }
+        if vace_layers:  # a VACE block at equal distances, beginning with the first block
+            distance = num_layers // vace_layers
+            config["vace_layers"] = list(range(0, num_layers, distance))
+            config["vace_in_channels"] = tensors["vace_patch_embedding.weight"].shape[1]
+        return config
     # Before a model of so many layers is made, whose tables of positions take memory.
     large = [key for key, value in config.items() if isinstance(value, int) and value > LARGEST]
     if large or config.get("num_layers") != num_layers:
@@ -278,11 +292,13 @@ def load_transformer(
     a public file. dtype None keeps the file's, bfloat16 for fp8. Raises ValueError, naming what was
     found, when the file is none of the supported transformers.
     """
-    needed = f"a Wan text-to-video transformer ({', '.join(TRANSFORMERS.values())})"
+    needed = f"a Wan text-to-video or VACE transformer ({', '.join(TRANSFORMERS.values())})"
     tensors, metadata = read_checkpoint(path, "transformer", needed, dtype)
     settings = json_note(metadata, "fourreal", path)
     with sizes_of(path), init_empty_weights():
-        model = WanTransformer3DModel.from_config(_transformer_config(tensors, metadata, path))
+        vace = any(key.startswith(VACE_BLOCKS) for key in tensors)
+        cls = WanVACETransformer3DModel if vace else WanTransformer3DModel
+        model = cls.from_config(_transformer_config(tensors, metadata, path))
         if str(settings.get("architecture", "")).startswith("parallel"):
             set_synchronisation(model, settings["architecture"])
     assign_weights(model, transformer_to_diffusers(tensors), path, dtype)

@@ -1,7 +1,7 @@
 """Folders in diffusers' layout: checked whole, in one sentence, before anything is loaded.
 
-Only the classes of a Wan text-to-video pipeline are loaded, from .safetensors files: a folder names
-the classes itself (model_index.json), and diffusers imports what it names.
+Only the classes of a Wan text-to-video or VACE pipeline are loaded, from .safetensors files: a
+folder names the classes itself (model_index.json), and diffusers imports what it names.
 """
 
 import json
@@ -18,7 +18,10 @@ INDEX_FILE = "model_index.json"
 WEIGHTS = ("transformer", "vae", "text_encoder")
 # Classes that may be in a folder, by part; None stands for all of the library.
 CLASSES: dict[str, tuple[tuple[str, str | None], ...]] = {
-    "transformer": (("diffusers", "WanTransformer3DModel"),),
+    "transformer": (
+        ("diffusers", "WanTransformer3DModel"),
+        ("diffusers", "WanVACETransformer3DModel"),
+    ),
     "vae": (
         ("diffusers", "AutoencoderKLWan"),
         ("fourreal.embedded.autoencoder", "BlockAutoencoder"),
@@ -31,8 +34,8 @@ SINGLE_FILES = "or the single files with --transformer, --vae and --text-encoder
 
 
 def load_pipeline_folder(folder: Path, dtype: torch.dtype | None = None) -> ViewTimePipeline:
-    """The pipeline of a folder of Wan 2.1 T2V or Wan 2.2 TI2V in diffusers' layout, or of a saved
-    pipeline; a variant (fp16) where the full weights are not there.
+    """The pipeline of a folder of Wan 2.1 T2V or VACE or Wan 2.2 TI2V in diffusers' layout, or of a
+    saved pipeline; a variant (fp16) where the full weights are not there.
 
     Raises ValueError, in one sentence that names the folder, for any other folder and for one that
     is incomplete or damaged.
@@ -70,7 +73,7 @@ def check_pipeline_folder(folder: Path) -> Path:
     if _class_of(content.get("transformer_2"))[1]:
         raise ValueError(
             f"{folder} has two transformers (Wan 2.2 A14B), but only models of one work here: "
-            "Wan 2.1 T2V 1.3B or 14B, or Wan 2.2 TI2V 5B."
+            "Wan 2.1 T2V or VACE 1.3B or 14B, or Wan 2.2 TI2V 5B."
         )
     if not isinstance(content.get("_class_name"), str):
         raise ValueError(

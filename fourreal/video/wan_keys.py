@@ -23,6 +23,7 @@ TRANSFORMER_NAMES = {
     "proj_out.": "head.head.",
     "scale_shift_table": "head.modulation",
     "patch_embedding.": "patch_embedding.",
+    "vace_patch_embedding.": "vace_patch_embedding.",
 }
 ATTENTION_NAMES = {
     "to_q.": "q.",
@@ -39,9 +40,11 @@ BLOCK_NAMES = {
     "ffn.net.0.proj.": "ffn.0.",
     "ffn.net.2.": "ffn.2.",
     "scale_shift_table": "modulation",
+    "proj_in.": "before_proj.",  # of VACE blocks
+    "proj_out.": "after_proj.",
     "view_time_sync.": "view_time_sync.",  # of the parallel architectures, no public file has it
 }
-BLOCK = re.compile(r"blocks\.\d+\.")
+BLOCK = re.compile(r"(?:vace_)?blocks\.\d+\.")
 # A tensor in a block of blocks, as the Wan 2.2 VAE has them: part, way, outer and inner place.
 NESTED = re.compile(r"(encoder|decoder)\.(down|up)samples\.(\d+)\.(?:down|up)samples\.(\d+)\.(.+)")
 RESIDUAL_NAMES = {

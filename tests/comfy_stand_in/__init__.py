@@ -64,6 +64,7 @@ def stand_ins(base: Path) -> dict:
             "WrappersMP": SimpleNamespace(DIFFUSION_MODEL="diffusion_model")
         },
         "comfy.model_base": members_of(wan, "WAN21", "WAN22"),
+        "comfy.cli_args": {"args": SimpleNamespace(disable_metadata=False)},
         "comfy.ldm": {},
         "comfy.ldm.wan": {},
         "comfy.ldm.wan.model": members_of(wan, "WanModel"),

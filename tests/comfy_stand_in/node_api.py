@@ -99,7 +99,7 @@ class NodeOutput:
 
 
 class ComfyNode:
-    hidden = SimpleNamespace(unique_id=None)
+    hidden = SimpleNamespace(unique_id=None, prompt=None, extra_pnginfo=None)
 
     @classmethod
     def GET_SCHEMA(cls):
@@ -141,6 +141,7 @@ SOCKETS = {
     "Conditioning": "CONDITIONING",
     "Video": "VIDEO",
     "Splat": "SPLAT",
+    "Tracks": "TRACKS",
     "Load3DCamera": "LOAD3D_CAMERA",
 }
 io = SimpleNamespace(
@@ -153,7 +154,7 @@ io = SimpleNamespace(
     Combo=comfy_type("COMBO", widget("options")),
     MultiType=SimpleNamespace(Input=MultiTypeInput),
     Autogrow=SimpleNamespace(Input=AutogrowInput, TemplatePrefix=TemplatePrefix),
-    Hidden=SimpleNamespace(unique_id="UNIQUE_ID"),
+    Hidden=SimpleNamespace(unique_id="UNIQUE_ID", prompt="PROMPT", extra_pnginfo="EXTRA_PNGINFO"),
     Custom=Custom,
     Schema=Schema,
     NodeOutput=NodeOutput,

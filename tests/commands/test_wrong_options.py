@@ -116,6 +116,11 @@ BAD = {
         "--device": ("gpu",),
     },
     "render": {"{tmp}/none": ("",), "{tmp}/pipe": ("",), "{tmp}/damaged.safetensors": ("",)},
+    "convert {tmp}/scene.safetensors": {"{tmp}/text/out.ply": ("",), "{tmp}/dangling": ("",)},
+    "convert {tmp}/scene.safetensors {tmp}/x.ply": {
+        "--cameras": ("{tmp}/text/c", "{tmp}/dangling"),
+        "--time": ("-1",),
+    },
     "view {tmp}/scene.safetensors --no-browser": {
         "--port": ("99999", "-1"),
         "--input-frames": MISSING,
@@ -140,7 +145,8 @@ BAD = {
         "--text-dropout": SHARE,
         "--reverse-views": SHARE,
         "--continuation": SHARE,
-        "--tune": ("lora",),
+        "--tune": ("lora", "vace"),
+        "--vace": ("", "--start-from . --tune lora", "--start-from . --conditioning add"),
         "--data.shares": ("nan 1 1 1", "-1 1 1 1", "0 0 0 0"),
         "--data.height": CELLS,
         "--data.draws": ("-1",),
@@ -164,6 +170,13 @@ BAD = {
         "--num-views": ("0", "1"),
         "--num-frames": (*FRAMES, "1"),
         "--model": MISSING,
+    },
+    "evaluate warp": {
+        "--num-views": ("0", "1"),
+        "--vace": MISSING,
+        "--strengths": ("0 -1", "nan"),
+        "--feather": ("-1",),
+        "--geometries": ("none",),
     },
     "evaluate pipeline": {
         "--times": COUNT,

@@ -241,6 +241,9 @@ def test_a_codec_that_is_not_known_and_sound_alone_are_named(tmp_path):
         container.mux([*stream.encode(sound), *stream.encode(None)])
     with pytest.raises(ValueError, match=r"song\.mp4 has no video in it"):
         read_video(tmp_path / "song.mp4")
+    (tmp_path / "wave.mp4").write_bytes(b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0" + b"\1\0" * 64)
+    with pytest.raises(ValueError, match=r"wave\.mp4 .* no video of a kind that is read \(\.mp4, "):
+        read_video(tmp_path / "wave.mp4")
 
 
 def test_damaged_videos_end_in_one_sentence_with_their_name(tmp_path, capfd):

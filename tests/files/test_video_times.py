@@ -1,5 +1,6 @@
 """Which frames of a video are read: those that a player shows, at the times they are shown."""
 
+import gc
 import logging
 
 import av
@@ -72,6 +73,18 @@ def test_no_more_is_decoded_than_is_used(tmp_path, monkeypatch):
     assert len(seen) == 5
     read_video(path, 5, 20, fit=(16, 16))
     assert len(seen) == 5 + 25
+
+
+def test_a_frame_that_was_read_is_given_up_at_once(tmp_path):
+    path = make_video(tmp_path / "a.mp4", [grey(8 * i) for i in range(20)])
+    gc.collect()
+    gc.disable()  # what refers to itself would wait for it, with 3 MB a frame of 1080p
+    try:
+        read_video(path, fit=(16, 16))
+        alive = [thing for thing in gc.get_objects() if type(thing) is av.VideoFrame]
+    finally:
+        gc.enable()
+    assert len(alive) <= 1
 
 
 def test_resizing_while_reading_is_resizing_what_was_read(tmp_path):

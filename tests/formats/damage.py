@@ -9,7 +9,16 @@ from typing import NamedTuple
 
 import torch
 
-from fourreal.formats import save_ply, save_scene, save_splat, save_spz, save_usd
+from fourreal.formats import (
+    save_4dgs,
+    save_glb,
+    save_ply,
+    save_scene,
+    save_splat,
+    save_spz,
+    save_usd,
+    save_zip,
+)
 from fourreal.gaussians import Gaussians, GaussianScene
 
 from ..tiny import cloud
@@ -71,6 +80,9 @@ KINDS = {
         Kind("4.spz", lambda p, n, d: save_spz(cloud(n, d, seed=n), p, version=4)),
         Kind("g.splat", lambda p, n, d: save_splat(cloud(n, d, seed=n), p)),
         Kind("s.safetensors", lambda p, n, d: save_scene(_scene(n, d), p)),
+        Kind("g.glb", lambda p, n, d: save_glb(cloud(n, d, seed=n), p)),
+        Kind("s.zip", lambda p, n, d: save_zip(_scene(n, d), p)),
+        Kind("s.4dgs", lambda p, n, d: save_4dgs(_scene(n, d), p)),
         Kind("s.usdc", lambda p, n, d: save_usd(_scene(n, d), p)),
         Kind("s.usda", lambda p, n, d: save_usd(_scene(n, d), p), text=True),
         Kind("keyframes.json", _keyframes, text=True),

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from fourreal.formats import load_gaussians, load_scene, load_usd
+from fourreal.formats import load_gaussians, load_scene, load_usd, open_scene
 from fourreal.formats.keyframes import load_keyframes
 from fourreal.gaussians import Gaussians
 
@@ -41,6 +41,9 @@ def loaded(path: str) -> list[Gaussians]:
         return []
     if suffix == ".safetensors":
         scene = load_scene(path)
+        return [scene.static, *scene.dynamic]
+    if suffix in (".zip", ".4dgs"):
+        scene = open_scene(path)
         return [scene.static, *scene.dynamic]
     return load_usd(path) if suffix.startswith(".usd") else [load_gaussians(path)]
 

@@ -33,7 +33,12 @@ def test_ply_has_the_layout_of_3dgs(tmp_path):
     expected += [f"f_rest_{i}" for i in range(9)]
     expected += ["opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"]
     assert names == expected
-    assert header.startswith(b"ply\nformat binary_little_endian 1.0\nelement vertex 3\n")
+    assert header.startswith(
+        b"ply\nformat binary_little_endian 1.0\n"
+        b"comment Vertical axis: y\n"
+        b"comment Axes: x right, y down, z forward (OpenCV)\n"
+        b"element vertex 3\n"
+    )
     assert len(data) == 3 * 4 * len(names)
     values = dict(zip(names, struct.unpack_from(f"<{len(names)}f", data, 4 * len(names))))
     h = g.harmonics[1].tolist()

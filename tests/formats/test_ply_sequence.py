@@ -49,13 +49,13 @@ def test_an_interrupted_sequence_keeps_the_old_one(tmp_path, monkeypatch):
     before = {p.name: p.read_bytes() for p in (tmp_path / "sequence").iterdir()}
     calls = []
 
-    def interrupt(gaussians, path):
+    def interrupt(gaussians, path, _):
         calls.append(path)
         if len(calls) == 2:
             raise KeyboardInterrupt
         save_ply(gaussians, path)
 
-    monkeypatch.setattr(sequence, "save_ply", interrupt)
+    monkeypatch.setattr(sequence, "save_gaussians", interrupt)
     with pytest.raises(KeyboardInterrupt):
         save_ply_sequence(scene(), tmp_path / "sequence")
     assert {p.name: p.read_bytes() for p in (tmp_path / "sequence").iterdir()} == before

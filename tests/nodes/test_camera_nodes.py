@@ -68,9 +68,12 @@ def test_a_camera_path_follows_its_time_schedule_and_refuses_a_camera_it_cannot_
     assert times("fixed_view", 0, 0) == [0, 1, 2, 3, 4]
     assert times("freeze_time", 3, 2) == [2, 2, 2]
     assert times("inputs", 9, 0, "ping_pong") == [0, 1, 2, 3, 4, 3, 2, 1, 0]
-    with pytest.raises(ValueError, match="choose fixed_view or disconnect"):
+    with pytest.raises(ValueError, match="choose fixed_view, or connect"):
         times("orbit", 5, 0, "auto", camera)
     with pytest.raises(ValueError, match="only perspective"):
         times("fixed_view", 5, 0, "auto", camera | {"cameraType": "orthographic"})
+    several = [nodes.SceneCamera.execute(scene, view).args[0] for view in (1, 0, 1)]
+    path = nodes.CameraPathNode.execute(scene, "inputs", 5, 0, "auto", several).args[0]
+    assert len(path.times) == 5
     with pytest.raises(ValueError, match="views 0 to 1"):
         nodes.SceneCamera.execute(scene, 2)

@@ -6,6 +6,7 @@ as they are.
 
 import json
 import urllib.request
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -91,9 +92,7 @@ def test_a_workflow_runs_to_all_its_outputs(path, server, info):
     prompt = smaller(to_api(json.loads(path.read_text(encoding="utf-8")), info))
     outputs = server.run(prompt)
     ends = {i for i, node in prompt.items() if info[node["class_type"]]["output_node"]}
-    assert ends and ends <= outputs.keys() | {
-        i for i, node in prompt.items() if node["class_type"] == "FourReal_SaveScene"
-    }
+    assert ends and ends <= outputs.keys()
     videos = [i for i, node in prompt.items() if node["class_type"] == "SaveVideo"]
     assert videos
     for i in videos:
@@ -212,7 +211,11 @@ KEPT = {
     ),
     "keep": (
         "FourReal_SaveScene",
-        {"scene": ["splats", 0], "filename_prefix": "4real/scene", "ply_sequence": True},
+        {"scene": ["splats", 0], "filename_prefix": "4real/scene", "format": "safetensors"},
+    ),
+    "frames": (
+        "FourReal_SaveScene",
+        {"scene": ["keep", 0], "filename_prefix": "4real/frames", "format": "ply"},
     ),
 }
 
@@ -223,11 +226,13 @@ def test_a_scene_is_saved_loaded_and_rendered(server, info):
     from fourreal.formats import load_ply_sequence, load_scene
 
     output = server.base / "output"
-    server.run(prompt_of(KEPT))
+    reported = server.run(prompt_of(KEPT))
     stored = sorted(output.glob("4real/scene_*_.safetensors"))[-1]
     kept = load_scene(stored)
     assert kept.num_frames == 5 and kept.num_views == 3
-    sequence = load_ply_sequence(stored.with_suffix(""))
+    told = [Path(file["subfolder"]) / file["filename"] for file in reported["frames"]["3d"]]
+    assert [path.name for path in told] == [f"frame_000{i}.ply" for i in range(1, 6)]
+    sequence = load_ply_sequence(output / told[0].parent)
     assert [len(g) for g in sequence] == [len(kept.at(t)) for t in range(5)]
 
     path = {"kind": "fixed_view", "frames": 2, "freeze_at": 0, "time": "auto"}

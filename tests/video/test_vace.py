@@ -5,6 +5,7 @@ import pytest
 import torch
 from diffusers import UniPCMultistepScheduler, WanVACEPipeline
 from PIL import Image
+from safetensors.torch import save_file
 
 from fourreal.video import apply_view_time, vace
 from fourreal.video.vace import vace_control
@@ -193,6 +194,35 @@ def test_longer_videos_come_in_windows_that_begin_with_the_end_of_the_last():
     images = [torch.rand(3, 32, 32)]
     frames = sample_grid(pipe, num_frames=17, video=video, mask=mask, reference_images=images)
     assert frames.shape == (2, 17, 3, 32, 32)
+
+
+def lora(rank: int = 2) -> dict[str, torch.Tensor]:
+    """Of two layers of a text-to-video model, in ComfyUI's names."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        f"diffusion_model.blocks.{block}.self_attn.q.lora_{part}.weight": torch.randn(
+            shape, generator=generator
+        )
+        for block in (0, 1)
+        for part, shape in (("A", (rank, 48)), ("B", (48, rank)))
+    }
+
+
+def test_a_lora_of_the_text_to_video_model_works_on_vace_and_keeps_its_conditioning(tmp_path):
+    pipe = tiny_pipeline(transformer=tiny_vace())
+    before = sample_grid(pipe, output_type="latent")
+    save_file(lora(), tmp_path / "4d.safetensors", {"fourreal": '{"conditioning": "add"}'})
+    pipe.load_lora_weights(tmp_path / "4d.safetensors")
+    assert pipe.config.conditioning == "mask"
+    assert (sample_grid(pipe, output_type="latent") - before).abs().max() > 1e-3
+    pipe.unload_lora_weights()
+    assert torch.equal(sample_grid(pipe, output_type="latent"), before)
+
+
+def test_a_lora_for_vace_is_refused_by_a_text_to_video_model(tmp_path):
+    save_file(lora(), tmp_path / "vace.safetensors", {"fourreal": '{"conditioning": "mask"}'})
+    with pytest.raises(ValueError, match=r"vace\.safetensors is for a VACE transformer, but this"):
+        tiny_pipeline().load_lora_weights(tmp_path / "vace.safetensors")
 
 
 VIDEO, MASK = seen()

@@ -15,7 +15,7 @@ from fourreal.video.wan_files import (
 )
 from fourreal.video.wan_keys import comfy_key
 
-from ..tiny import key_list, tiny_transformer
+from ..tiny import key_list, tiny_transformer, tiny_vace
 
 
 def comfy_transformer(model):
@@ -38,6 +38,11 @@ def on_meta(file, dtype=torch.float32):
         ("wan2.2_ti2v_5B", "Wan 2.2 TI2V 5B", 3072, "plain"),
         ("wan2.2_ti2v_5B", "Wan 2.2 TI2V 5B", 3072, "prefix"),
         ("wan2.2_ti2v_5B", "Wan 2.2 TI2V 5B", 3072, "fp8_scaled"),
+        ("wan2.1_vace_1.3B", "Wan 2.1 VACE 1.3B", 1536, "plain"),
+        ("wan2.1_vace_1.3B", "Wan 2.1 VACE 1.3B", 1536, "prefix"),
+        ("wan2.1_vace_1.3B", "Wan 2.1 VACE 1.3B", 1536, "fp8_scaled"),
+        ("wan2.1_vace_14B", "Wan VACE 14B", 5120, "plain"),
+        ("wan2.1_vace_14B", "Wan VACE 14B", 5120, "fp8_scaled"),
     ],
 )
 def test_public_transformers_are_recognised_and_no_key_is_left(as_file, file, name, width, layout):
@@ -60,6 +65,10 @@ def test_public_transformers_are_recognised_and_no_key_is_left(as_file, file, na
     assert query.shape == (width, width)
     assert query.dtype == (torch.bfloat16 if layout == "fp8_scaled" else torch.float16)
     assert model.scale_shift_table.dtype == torch.float32  # as from_pretrained keeps it
+    if "vace" in file:  # of diffusers' conversion script
+        step = {1536: 2, 5120: 5}[width]
+        assert model.config.vace_layers == list(range(0, len(model.blocks), step))
+        assert model.config.vace_in_channels == 96
 
 
 @pytest.mark.parametrize(
@@ -71,6 +80,18 @@ def test_public_vaes_are_recognised_and_no_key_is_left(as_file, file, channels, 
     assert len(vae.state_dict()) == len(key_list(file)) and vae.config.z_dim == channels
     assert vae.config.scale_factor_spatial == stride
     assert len(vae.config.latents_mean) == len(vae.config.latents_std) == channels
+
+
+@pytest.mark.parametrize("file", ["wan2.1_vace_1.3B", "wan2.1_vace_14B"])
+def test_a_vace_model_with_the_vae_of_the_5b_is_refused_by_both_names(as_file, file):
+    as_file(on_meta(file))
+    transformer, _ = load_transformer("vace.safetensors")
+    as_file(on_meta("wan2.2_vae"))
+    vae = load_vae("vae.safetensors")
+    words = r"VACE (1\.3B|14B), which needs the Wan 2\.1 VAE, but the Wan 2\.2 VAE was given\."
+    with pytest.raises(ValueError, match=words) as error:
+        check_parts(transformer, vae)
+    assert "\n" not in str(error.value)
 
 
 def test_a_vae_of_the_wrong_base_is_refused_by_both_names(as_file):
@@ -116,11 +137,19 @@ def test_fp8_scaled_weights_are_value_times_scale(tmp_path, scale_name):
 @pytest.mark.parametrize(
     ("tensors", "sentence"),
     [
-        ({"a": 1}, r"holds tensors named a, but a Wan text-to-video transformer"),
+        ({"a": 1}, r"holds tensors named a, but a Wan text-to-video or VACE tran"),
         ({"patch_embedding.weight": (8, 36), "head.head.weight": (64, 8)}, "36 input channels"),
         (
+            {"patch_embedding.weight": (8, 16), "head.head.weight": (64, 8), "img_emb.0": 1},
+            "holds a Wan image-to-video transformer",
+        ),
+        (
             {"patch_embedding.weight": (8, 16), "head.head.weight": (64, 8), "vace_blocks.0": 1},
-            "holds a Wan VACE transformer",
+            "lacks text_embedding.0.weight",
+        ),
+        (
+            {"vace_blocks.0.after_proj.weight": (8, 8)},
+            "holds the VACE blocks of a transformer without the transformer",
         ),
     ],
 )
@@ -157,8 +186,9 @@ def test_what_does_not_fit_a_transformer_is_named(tmp_path, change, sentence):
     assert "\n" not in str(error.value)
 
 
-def test_a_saved_transformer_comes_back_in_half_precision_with_its_settings(tmp_path):
-    model, path = tiny_transformer(), tmp_path / "model.safetensors"
+@pytest.mark.parametrize("make", [tiny_transformer, tiny_vace])
+def test_a_saved_transformer_comes_back_in_half_precision_with_its_settings(tmp_path, make):
+    model, path = make(), tmp_path / "model.safetensors"
     settings = {"conditioning": "add", "grid": [2, 5]}
     save_transformer(path, model.state_dict(), model.config, settings)
     again, noted = load_transformer(path, torch.float32)

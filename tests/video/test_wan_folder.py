@@ -5,10 +5,11 @@ import shutil
 
 import pytest
 import torch
+from diffusers import WanVACEPipeline, WanVACETransformer3DModel
 
 from fourreal.video.wan_folder import check_pipeline_folder, find_variant, load_pipeline_folder
 
-from ..tiny import tiny_pipeline
+from ..tiny import tiny_pipeline, tiny_vace
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 
@@ -20,6 +21,17 @@ def saved(tmp_path_factory):
     pipe = tiny_pipeline()
     pipe.save_pretrained(folder)
     return folder, pipe.transformer.state_dict()
+
+
+def test_a_folder_of_diffusers_own_vace_pipeline_is_read(tmp_path):
+    pipe = tiny_pipeline(transformer=tiny_vace())
+    parts = {"tokenizer": pipe.tokenizer, "text_encoder": pipe.text_encoder, "vae": pipe.vae}
+    stock = WanVACEPipeline(**parts, scheduler=pipe.scheduler, transformer=pipe.transformer)
+    stock.save_pretrained(tmp_path)
+    found = load_pipeline_folder(tmp_path)
+    assert same(found, pipe.transformer.state_dict())
+    assert isinstance(found.transformer, WanVACETransformer3DModel)
+    assert found.config.conditioning == "mask" and found.config.max_frames == 21
 
 
 @pytest.fixture

@@ -5,9 +5,12 @@ from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffu
 
 from fourreal.video.wan_keys import comfy_key, transformer_to_diffusers, vae_to_diffusers
 
-from ..tiny import key_list, tiny_transformer, tiny_vae
+from ..tiny import key_list, tiny_transformer, tiny_vace, tiny_vae
 
-TRANSFORMERS = ("wan2.1_t2v_1.3B", "wan2.1_t2v_14B", "wan2.2_ti2v_5B")
+TRANSFORMERS = (
+    *("wan2.1_t2v_1.3B", "wan2.1_t2v_14B", "wan2.2_ti2v_5B"),
+    *("wan2.1_vace_1.3B", "wan2.1_vace_14B"),
+)
 
 
 @pytest.mark.parametrize("file", TRANSFORMERS)
@@ -19,8 +22,8 @@ def test_comfy_keys_are_the_way_back_of_diffusers_converter(file):
         assert comfy_key(name) == key
 
 
-def test_every_name_of_a_transformer_survives_both_ways():
-    model = tiny_transformer()
+@pytest.mark.parametrize("model", [tiny_transformer(), tiny_vace()], ids=["T2V", "VACE"])
+def test_every_name_of_a_transformer_survives_both_ways(model):
     there = {comfy_key(key): key for key in model.state_dict()}
     assert len(there) == len(model.state_dict())
     assert all(key == name for key, name in transformer_to_diffusers(there).items())

@@ -1,0 +1,149 @@
+"""`fourreal evaluate warp`: a fixed-view video becomes a grid by geometry and a VACE, against the
+model that makes it from the video alone.
+
+The first view of an unseen scene is warped into the scene's other cameras, by its exact depth and
+by the depth that the reconstructor predicts from it. What is missing is filled in several ways;
+what is known is pasted over each. Scores are of the views that were not given.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fourreal.evaluation.drawing import beside
+from fourreal.evaluation.evaluated_models import (
+    ReconstructorModel,
+    Sampling,
+    generate_grid,
+    reconstruction_model,
+    vace_model,
+    video_model,
+)
+from fourreal.evaluation.examples import examples
+from fourreal.evaluation.report import Report, compare
+from fourreal.files.media import write_image
+from fourreal.metrics.pixels import moving_region, psnr, view_consistency
+from fourreal.paste import paste_known
+from fourreal.scenes import Scene
+from fourreal.training.warped_scenes import (
+    GEOMETRIES,
+    KnownGeometry,
+    first_view_depth,
+    warp_first_view,
+)
+from fourreal.warp import WarpedGrid
+
+COLUMNS = (
+    *("known_share", "psnr_known", "psnr_missing", "psnr", "psnr_moving"),
+    *("view_consistency", "gradient_energy"),
+)
+STRENGTH = "strength {:g}"  # the name of a row
+PICTURED = 3  # grids in the picture
+
+
+@dataclass
+class WarpEvaluation(ReconstructorModel, Sampling):
+    """From a fixed-view video, a grid by geometry and a VACE: exact and predicted geometry, fills
+    of several view strengths, the mean colour as a fill, and today's generation without geometry.
+    """
+
+    vace: Path | None = None
+    """A VACE file (default: the package's)."""
+    strengths: tuple[float, ...] = (0.0, 0.25, 0.5, 1.0)
+    """View strengths of the VACE; 0 fills each view on its own."""
+    geometries: tuple[KnownGeometry, ...] = GEOMETRIES
+    """Of the first view: exact depth, or depth predicted from its video."""
+    feather: int = 0
+    """Pixels over which pasted pixels fade into the fill."""
+    montage: Path | None = None
+    """Picture to write of the first 3 grids, filled with the last view strength by the last of the
+    geometries, the exact ones at the right: every second view, seven times across."""
+
+
+def mean_filled(warped: WarpedGrid) -> Tensor:
+    """The warped frames with the holes of each in the mean colour of what it shows."""
+    known = 1 - warped.missing
+    total = (warped.frames * known).sum((-2, -1), keepdim=True)
+    mean = total / known.sum((-2, -1), keepdim=True).clamp_min(1)
+    return torch.where(warped.missing > 0.5, mean, warped.frames)
+
+
+def gradient_energy(frames: Tensor) -> float:
+    """Mean squared difference of neighbouring pixels of images [..., H, W], along rows and
+    columns; blur takes it away."""
+    return float(frames.diff(dim=-1).square().mean() + frames.diff(dim=-2).square().mean())
+
+
+def score_warp(grid: Tensor, warped: WarpedGrid, scene: Scene) -> dict[str, float]:
+    """Scores of a grid [V, T, 3, H, W] in the views after the first.
+
+    The share of known pixels; PSNR in dB on them, on the missing ones, on the whole frame and on
+    what moves; the agreement of neighbouring views, the given one among them; gradient energy as a
+    multiple of the exact grid's.
+    """
+    made, exact = grid[1:], scene.frames[1:]
+    missing = warped.missing[1:, :, 0] > 0.5
+    return {
+        "known_share": float(warped.known_share[1:].mean()),
+        "psnr_known": psnr(made, exact, ~missing),
+        "psnr_missing": psnr(made, exact, missing),
+        "psnr": psnr(made, exact),
+        "psnr_moving": psnr(made, exact, moving_region(scene.frames)[1:]),
+        "view_consistency": view_consistency(grid, scene.depth, scene.extrinsics, scene.intrinsics),
+        "gradient_energy": gradient_energy(made) / gradient_energy(exact),
+    }
+
+
+def evaluate_warp(config: WarpEvaluation) -> dict[str, dict]:
+    """Make and score grids in all ways; printed as two tables for each geometry, of which the
+    second compares the view strengths with the first of them."""
+    if config.data:
+        raise ValueError("warping is scored by exact geometry, which only procedural scenes have.")
+    video = video_model(config.model, config.device)
+    vace = vace_model(config.vace, config.model, config.device)
+    reconstructor = reconstruction_model(config.reconstructor, config.device)
+    reports: dict[str, dict[str, Report]] = {name: {} for name in config.geometries}
+    pictures = []
+    for index, example in enumerate(examples(config)):
+        scene = example.scene
+        assert scene is not None  # without a folder of clips, examples are scenes
+        generated = generate_grid(video, config, index, scene.caption, fixed_view=scene.frames[0])
+        for geometry in config.geometries:
+            depth = scene.depth[:1]
+            if geometry == "predicted":
+                depth = first_view_depth(scene, reconstructor)
+            warped = warp_first_view(scene, depth)
+            grids = {
+                "fixed view": generated,
+                "fixed view, pasted": paste_known(generated, warped, feather=config.feather),
+                "mean colour": mean_filled(warped),
+            }
+            for strength in config.strengths:
+                given = {"video": warped.frames, "mask": warped.missing, "view_strength": strength}
+                made = generate_grid(vace, config, index, scene.caption, **given)
+                grid = paste_known(made, warped, feather=config.feather)
+                grids[STRENGTH.format(strength)] = grid
+            for name, grid in grids.items():
+                report = reports[geometry].setdefault(name, Report())
+                report.add(score_warp(grid, warped, scene))
+        if config.montage and index < PICTURED:
+            pictures.append(beside(grid, scene.frames))
+    if config.montage:
+        write_image(config.montage, torch.cat(pictures, -2))
+    return tables(config, reports)
+
+
+def tables(config: WarpEvaluation, reports: dict[str, dict[str, Report]]) -> dict[str, Any]:
+    """The tables of the reports, by geometry and row; see evaluate_warp."""
+    found = {}
+    strengths = [STRENGTH.format(strength) for strength in config.strengths]
+    for geometry, rows in reports.items():
+        print(f"\n{geometry} geometry")
+        results = {name: report.result(config) for name, report in rows.items()}
+        found[geometry] = compare(config, results, COLUMNS, f"_{geometry}")
+        filled = {name: results[name] for name in strengths}
+        compare(config, filled, COLUMNS, f"_{geometry}_strengths")
+    return found

@@ -1,0 +1,112 @@
+"""`fourreal evaluate warp`: exact grids score as exact, the fills are told apart, and tables are
+paired."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from fourreal.evaluation import evaluate_warp as warp
+from fourreal.files.media import read_image
+from fourreal.scenes import make_scene, scene_seed
+from fourreal.warp import WarpedGrid
+
+from .small import SIZE, small
+
+VIEWS, FRAMES = 3, 5
+
+
+def scene_of(index):
+    return make_scene(scene_seed("validation", index), VIEWS, FRAMES, SIZE, SIZE)
+
+
+def half_known(frames, wrong=0.0):
+    """The left half of each frame but the first view's is known, wrong by so much."""
+    missing = torch.zeros(*frames.shape[:2], 1, SIZE, SIZE)
+    missing[1:, ..., SIZE // 2 :] = 1
+    known = frames.clone()
+    known[1:] += wrong
+    return WarpedGrid(torch.where(missing > 0.5, 0.5, known), missing)
+
+
+def test_scores_are_of_the_views_that_were_not_given():
+    scene = scene_of(2)
+    warped = half_known(scene.frames)
+    made = scene.frames.clone()
+    made[1:, ..., SIZE // 2 :] += 0.1
+    made[0] = 0  # the given view counts in the agreement of the views alone
+    scores = warp.score_warp(made, warped, scene)
+    assert scores["known_share"] == 0.5 and scores["psnr_known"] == float("inf")
+    assert scores["psnr_missing"] == pytest.approx(20, abs=1e-3)
+    assert scores["psnr"] == pytest.approx(20 + 10 * math.log10(2), abs=1e-3)
+    assert warp.score_warp(scene.frames, warped, scene)["gradient_energy"] == 1
+
+
+def test_gradient_energy_is_the_mean_square_of_steps():
+    ramp = (torch.arange(8.0) * 0.1).expand(3, 8, 8)
+    assert warp.gradient_energy(ramp) == pytest.approx(0.01)
+    blurred = torch.nn.functional.avg_pool2d(torch.eye(8)[None], 3, 1, 1)
+    assert warp.gradient_energy(blurred) < 0.5 * warp.gradient_energy(torch.eye(8)[None])
+
+
+def test_holes_are_filled_with_the_mean_colour_of_their_own_frame():
+    frames = torch.zeros(2, 1, 3, 4, 4)
+    frames[0, 0, :, :, :2], frames[1, 0, :, :, :2] = 0.2, 0.8
+    missing = torch.zeros(2, 1, 1, 4, 4)
+    missing[..., 2:] = 1
+    filled = warp.mean_filled(WarpedGrid(torch.where(missing > 0.5, 0.5, frames), missing))
+    assert torch.allclose(filled[0], torch.tensor(0.2)) and torch.allclose(
+        filled[1], torch.tensor(0.8)
+    )
+    nothing = warp.mean_filled(WarpedGrid(torch.full_like(frames, 0.5), torch.ones_like(missing)))
+    assert nothing.isfinite().all()
+
+
+def test_rows_are_compared_by_scene_and_known_pixels_are_kept(monkeypatch, tmp_path):
+    scenes, asked = [scene_of(index) for index in range(2)], []
+
+    def video(caption, fixed_view, generator, **_):
+        """Today's generation: the given view in all the others' places."""
+        return SimpleNamespace(frames=fixed_view[None].expand(VIEWS, -1, -1, -1, -1))
+
+    def vace(caption, video, mask, view_strength, generator, **_):
+        """A fill that is the better the stronger the views are joined, and black where known."""
+        exact = scenes[generator.initial_seed()].frames
+        asked.append(view_strength)
+        return SimpleNamespace(frames=(exact + 0.2 * (1 - view_strength)) * mask)
+
+    monkeypatch.setattr(warp, "video_model", lambda *_: video)
+    monkeypatch.setattr(warp, "vace_model", lambda *_: vace)
+    answer = SimpleNamespace(depth=torch.ones(1, FRAMES, SIZE, SIZE))
+    monkeypatch.setattr(warp, "reconstruction_model", lambda *_: lambda *_, **__: answer)
+    # Colours are matched on known pixels, which this model gives black: that is not the subject.
+    paste = warp.paste_known
+    monkeypatch.setattr(warp, "paste_known", lambda *a, **b: paste(*a, **b, match_colors=False))
+    options = small(num_views=VIEWS, num_frames=FRAMES, out=tmp_path / "warp.json")
+    config = warp.WarpEvaluation(
+        **options, strengths=(0.0, 0.5, 1.0), montage=tmp_path / "warp.png"
+    )
+    found = warp.evaluate_warp(config)
+    assert asked == [0, 0.5, 1] * 4 and set(found) == {"exact", "predicted"}
+    for rows in found.values():
+        psnr = {name: row["scores"]["psnr_missing"]["mean"] for name, row in rows.items()}
+        assert psnr["strength 0"] < psnr["strength 0.5"]
+        known = {name: row["scores"]["psnr_known"]["mean"] for name, row in rows.items()}
+        assert known["strength 0"] == known["mean colour"] > known["fixed view"]
+        assert rows["strength 1"]["difference"]["psnr"]["n"] == 2
+    exact, predicted = (found[g]["strength 0"]["scores"]["psnr_known"] for g in found)
+    assert exact["mean"] > 28 > predicted["mean"]  # a wall is no depth
+    halves = read_image(tmp_path / "warp.png").split(
+        [5 * (SIZE + 2) - 2, 6, 5 * (SIZE + 2) - 2], -1
+    )
+    assert (halves[0] - halves[2]).abs().mean() < 0.1  # strength 1 fills exactly
+    written = json.loads((tmp_path / "warp_exact_strengths.json").read_text())
+    assert list(written["variants"]) == ["strength 0", "strength 0.5", "strength 1"]
+    assert written["settings"]["feather"] == 0
+
+
+def test_clips_without_exact_geometry_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="only procedural scenes have"):
+        warp.evaluate_warp(warp.WarpEvaluation(data=tmp_path))
