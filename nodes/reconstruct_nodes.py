@@ -166,7 +166,8 @@ def reconstructor_options(
     shared_intrinsics: bool = False,
     **others,
 ) -> dict:
-    """Options of a Reconstructor from those of the node; `others` are sh_degree, refine, filters.
+    """Options of a Reconstructor from those of the node; `others` are sh_degree, refine, filters,
+    and filled [V, T, H, W].
 
     Raises ValueError when only one half of known cameras is given.
     """
@@ -182,6 +183,7 @@ def reconstructor_options(
         "align": ALIGN[align],
         "sh_degree": others.pop("sh_degree", 0),
         "refine": others.pop("refine", 0),
+        "filled": others.pop("filled", None),
         "filters": Filters(**others),
         "split": StaticSplit() if store_static_once else None,
     }
@@ -227,6 +229,13 @@ class Reconstruct(io.ComfyNode):
                     tooltip="[V, 3, 3] in pixels of the images; needed with extrinsics.",
                 ),
                 *later_options(),
+                io.Mask.Input(
+                    "filled",
+                    optional=True,
+                    tooltip="1 where a model made the pixels up, as Warp Grid's mask says: they "
+                    "become Gaussians only where no other pixel shows the same place, and "
+                    "refinement weighs them less.",
+                ),
             ],
             outputs=[
                 types.Scene.Output(display_name="SCENE", tooltip=types.SCENE_TOOLTIP),
@@ -252,6 +261,8 @@ class Reconstruct(io.ComfyNode):
     ) -> io.NodeOutput:
         """options: see reconstructor_options."""
         frames = images_to_frames(images, num_views).float().cpu()
+        if options.get("filled") is not None:
+            options["filled"] = images_to_frames(options["filled"][..., None], num_views)[:, :, 0]
         given = reconstructor_options(**options)
         num_times = frames.shape[1]
 

@@ -6,7 +6,6 @@ from comfy_api.latest import Types, io
 from torch import Tensor
 
 from fourreal.cameras import (
-    CameraPath,
     arc_cameras,
     point_ahead,
     scale_intrinsics,
@@ -18,7 +17,7 @@ from fourreal.grid import frames_to_images, images_to_frames
 from . import types
 from .camera_info import cameras_of
 from .progress import progress_reporter
-from .splat_batch import splat_to_scene
+from .splat_batch import as_scene
 
 ARC, OWN = "arc", "views of the scene"
 
@@ -84,8 +83,7 @@ class WarpGrid(io.ComfyNode):
         """arc: see target_cameras."""
         from fourreal.warp import reference_cells, warp_grid, wide_angles
 
-        if isinstance(scene, Types.SPLAT):
-            scene = scene_of_splat(scene, width, height)
+        scene = seen_by_nobody(scene) if isinstance(scene, Types.SPLAT) else scene
         width, height = width or scene.width, height or scene.height
         extrinsics, intrinsics = target_cameras(scene, width, height, camera, **arc)
         num_times = num_frames or scene.num_frames
@@ -211,16 +209,13 @@ def target_cameras(
     """Extrinsics [V, 3, 4] and intrinsics [V, 3, 3] in pixels of width x height.
 
     A list of LOAD3D_CAMERA is the cameras; a single one stands for the scene's first view. arc:
-    degrees, elevation, distance. Raises ValueError for an arc that is none, and for a scene without
-    cameras (a SPLAT) where none is connected.
+    degrees, elevation, distance. Raises ValueError for an arc that is none.
     """
     if camera is not None:
         extrinsics, intrinsics = cameras_of(camera, width, height)
     else:
         factors = width / scene.width, height / scene.height
         extrinsics, intrinsics = scene.extrinsics, scale_intrinsics(scene.intrinsics, *factors)
-    if not len(extrinsics):
-        raise ValueError("a SPLAT has no views of its own; connect a camera to begin at.")
     if len(extrinsics) > 1 and camera is not None:
         return extrinsics, intrinsics
     if cameras == OWN:
@@ -236,14 +231,11 @@ def first_times(scene: GaussianScene, count: int) -> GaussianScene:
     return GaussianScene(**vars(scene) | {"dynamic": scene.dynamic[:count], "observed": observed})
 
 
-def scene_of_splat(splat: Types.SPLAT, width: int, height: int) -> GaussianScene:
-    """The scene of a SPLAT, which has no views. Raises ValueError where no size is given."""
-    if not width or not height:
-        raise ValueError(
-            "a SPLAT has no size of its own; give the width and the height of the grid in pixels."
-        )
-    nowhere = torch.zeros(0, 3, 4), torch.zeros(0, 3, 3), torch.zeros(0, dtype=torch.long)
-    return splat_to_scene(splat, CameraPath(*nowhere, width, height))
+def seen_by_nobody(splat: Types.SPLAT) -> GaussianScene:
+    """The scene of a SPLAT, whose camera saw nothing of it: what is opaque is known."""
+    scene = as_scene(splat)
+    scene.observed = torch.zeros(scene.num_views, scene.num_frames, dtype=torch.bool)
+    return scene
 
 
 class PasteKnown(io.ComfyNode):

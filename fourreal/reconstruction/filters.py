@@ -11,6 +11,7 @@ from fourreal.gaussians import Gaussians
 from fourreal.reconstruction.alignment import quantile
 
 RADIUS = 3  # pixels around one that say whose depth it has
+SAME = 0.05  # relative difference of depth below which two views see one surface
 LIKE = 0.1  # standard deviation of the difference of colours that count as one
 
 
@@ -132,6 +133,28 @@ def covered(depth: Tensor, keep: Tensor, extrinsics: Tensor, intrinsics: Tensor)
         y, x, inside = pixels_hit(pixels[0], distance[0], height, width)
         hit[view, y[inside], x[inside]] = 1
     return hit > 0
+
+
+def shown_by_others(
+    depth: Tensor, filled: Tensor, extrinsics: Tensor, intrinsics: Tensor
+) -> Tensor:
+    """Pixels in filled [V, H, W] whose place a pixel of another view shows that is not in it.
+
+    depth [V, H, W]; extrinsics [V, 3, 4]; intrinsics [V, 3, 3].
+    """
+    shown = torch.zeros_like(filled)
+    for view in range(len(depth)):
+        own = filled[view]
+        points = unproject(depth[view], extrinsics[view], intrinsics[view])[own][None]
+        for other in range(len(depth)):
+            if other == view or not len(points[0]):
+                continue
+            camera = extrinsics[other, None], intrinsics[other, None]
+            pixels, distance = project(points, *camera)
+            y, x, inside = pixels_hit(pixels[0], distance[0], *depth.shape[1:])
+            same = (depth[other, y, x] / distance[0] - 1).abs() < SAME
+            shown[view, own] |= inside & same & ~filled[other, y, x]
+    return shown
 
 
 def depth_jump(depth: Tensor) -> Tensor:

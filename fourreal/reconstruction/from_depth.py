@@ -14,6 +14,7 @@ from torch import Tensor
 from fourreal.cameras import matrix_to_quaternion, project, unproject
 from fourreal.gaussians import Gaussians, GaussianScene, rgb_to_harmonics
 from fourreal.reconstruction.alignment import scale_between
+from fourreal.reconstruction.filters import SAME
 from fourreal.reconstruction.gaussian_head import FOOTPRINT, FULL_OPACITY
 from fourreal.reconstruction.split import SplitMasks, StaticSplit, median_where, split_view
 from fourreal.warp import JUMP, beside_jumps, grown, within_reach
@@ -21,7 +22,6 @@ from fourreal.warp import JUMP, beside_jumps, grown, within_reach
 SKY = 100.0  # depth of the sky, of the median depth of everything else
 LONGEST = 6.0  # of a Gaussian on a slanted surface, in pixels across at its depth
 THIN = 0.1  # of a Gaussian across its surface, likewise
-SAME = 0.05  # relative difference of depth below which two views see one surface
 EVEN = 0.1  # range of a colour channel over 3 x 3 pixels of an even surface
 
 

@@ -82,6 +82,11 @@ class ImageFit:
         x = x[..., self.top : self.top + self.height, self.left : self.left + self.width]
         return x.clamp(0, 1).reshape(*leading, 3, self.height, self.width)
 
+    def masks(self, masks: Tensor) -> Tensor:
+        """Masks [..., H, W] of the input's size, boolean [..., h, w] at the network's."""
+        colors = masks.unsqueeze(-3).expand(*masks.shape[:-2], 3, -1, -1)
+        return self.images(colors)[..., 0, :, :] > 0.5
+
     def _affine(self, reference: Tensor) -> Tensor:
         """[3, 3] from the input's pixels to the network's."""
         x = self.resized_width / self.input_width

@@ -34,6 +34,9 @@ class ReconstructionOptions:
             colour for all directions.
         refine: steps of photometric optimisation of the Gaussians on the frames (`refine_scene`);
             200 to 300 are a good number, 0 keeps what the network says.
+        filled: pixels [V, T, H, W] that a model made up, true or 1; all are trusted by default.
+            Where a pixel of another view, which is not, shows the same place at that time, it alone
+            becomes a Gaussian; refinement weighs filled pixels less.
     """
 
     cameras: CameraMode | tuple[Tensor, Tensor] = "first"
@@ -46,6 +49,7 @@ class ReconstructionOptions:
     split: StaticSplit | None = field(default_factory=StaticSplit)
     sh_degree: int = 0
     refine: int = 0
+    filled: Tensor | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.cameras, str) and self.cameras not in get_args(CameraMode):
@@ -58,8 +62,14 @@ class ReconstructionOptions:
             if value is not None and value < least:
                 raise ValueError(f"{name} is {value}, but must be at least {least}.")
 
-    def check_views(self, num_views: int) -> None:
-        """Raise ValueError unless given cameras are those of so many views."""
+    def check_grid(self, frames: Tensor) -> None:
+        """Raise ValueError unless given cameras and filled are those of frames [V, T, 3, H, W]."""
+        num_views, num_times, _, height, width = frames.shape
+        if self.filled is not None and self.filled.shape != (num_views, num_times, height, width):
+            raise ValueError(
+                f"filled has the shape {tuple(self.filled.shape)}, but the frames need "
+                f"({num_views}, {num_times}, {height}, {width}): views, times, height, width."
+            )
         if isinstance(self.cameras, str):
             return
         shapes = [tuple(part.shape) for part in self.cameras]

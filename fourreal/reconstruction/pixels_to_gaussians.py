@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from fourreal.gaussians import Gaussians
-from fourreal.reconstruction.filters import Filters, keep_pixels, merge_voxels
+from fourreal.reconstruction.filters import Filters, keep_pixels, merge_voxels, shown_by_others
 from fourreal.reconstruction.gaussian_head import (
     decode_anysplat,
     decode_gaussians,
@@ -38,11 +38,13 @@ def emit_gaussians(
     filters: Filters,
     split: StaticSplit | None,
     device: torch.device | None = None,
+    filled: Tensor | None = None,
 ) -> tuple[Gaussians, list[Gaussians]]:
     """The static Gaussians, and those of each time, where the maps are.
 
     images [T, V, 3, h, w]; maps of all T times, with depth in the unit of the cameras; `filters`
-    choose the pixels; without `split` nothing is static. Computed on `device` (by default where the
+    choose the pixels, of those in filled [T, V, h, w] only such as no other pixel shows; without
+    `split` nothing is static. Computed on `device` (by default where the
     maps are) in the memory of one time, or of one view where what stands still is found.
     """
     times, home = range(len(maps)), maps.depth.device
@@ -51,7 +53,10 @@ def emit_gaussians(
 
     def kept(time: int) -> Tensor:
         depth, sure = maps.depth[time].to(device), maps.depth_confidence[time].to(device)
-        return keep_pixels(depth, sure, *cameras, filters).to(home)
+        keep = keep_pixels(depth, sure, *cameras, filters)
+        if filled is not None:
+            keep &= ~shown_by_others(depth, filled[time].to(device), *cameras)
+        return keep.to(home)
 
     keep = torch.stack([kept(t) for t in times])  # [T, V, h, w]
     voxel = filters.voxel_size * (maps.depth.median() / cameras[1][:, 0, 0].median()).item()

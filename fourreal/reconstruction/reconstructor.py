@@ -269,7 +269,7 @@ class Reconstructor:
         """
         chosen = ReconstructionOptions(**options)
         check_frames(frames)
-        chosen.check_views(len(frames))
+        chosen.check_grid(frames)
         fit = self.fit(frames, chosen.resolution)
         resized = [fit.images(view.to(self.device)).cpu() for view in frames]
         images = torch.stack(resized, 1)  # [T, V, 3, h, w]
@@ -282,13 +282,14 @@ class Reconstructor:
         maps = self.predict_grid(images, chosen, tell)
         maps, cameras = self.in_one_unit(maps, images, fit, chosen)
         head = self.model.config.gaussian_head
-        which = chosen.filters, chosen.split, self.device
+        filled = None if chosen.filled is None else fit.masks(chosen.filled.transpose(0, 1))
+        which = chosen.filters, chosen.split, self.device, filled
         emitted = emit_gaussians(head, images, maps, cameras, *which)
         extrinsics, intrinsics = cameras[0].cpu(), fit.intrinsics_back(cameras[1]).cpu()
         (height, width), metadata = frames.shape[-2:], {"reconstructor": self.kind}
         scene = GaussianScene(*emitted, extrinsics, intrinsics, width, height, chosen.fps, metadata)
         if chosen.refine:
-            refined = scene.to(self.device), frames.float(), chosen.refine
+            refined = scene.to(self.device), frames.float(), chosen.refine, chosen.filled
             scene = refine_scene(*refined, progress=lambda done: tell(num_times + done)).to("cpu")
 
         def back(values: Tensor, outside: float | None = None) -> Tensor:

@@ -21,6 +21,7 @@ LEARNING_RATES = {
     "logits": 0.05,
     "harmonics": 0.01,
 }
+FILLED = 0.3  # weight of a pixel that a model made up
 
 
 class _Parameters(nn.Module):
@@ -50,12 +51,14 @@ def refine_scene(
     scene: GaussianScene,
     frames: Tensor,
     steps: int = 300,
+    filled: Tensor | None = None,
     *,
     progress: Callable[[int], None] | None = None,
 ) -> GaussianScene:
     """The scene with Gaussians fitted to the frames [V, T, 3, H, W] in [0, 1] that it came from.
 
-    Minimises the absolute error of rendered pixels. progress(done) is called after every step;
+    Minimises the absolute error of rendered pixels, of which those in filled [V, T, H, W], made up
+    by a model, count less. progress(done) is called after every step;
     what it raises ends the work and leaves the given scene as it was. Works under no_grad and
     inference mode. Raises ValueError when the frames are not the scene's.
     """
@@ -84,7 +87,10 @@ def refine_scene(
             both = Gaussians.concatenate([static.gaussians(), dynamic[time].gaussians()])
             cameras = extrinsics[view : view + 1], intrinsics[view : view + 1]
             shown = render(both, *cameras, scene.width, scene.height).color[0].movedim(-1, 0)
-            (shown - frames[view, time].to(shown.device).clone()).abs().mean().backward()
+            error = (shown - frames[view, time].to(shown.device).clone()).abs()
+            if filled is not None:
+                error = error * (1 - (1 - FILLED) * filled[view, time].to(error))
+            error.mean().backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             if progress is not None:

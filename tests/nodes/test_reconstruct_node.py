@@ -59,7 +59,7 @@ def test_every_option_of_the_node_reaches_the_reconstructor(nodes):
         "refine": 7,
     }
     names = {i.id for i in nodes.Reconstruct.define_schema().inputs}
-    assert names - {"reconstructor", "images", "num_views", "fps"} == {
+    assert names - {"reconstructor", "images", "num_views", "fps", "filled"} == {
         *filters,
         *cameras,
         *options,
@@ -68,10 +68,18 @@ def test_every_option_of_the_node_reaches_the_reconstructor(nodes):
     assert given.pop("filters") == Filters(**filters)
     assert given.pop("split") is None and given.pop("align") is False
     assert given.pop("fps") == 8.0 and callable(given.pop("progress"))
+    assert given.pop("filled") is None
     assert given == {k: options[k] for k in given}
     assert given.keys() == options.keys() - {"store_static_once", "align"}
     extrinsics, intrinsics = asked_for(nodes, **options, **cameras)["cameras"]
     assert extrinsics.shape == (2, 3, 4) and intrinsics is cameras["intrinsics"]
+
+
+def test_the_mask_of_filled_pixels_is_a_grid(nodes):
+    mask = torch.rand(4, 8, 8)
+    assert torch.equal(asked_for(nodes, filled=mask)["filled"], mask.unflatten(0, (2, 2)))
+    with pytest.raises(ValueError, match="3 images cannot be split into 2 views"):
+        nodes.Reconstruct.execute(None, torch.rand(4, 8, 8, 3), 2, 8.0, filled=mask[:3])
 
 
 def test_later_options_are_last_and_optional(nodes):

@@ -89,17 +89,19 @@ def test_a_list_of_cameras_is_the_cameras(nodes, scene):
     torch.testing.assert_close(path.extrinsics[0], extrinsics[0, :3], atol=1e-4, rtol=1e-4)
 
 
-def test_a_splat_is_warped_from_a_camera_at_the_size_that_is_given(nodes, scene):
+def test_a_splat_is_warped_from_a_camera_or_from_one_before_it(nodes, scene):
     splat = nodes.SceneToSplat.execute(scene, -1).args[0]
     camera = nodes.SceneCamera.execute(scene, 0).args[0]
-    given = {"width": 32, "height": 16}
-    images, _, extrinsics, *_ = warp(nodes, splat, camera=camera, **given)
+    images, mask, extrinsics, *_ = warp(nodes, splat, camera=camera, width=32, height=16)
     assert images.shape == (6, 16, 32, 3)
     torch.testing.assert_close(extrinsics[0], torch.eye(4), atol=1e-5, rtol=0)
-    with pytest.raises(ValueError, match="give the width and the height"):
-        warp(nodes, splat, camera=camera)
-    with pytest.raises(ValueError, match="connect a camera to begin at"):
-        warp(nodes, splat, **given)
+    # All that is opaque is known, as there was no camera that did not see it.
+    same = [torch.eye(4)[None, :3], scene.intrinsics * torch.tensor([0.5, 0.5, 1])[:, None]]
+    same[1][0, 0, 2], same[1][0, 1, 2] = 16, 8
+    scene.observed = torch.zeros(1, 2)
+    assert torch.equal(mask[:2], warp_grid(scene, *same, 32, 16).missing[0, :, 0])
+    framed = warp(nodes, splat, num_views=2, width=32, height=24)
+    assert framed[0].shape == (4, 24, 32, 3) and framed[6] > 0.1
 
 
 def test_references_are_known_whole_and_later_times_not_at_all(nodes, scene):
