@@ -90,7 +90,7 @@ def write_random_weights(
     )
     from fourreal.reconstruction import VGGT, VGGTConfig, save_model
     from fourreal.training.video_config import VideoConfig
-    from fourreal.training.video_model import build_transformer
+    from fourreal.training.video_model import add_vace, build_transformer
     from fourreal.video.wan_files import save_transformer
 
     torch.manual_seed(0)
@@ -100,6 +100,10 @@ def write_random_weights(
     transformer = build_transformer(VideoConfig(layers=2), channels)
     tensors = transformer.state_dict()
     save_transformer(folder / "transformer.safetensors", tensors, transformer.config, noted)
+    vace = add_vace(transformer, 8)
+    torch.nn.init.normal_(vace.vace_blocks[0].proj_out.weight, std=0.02)
+    noted = noted and noted | {"conditioning": "mask"}
+    save_transformer(folder / "vace.safetensors", vace.state_dict(), vace.config, noted)
     tokenizer = build_tokenizer(caption_words())
     encoder = build_text_encoder(len(tokenizer))
     save_text_encoder(encoder, tokenizer, folder / "text_encoder.safetensors")
