@@ -27,6 +27,7 @@ from .render_nodes import RenderSplats
 from .sampler_nodes import ApplyViewTimeAttention, ViewTimeSampler
 from .scene_nodes import LoadScene, SaveScene, SceneToSplat
 from .track_nodes import TrackPoints
+from .vace_nodes import GridVACE
 from .warp_nodes import PasteKnown, WarpGrid
 
 NODES = [
@@ -34,6 +35,7 @@ NODES = [
     ExampleScene,
     TextEncode,
     GridLatent,
+    GridVACE,
     ApplyViewTimeAttention,
     ViewTimeSampler,
     AssembleGrid,

@@ -182,6 +182,12 @@ def tokenizer_class(description: str, max_tokens: int) -> type:
             tokens = self.tokenizer.encode(text).ids
             return {CLIP_NAME: [[(t, 1.0, 0) if return_word_ids else (t, 1.0) for t in tokens]]}
 
+        def words_warning(self, text: str) -> str | None:
+            """What is to be told of words that are not known."""
+            from fourreal.embedded.text import words_warning
+
+            return words_warning(self.tokenizer, text)
+
         def state_dict(self):
             return {}
 

@@ -36,7 +36,7 @@ class AssembleGrid(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(display_name="images", tooltip="The grid of V x T frames."),
-                io.Int.Output(display_name="num_views", tooltip="The number of views V."),
+                *types.grid_outputs(),
             ],
         )
 
@@ -50,7 +50,8 @@ class AssembleGrid(io.ComfyNode):
                 f"the views differ ({listed or 'there are none'}); all must have the same number "
                 "of frames and the same size."
             )
-        return io.NodeOutput(torch.cat(videos), len(videos))
+        count, height, width, _ = videos[0].shape
+        return io.NodeOutput(torch.cat(videos), len(videos), count, width, height)
 
 
 class PickView(io.ComfyNode):

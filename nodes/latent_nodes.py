@@ -8,6 +8,7 @@ from torch import Tensor
 from fourreal.grid import check_size, num_latent_frames, reference_mask
 
 from . import types
+from .progress import tell_node
 
 DEFAULT_PROMPT = "a red ball orbiting on a marbled floor"
 EMPTY_PROMPT = "the prompt is empty; say what the scene shows and how it moves."
@@ -46,6 +47,7 @@ class TextEncode(io.ComfyNode):
                 io.Conditioning.Output(display_name="positive", tooltip="The prompt."),
                 io.Conditioning.Output(display_name="negative", tooltip="The negative prompt."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -58,6 +60,9 @@ class TextEncode(io.ComfyNode):
             raise ValueError(EMPTY_PROMPT)
         if clip is None:
             raise ValueError("the CLIP input is empty; connect the text encoder of the MODEL.")
+        told = getattr(clip.tokenizer, "words_warning", lambda _: None)(prompt)
+        if told:
+            tell_node(told, cls.hidden.unique_id)
         return io.NodeOutput(
             *(clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in (prompt, negative))
         )
@@ -73,6 +78,16 @@ def check_reference(
             f"{name} has {given} images of {given_width} x {given_height} pixels, but this grid "
             f"needs {count} {meaning} of {width} x {height}; resize it or change the grid."
         )
+
+
+def fitted(images: Tensor, count: int | None, height: int, width: int) -> Tensor:
+    """The first `count` images [N, H, W, 3], or all, at a size, cropped at their middle."""
+    from fourreal.files.media import fit_frames
+
+    if images.shape[1:3] == (height, width):
+        return images[:count]
+    frames = images[:count, ..., :3].movedim(-1, 1)
+    return fit_frames(frames, len(frames), height, width).movedim(1, -1).clamp(0, 1)
 
 
 def grid_latent(
@@ -124,8 +139,11 @@ class GridLatent(io.ComfyNode):
     """The LATENT is `[views, channels, frames, height, width]`, one view after the other. T frames
     become (T - 1) / 4 + 1 latent frames.
 
-    - **fixed_view** is a video of the first view: exactly `num_frames` images.
-    - **freeze_time** is all views of the first moment: exactly `num_views` images.
+    - **fixed_view** is a video of the first view: `num_frames` images.
+    - **freeze_time** is all views of the first moment: `num_views` images.
+
+    Both are fitted to the grid; link *num_views* and *num_frames* to the nodes that follow, so that
+    all have the same.
 
     Each needs the VAE of the model. What is known is kept by the sampler, what is not is generated.
     Connect the output unchanged to Apply View-Time Attention and to the sampler.
@@ -183,9 +201,18 @@ class GridLatent(io.ComfyNode):
                     )
                     for name in ("width", "height")
                 ),
+                io.Boolean.Input(
+                    "fit_references",
+                    default=True,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Resizes references to the grid's size, cropped at their middle, and "
+                    "leaves surplus frames of fixed_view out. Off: what does not fit is refused.",
+                ),
             ],
             outputs=[
-                io.Latent.Output(tooltip="The grid [V, C, F, h, w], one view after the other.")
+                io.Latent.Output(tooltip="The grid [V, C, F, h, w], one view after the other."),
+                *types.grid_outputs(),
             ],
         )
 
@@ -208,7 +235,12 @@ class GridLatent(io.ComfyNode):
         vae=None,
         fixed_view: Tensor | None = None,
         freeze_time: Tensor | None = None,
+        fit_references: bool = True,
     ) -> io.NodeOutput:
-        return io.NodeOutput(
-            grid_latent(vae, fixed_view, freeze_time, num_views, num_frames, width, height)
-        )
+        if fit_references:
+            size = height, width
+            fixed_view = None if fixed_view is None else fitted(fixed_view, num_frames, *size)
+            # Surplus photos are not left out: then the number of views is wrong.
+            freeze_time = None if freeze_time is None else fitted(freeze_time, None, *size)
+        shape = num_views, num_frames, width, height
+        return io.NodeOutput(grid_latent(vae, fixed_view, freeze_time, *shape), *shape)

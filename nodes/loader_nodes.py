@@ -1,7 +1,6 @@
 """The loaders: what comes with the pack (models, example scenes), and reconstructors from files."""
 
 import json
-import logging
 from pathlib import Path
 
 import comfy.model_management
@@ -14,6 +13,7 @@ from fourreal.grid import frames_to_images
 from fourreal.weights import folder
 
 from . import types
+from .progress import tell_node
 
 FOLDER = "geometry_estimation"  # where ComfyUI keeps Depth Anything 3 and MoGe
 FILES = ("transformer", "text_encoder", "autoencoder", "reconstructor")
@@ -126,8 +126,6 @@ class LoadReconstructor(io.ComfyNode):
 
     @classmethod
     def execute(cls, file: str, precision: str) -> io.NodeOutput:
-        from server import PromptServer
-
         from .offloading import load_reconstructor
 
         path = folder_paths.get_full_path_or_raise(FOLDER, file)
@@ -138,9 +136,7 @@ class LoadReconstructor(io.ComfyNode):
         reconstructor = load_reconstructor(path, getattr(torch, precision))
         note = reconstructor.license_note
         if note:
-            logging.warning("%s: %s.", file, note)
-            if cls.hidden.unique_id:
-                PromptServer.instance.send_progress_text(note, cls.hidden.unique_id)
+            tell_node(f"{file}: {note}.", cls.hidden.unique_id)
         return io.NodeOutput(reconstructor, note)
 
 
@@ -192,6 +188,7 @@ class ExampleScene(io.ComfyNode):
                     display_name="EXTRINSICS", tooltip="True cameras, world to camera [V, 4, 4]."
                 ),
                 types.Intrinsics.Output(display_name="INTRINSICS", tooltip="[V, 3, 3], in pixels."),
+                *types.grid_outputs(),
             ],
         )
 
@@ -207,4 +204,5 @@ class ExampleScene(io.ComfyNode):
             scene.caption,
             to_homogeneous(scene.extrinsics),
             scene.intrinsics,
+            *(num_views, num_frames, width, height),
         )

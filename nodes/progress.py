@@ -1,5 +1,6 @@
 """Progress bars, previews beside them, and cancel."""
 
+import logging
 from collections.abc import Callable
 
 import comfy.model_management
@@ -9,6 +10,15 @@ from PIL import Image
 from torch import Tensor
 
 PREVIEW_SIZE = 512  # pixels of the longer side
+
+
+def tell_node(text: str, node_id: str | None) -> None:
+    """Show a sentence on a node that works, and in the terminal."""
+    from server import PromptServer
+
+    logging.warning("%s", text)
+    if node_id:
+        PromptServer.instance.send_progress_text(text, node_id)
 
 
 def progress_reporter(

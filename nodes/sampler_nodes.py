@@ -9,11 +9,13 @@ from comfy_api.latest import io
 from fourreal.grid import sampling_stages
 
 from . import types
-from .progress import sampler_callback
+from .progress import sampler_callback, tell_node
 
 
 def model_input() -> io.Model.Input:
-    return io.Model.Input("model", tooltip="A Wan 2.1 or 2.2 model, or the embedded one.")
+    return io.Model.Input(
+        "model", tooltip="A Wan 2.1 or 2.2 model, one of Wan VACE, or the embedded one."
+    )
 
 
 def view_strength_input() -> io.Float.Input:
@@ -49,7 +51,8 @@ class ApplyViewTimeAttention(io.ComfyNode):
             inputs=[
                 model_input(),
                 io.Latent.Input(
-                    "latent", tooltip="From Grid Latent; the same one must go to the sampler."
+                    "latent",
+                    tooltip="From Grid Latent or Grid VACE; the same one must go to the sampler.",
                 ),
                 view_strength_input(),
             ],
@@ -59,8 +62,9 @@ class ApplyViewTimeAttention(io.ComfyNode):
     @classmethod
     def execute(cls, model: ModelPatcher, latent: dict, view_strength: float) -> io.NodeOutput:
         known = types.known_cells(latent)
-        from .view_time import patch_for_grid
+        from .view_time import check_control, patch_for_grid
 
+        check_control(model, latent)
         return io.NodeOutput(patch_for_grid(model, known, latent["samples"], view_strength))
 
 
@@ -87,7 +91,10 @@ class ViewTimeSampler(io.ComfyNode):
                 model_input(),
                 io.Conditioning.Input("positive", tooltip="What the scene shows."),
                 io.Conditioning.Input("negative", tooltip="What it should not show."),
-                io.Latent.Input("latent", tooltip="From Grid Latent, with or without references."),
+                io.Latent.Input(
+                    "latent",
+                    tooltip="From Grid Latent, with or without references, or from Grid VACE.",
+                ),
                 io.Int.Input(
                     "seed",
                     default=0,
@@ -132,6 +139,7 @@ class ViewTimeSampler(io.ComfyNode):
                     tooltip="The grid [V, C, F, h, w]; VAE Decode makes V consecutive clips of it."
                 )
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -148,12 +156,21 @@ class ViewTimeSampler(io.ComfyNode):
         scheduler: str,
         view_strength: float,
     ) -> io.NodeOutput:
+        from fourreal.embedded.limits import size_warning
         from fourreal.video.conditioning import stage_guidance
 
-        from .view_time import conventions_of, patch_for_grid
+        from .view_time import check_control, conventions_of, patch_for_grid
 
-        staged = conventions_of(model).get("staged")  # a MODEL that is not Wan fails here
+        conventions = conventions_of(model)  # a MODEL that is not Wan fails here
+        # The control of VACE is that of the whole grid.
+        staged = conventions.get("staged") and conventions["conditioning"] != "mask"
         known = types.known_cells(latent)
+        views, _, frames, *sides = latent["samples"].shape
+        if "grid" in conventions:  # the embedded model
+            told = size_warning(views, 4 * frames - 3, *(8 * side for side in sides))
+            if told:
+                tell_node(told, cls.hidden.unique_id)
+        check_control(model, latent, positive)
         samples = comfy.sample.fix_empty_latent_channels(
             model, latent["samples"], latent.get("downscale_ratio_spacial")
         )

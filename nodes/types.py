@@ -27,6 +27,7 @@ SCENE_TOOLTIP = "A scene of dynamic Gaussians."
 VIEW_TOOLTIP = "The view, from 0."
 
 KNOWN = "fourreal_known"  # LATENT key: boolean [V, F], the cells that are references
+CONTROLLED = "fourreal_controlled"  # LATENT key: True where it belongs to Grid VACE's CONDITIONING
 
 
 class CachedScene(GaussianScene, list):
@@ -73,6 +74,17 @@ def grid_inputs() -> list:
             tooltip="Views in the grid; the batch holds all times of the first view first.",
         ),
     ]
+
+
+def grid_outputs() -> list:
+    """The shape of a grid, to link to the nodes that follow."""
+    meanings = {
+        "num_views": "The number of views V.",
+        "num_frames": "The number of frames of each view, T.",
+        "width": "Of each image, in pixels.",
+        "height": "Of each image, in pixels.",
+    }
+    return [io.Int.Output(display_name=name, tooltip=text) for name, text in meanings.items()]
 
 
 def known_cells(latent: dict) -> Tensor:

@@ -3,7 +3,7 @@
 A grid LATENT reaches the network as a batch of V views. A wrapper around the network folds the
 batch into one sequence of V*F frames, an object patch puts the rotary positions of view v at
 v * max_frames, and an attention override lets each token attend over the grid (paper, section
-3.1). What comes out of the network is unfolded into views again.
+3.1), in the blocks of VACE too. What comes out of the network is unfolded into views again.
 """
 
 from collections.abc import Callable
@@ -20,6 +20,8 @@ from torch import Tensor
 from fourreal.grid import grid_to_sequence, sequence_to_grid
 from fourreal.video.conditioning import WAN_CONVENTIONS, model_inputs
 
+from . import types
+
 KEY = "fourreal"  # of the attachment on a MODEL, which holds its conventions, and of the wrapper
 
 
@@ -29,7 +31,7 @@ def wan_conventions(channels: int) -> dict:
 
 
 def conventions_of(model: ModelPatcher) -> dict:
-    """How a Wan MODEL takes references (conditioning) and spaces views (max_frames).
+    """How a Wan MODEL takes references (conditioning; mask: VACE) and spaces views (max_frames).
 
     They are what the MODEL's loader noted, with whatever else its file says about itself, else
     Wan's own. Raises ValueError for a MODEL that is not Wan, or needs more than text.
@@ -45,11 +47,33 @@ def conventions_of(model: ModelPatcher) -> dict:
     if noted is not None:
         return noted
     if isinstance(model.model, comfy.model_base.WAN21):  # also the base of Wan 2.2
-        return wan_conventions(channels)
+        vace = {"conditioning": "mask"} if hasattr(network, "vace_blocks") else {}
+        return wan_conventions(channels) | vace
     raise ValueError(
         f"this MODEL is {type(model.model).__name__}, but view-time attention works on Wan 2.1 and "
         "2.2 text-to-video models; load one of these or the embedded models."
     )
+
+
+def check_control(model: ModelPatcher, latent: dict, conditioning: list | tuple = ()) -> None:
+    """Raise ValueError where a LATENT or a CONDITIONING of Grid VACE goes to a MODEL that is not
+    VACE, or where the two are of different grids."""
+    frames = [part for _, given in conditioning for part in given.get("vace_frames", ())]
+    if not frames and not latent.get(types.CONTROLLED):
+        return
+    if conventions_of(model)["conditioning"] != "mask":
+        what = "CONDITIONING" if frames else "LATENT"
+        raise ValueError(
+            f"this {what} shows a video to a VACE model, which this MODEL is not; load a Wan VACE "
+            "model, or connect Grid Latent."
+        )
+    num_views, _, num_frames = latent["samples"].shape[:3]
+    for part in frames:
+        if len(part) not in (1, num_views) or part.shape[2] != num_frames:
+            raise ValueError(
+                f"this CONDITIONING shows {len(part)} views of {part.shape[2]} latent frames, but "
+                f"this LATENT has {num_views} x {num_frames}; connect the LATENT of Grid VACE."
+            )
 
 
 def patch_for_grid(
@@ -68,6 +92,11 @@ def patch_for_grid(
     view_time_positions(num_views, num_frames, conventions["max_frames"])  # refuses long grids
     sequence = None
     if known.any():
+        if conventions["conditioning"] == "mask":
+            raise ValueError(
+                "this MODEL is a VACE model, which takes what is known as a video with a mask; "
+                "connect Grid VACE in the place of Grid Latent."
+            )
         channels = model.get_model_object("latent_format").latent_channels
         if references.shape[1] != channels:
             raise ValueError(
@@ -138,9 +167,13 @@ class GridPatch:
         clip_fea: Tensor | None = None,
         time_dim_concat: Tensor | None = None,
         transformer_options: dict | None = None,
+        vace_context: Tensor | None = None,
         **others,
     ) -> Tensor:
-        """The network on a batch of grids [n*V, C, F, h, w]: with text, without, or one of them."""
+        """The network on a batch of grids [n*V, C, F, h, w]: with text, without, or one of them.
+
+        vace_context [n*V, k, 96, F, h, w]: what a VACE network is shown, k times.
+        """
         count, remainder = divmod(len(x), self.num_views)
         if remainder or x.shape[2] != self.num_frames:
             raise ValueError(
@@ -153,7 +186,10 @@ class GridPatch:
             return None if tensor is None else tensor.unflatten(0, (count, self.num_views))[:, 0]
 
         options = transformer_options or {}
-        attend = self.attention_override(options.get("optimized_attention_override"))
+        others |= self.vace_inputs(vace_context)
+        attend = self.attention_override(
+            options.get("optimized_attention_override"), context.shape[1]
+        )
         out = executor(
             *self.sequence_inputs(x, timestep, count),
             first_view_of_each(context),
@@ -163,6 +199,18 @@ class GridPatch:
             **others,
         )
         return sequence_to_grid(out, self.num_views)
+
+    def vace_inputs(self, vace_context: Tensor | None) -> dict[str, Tensor]:
+        """vace_context as sequences, [n, k, 96, V*F, h, w], where there is one."""
+        if vace_context is None:
+            return {}
+        if vace_context.shape[3] != self.num_frames:
+            raise ValueError(
+                f"the control has {vace_context.shape[3]} latent frames, but this grid has "
+                f"{self.num_frames}; connect the LATENT of Grid VACE, with its CONDITIONING."
+            )
+        folded = rearrange(vace_context, "(n v) k c f h w -> n k c (v f) h w", v=self.num_views)
+        return {"vace_context": folded}
 
     def sequence_inputs(self, x: Tensor, timestep: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Sequences [n, C, V*F, h, w] of n grids, with the references in, and their timesteps."""
@@ -177,22 +225,26 @@ class GridPatch:
             sequence, self.references.to(sequence), known, level, self.conditioning, 1, 1
         )
 
-    def attention_override(self, previous: Callable[..., Tensor] | None) -> Callable[..., Tensor]:
+    def attention_override(
+        self, previous: Callable[..., Tensor] | None, text_tokens: int
+    ) -> Callable[..., Tensor]:
         """ComfyUI's attention override for one run of the network: grid attention for
-        self-attention, the first of each block; `previous`, another pack's override, or ComfyUI's
-        own function for the rest."""
+        self-attention, which has as many keys as queries; `previous`, another pack's override, or
+        ComfyUI's own function for the rest. Should the text have text_tokens as many, the two
+        are told apart by their order: they alternate in each block."""
         from fourreal.attention import view_time_attention
 
-        block_seen = None
+        after_self_attention = False
 
         def attend(function, q, k, v, heads, *args, **options) -> Tensor:
-            nonlocal block_seen
-            block = options["transformer_options"]["block_index"]
-            if block == block_seen:
+            nonlocal after_self_attention
+            as_many = q.shape[1] == k.shape[1]
+            told_by_order = as_many and k.shape[1] == text_tokens
+            after_self_attention = as_many and not (told_by_order and after_self_attention)
+            if not after_self_attention:
                 if previous is not None:
                     return previous(function, q, k, v, heads, *args, **options)
                 return function(q, k, v, heads, *args, **options)
-            block_seen = block
             q, k, v = (part.unflatten(-1, (heads, -1)) for part in (q, k, v))
             out = view_time_attention(
                 q, k, v, self.num_views, self.num_frames, view_strength=self.view_strength

@@ -36,6 +36,7 @@ SMALLER = {
     "num_frames": FRAMES,
     "length": FRAMES,
     "frames": PATH_FRAMES,
+    "freeze_at": 2,
     "width": SIZE,
     "height": SIZE,
 }

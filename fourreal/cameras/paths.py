@@ -116,14 +116,16 @@ def interpolate_cameras(extrinsics: Tensor, positions: Tensor) -> Tensor:
 def schedule(kind: str, num_frames: int, num_times: int, freeze_at: int = 0) -> Tensor:
     """The scene time [K] of every frame, K = num_frames, of a scene with num_times times.
 
-    play: from the first to the last. freeze: `freeze_at` throughout (bullet time; the last time
-    where it lies beyond). ramp: plays, slows down to a stop at `freeze_at` in the middle, and
-    speeds up again. ping_pong: to the last and back. Raises ValueError for another kind.
+    play: from the first to the last. freeze: `freeze_at` throughout (bullet time). ramp: plays,
+    slows down to a stop at `freeze_at` in the middle, and speeds up again. ping_pong: to the last
+    and back. Raises ValueError for another kind, and for freeze_at beyond the last time.
     """
     if kind not in TIME_KINDS:
         raise ValueError(f"the time is {kind!r}, but must be one of {', '.join(TIME_KINDS)}.")
     last = num_times - 1
-    stop = min(freeze_at, last)
+    if kind in ("freeze", "ramp") and not 0 <= freeze_at <= last:
+        raise ValueError(f"freeze_at is {freeze_at}, but the scene has times 0 to {last}.")
+    stop = freeze_at
     phase = torch.linspace(0, 1, num_frames, dtype=torch.float64)
     near = (2 * phase - 1) ** 3  # -1..1, flat in the middle
     times = {

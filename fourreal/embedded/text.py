@@ -62,6 +62,29 @@ def _wrapped(tokenizer: "Tokenizer") -> "PreTrainedTokenizerFast":
     )
 
 
+def unknown_words(tokenizer: "Tokenizer", text: str) -> list[str]:
+    """The words of a text that a tokenizer of build_tokenizer does not know, each once, in order;
+    none of any other tokenizer."""
+    vocabulary = tokenizer.get_vocab()
+    if not {PAD, END, UNKNOWN} <= vocabulary.keys() or len(vocabulary) > 1000:
+        return []
+    normal = tokenizer.normalizer.normalize_str(text)
+    words = [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal)]
+    return list(dict.fromkeys(word for word in words if word not in vocabulary))
+
+
+def words_warning(tokenizer: "Tokenizer", text: str) -> str | None:
+    """What to tell of a text whose words an embedded text encoder does not know, or None."""
+    words = unknown_words(tokenizer, text)
+    if not words:
+        return None
+    known = [w for w in sorted(tokenizer.get_vocab()) if w[0].isalpha()]
+    return (
+        f"the embedded text encoder does not know {', '.join(words)}, and leaves it out; it knows: "
+        f"{' '.join(known)}."
+    )
+
+
 def build_text_encoder(vocabulary_size: int, width: int = 128) -> "UMT5EncoderModel":
     """An untrained UMT5 encoder of two layers, whose embeddings have `width` numbers."""
     from transformers import UMT5Config, UMT5EncoderModel

@@ -61,9 +61,11 @@ def video_model(folder: Path | None, device: str | None = None) -> "ViewTimePipe
 
 def vace_model(
     file: Path | None, folder: Path | None, device: str | None = None
-) -> ViewTimePipeline:
+) -> "ViewTimePipeline":
     """A pipeline of a VACE file with the other parts of a folder of embedded models (default: the
     package's for both), on a device (see choose_device)."""
+    from fourreal.video import load_embedded_pipeline  # diffusers takes seconds
+
     pipeline = load_embedded_pipeline(folder, file or weights.folder() / "vace.safetensors")
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(choose_device(device))

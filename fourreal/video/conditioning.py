@@ -1,14 +1,21 @@
-"""How references enter the model, how strongly text guides, and Wan's conventions: pure torch.
+"""How references enter the model, what VACE is shown, how strongly text guides, and Wan's
+conventions: pure torch.
 
-Paper, section 3. The diffusers pipeline, ComfyUI's sampler and training all use these formulas.
+Paper, section 3; VACE as in diffusers and ComfyUI. The diffusers pipeline, ComfyUI's sampler and
+training all use these formulas.
 """
 
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch import Tensor
+from torch.nn.functional import interpolate
+
+from fourreal.grid import num_latent_frames
 
 CONDITIONINGS = ("add", "replace", "mask")
+GREY = 0.5  # of what VACE is not shown: 0 for the autoencoder
 GUIDANCE_BOTH = 1.0  # paper, supplement: guidance matters little with both references
 
 
@@ -75,3 +82,33 @@ def model_inputs(
         return inputs, timestep
     per_frame = timestep[:, None] * ~known
     return inputs, per_frame.repeat_interleave(rows * columns, dim=1)
+
+
+def known_and_missing(video: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The pixels of video [V, T, 3, H, W] in [0, 1] that VACE keeps, and those that it generates
+    (mask [V, T, 1, H, W] above 0.5), each with grey in the place of the other."""
+    missing = mask > 0.5
+    return torch.where(missing, GREY, video), torch.where(missing, video, GREY)
+
+
+def mask_channels(mask: Tensor, stride: int) -> Tensor:
+    """A mask [V, T, 1, H, W] as VACE reads it, [V, s*s, F, H/s, W/s]: each cell's s x s pixels.
+
+    In time a latent frame has the mask of the nearest pixel frame when both are spread evenly (the
+    first one that of frame 1).
+    """
+    pixels = rearrange(mask, "v t 1 (h p) (w q) -> v (p q) t h w", p=stride, q=stride)
+    size = (num_latent_frames(mask.shape[1]), *pixels.shape[-2:])
+    return interpolate(pixels, size, mode="nearest-exact")
+
+
+def letterbox(image: Tensor, height: int, width: int) -> Tensor:
+    """An image [3, h, w] in [0, 1], as large as fits, in the middle of white [3, height, width]."""
+    scale = min(height / image.shape[1], width / image.shape[2])
+    size = int(image.shape[1] * scale), int(image.shape[2] * scale)
+    top, left = (height - size[0]) // 2, (width - size[1]) // 2
+    white = image.new_ones(3, height, width)
+    white[:, top : top + size[0], left : left + size[1]] = interpolate(
+        image[None], size, mode="bilinear", align_corners=False
+    )[0]
+    return white

@@ -20,6 +20,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from fourreal import weights
+from fourreal.embedded.autoencoder import BlockAutoencoder
+from fourreal.embedded.limits import size_warning
 from fourreal.grid import num_latent_frames
 from fourreal.video.architectures import WanTransformer
 from fourreal.video.conditioning import CONDITIONINGS, GUIDANCE_BOTH, WAN_CONVENTIONS
@@ -206,6 +208,10 @@ class ViewTimePipeline(DiffusionPipeline, LoraMixin):
         if view_strength < 0:
             raise ValueError(f"view_strength is {view_strength}, but must be at least 0.")
         multiple = self.spatial_stride * config.patch_size[-1]
+        size = request.num_views, request.num_frames, request.height, request.width
+        warning = size_warning(*size) if isinstance(self.vae, BlockAutoencoder) else None
+        if warning:
+            logger.warning("%s", warning)
         limits = multiple, self.config.max_frames, config.rope_max_seq_len
         request.check(GridLimits(*limits, vace=self.config.conditioning == "mask"))
 

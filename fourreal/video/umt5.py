@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fourreal.embedded.text import load_small_text_encoder
+from fourreal.embedded.text import load_small_text_encoder, words_warning
 from fourreal.files.models import assign_weights
 from fourreal.video.sentencepiece import load_sentencepiece
 from fourreal.video.wan_files import PIECES, read_checkpoint, sizes_of
@@ -39,8 +39,13 @@ def encode_text(
 ) -> Tensor:
     """Embeddings [B, text_length, D] of texts; zeros where a text has ended.
 
-    device is where the encoder runs, when that is not where its weights are (offloading).
+    device is where the encoder runs, when that is not where its weights are (offloading). Words
+    that an embedded encoder does not know are told in a warning.
     """
+    for text in texts:
+        warning = words_warning(tokenizer.backend_tokenizer, text) if tokenizer.is_fast else None
+        if warning:
+            logger.warning("%s", warning)
     tokens = tokenizer(
         texts,
         padding="max_length",

@@ -12,9 +12,9 @@ import torch
 from diffusers.models.transformers.transformer_wan_vace import WanVACETransformer3DModel
 from einops import rearrange
 from torch import Tensor
-from torch.nn.functional import interpolate
 
-from fourreal.grid import TEMPORAL_STRIDE, num_latent_frames
+from fourreal.grid import TEMPORAL_STRIDE
+from fourreal.video.conditioning import GREY, known_and_missing, letterbox, mask_channels
 from fourreal.video.denoising import Sampler, denoise
 from fourreal.video.latents import Vae, decode_view, encode_views
 from fourreal.video.request import GridRequest
@@ -22,8 +22,6 @@ from fourreal.video.windows import Window
 
 if TYPE_CHECKING:
     from fourreal.video.pipeline import ViewTimePipeline
-
-GREY = 0.5  # of missing pixels: 0 for the autoencoder
 
 
 def vace_control(
@@ -38,20 +36,13 @@ def vace_control(
 
     video [V, T, 3, H, W] is in [0, 1], mask [V, T, 1, H, W] is 1 where it is to be generated (for
     the pixels, above 0.5). The channels are C latents of the known pixels, C of the missing ones,
-    and the mask's s*s pixels of each cell; in time, each latent frame has the mask of the nearest
-    pixel frame when both are spread evenly (the first one that of frame 1). references are R images
-    [3, h, w] in [0, 1] of any size, which come first, in every view. The autoencoder runs on
-    device, its own by default.
+    and the mask (mask_channels). references are R images [3, h, w] in [0, 1] of any size, which
+    come first, in every view. The autoencoder runs on device, its own by default.
     """
     device = device or vae.device
-    stride = vae.config["scale_factor_spatial"]
-    missing = mask > 0.5
-    shown = [torch.where(part, GREY, video) for part in (missing, ~missing)]
-    latents = torch.cat([encode_views(vae, part, device) for part in shown], dim=1)
-    pixels = rearrange(mask, "v t 1 (h p) (w q) -> v (p q) t h w", p=stride, q=stride)
-    size = (num_latent_frames(mask.shape[1]), *pixels.shape[-2:])
-    masks = interpolate(pixels.to(latents), size, mode="nearest-exact")
-    control = torch.cat([latents, masks], dim=1)
+    latents = [encode_views(vae, part, device) for part in known_and_missing(video, mask)]
+    masks = mask_channels(mask.float(), vae.config["scale_factor_spatial"])
+    control = torch.cat([*latents, masks.to(latents[0])], dim=1)
     if not references:
         return control
     images = torch.stack([letterbox(image, *video.shape[-2:]) for image in references])
@@ -59,18 +50,6 @@ def vace_control(
     before = control.new_zeros(len(video), control.shape[1], *encoded.shape[2:])
     before[:, : encoded.shape[1]] = encoded
     return torch.cat([before, control], dim=2)
-
-
-def letterbox(image: Tensor, height: int, width: int) -> Tensor:
-    """An image [3, h, w] in [0, 1], as large as fits, in the middle of white [3, height, width]."""
-    scale = min(height / image.shape[1], width / image.shape[2])
-    size = int(image.shape[1] * scale), int(image.shape[2] * scale)
-    top, left = (height - size[0]) // 2, (width - size[1]) // 2
-    white = image.new_ones(3, height, width)
-    white[:, top : top + size[0], left : left + size[1]] = interpolate(
-        image[None], size, mode="bilinear", align_corners=False
-    )[0]
-    return white
 
 
 def control_scales(

@@ -133,7 +133,8 @@ def test_time_plays_freezes_ramps_and_goes_to_and_fro():
     assert speed[40:60].sum() <= 1 < speed[:10].sum()
     assert schedule("ramp", 3, 9, 2).tolist() == [0, 2, 8]
     assert path("orbit", time="ping_pong", frames=3).times.tolist() == [0, 8, 0]
-    assert path("freeze_time", frames=2, freeze_at=99).times.tolist() == [8, 8]
+    with pytest.raises(ValueError, match="freeze_at is 99, but the scene has times 0 to 8"):
+        path("freeze_time", frames=2, freeze_at=99)
     with pytest.raises(ValueError, match="play, freeze, ramp, ping_pong"):
         path(time="backwards")
 

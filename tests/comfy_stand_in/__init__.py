@@ -63,12 +63,13 @@ def stand_ins(base: Path) -> dict:
         "comfy.patcher_extension": {
             "WrappersMP": SimpleNamespace(DIFFUSION_MODEL="diffusion_model")
         },
-        "comfy.model_base": members_of(wan, "WAN21", "WAN22"),
         "comfy.cli_args": {"args": SimpleNamespace(disable_metadata=False)},
+        "comfy.model_base": members_of(wan, "WAN21", "WAN21_Vace", "WAN22"),
         "comfy.ldm": {},
         "comfy.ldm.wan": {},
-        "comfy.ldm.wan.model": members_of(wan, "WanModel"),
-        "comfy.supported_models": members_of(wan, "WAN21_T2V", "WAN22_T2V"),
+        "comfy.ldm.wan.model": members_of(wan, "WanModel", "VaceWanModel"),
+        "comfy.supported_models": members_of(wan, "WAN21_T2V", "WAN22_T2V")
+        | {"WAN21_Vace": wan.VACE_WAN21},
         "comfy.supported_models_base": members_of(text_and_pixels, "ClipTarget"),
         "comfy.ops": members_of(text_and_pixels, "disable_weight_init"),
         "comfy.sd": members_of(text_and_pixels, "VAE", "CLIP"),
@@ -87,6 +88,7 @@ def stand_ins(base: Path) -> dict:
             "InputImpl": SimpleNamespace(**video),
         },
         "nodes": {"KSampler": KSampler},
+        "node_helpers": members_of(sampling, "conditioning_set_values"),
         "server": {"PromptServer": SimpleNamespace()},
     }
     made = {name: ModuleType(name) for name in modules}

@@ -20,6 +20,13 @@ def fix_empty_latent_channels(model, latent_image, downscale_ratio_spacial=None)
     return latent_image[:, :1].repeat(1, channels, 1, 1, 1)
 
 
+def conditioning_set_values(conditioning, values, append=False):
+    def changed(given):
+        return given | {k: given.get(k, []) + v if append else v for k, v in values.items()}
+
+    return [[text, changed(given)] for text, given in conditioning]
+
+
 def calculate_sigmas(model_sampling, scheduler_name, steps):
     assert scheduler_name == "simple", scheduler_name
     level = torch.tensor([(1000 - int(i * 1000 / steps)) / 1000 for i in range(steps)])
@@ -53,6 +60,10 @@ def sample(
         mask = change_mask(sigmas[0], mask)
     texts = [positive] if cfg == 1.0 else [positive, negative]
     context = torch.cat([text[0][0].repeat(len(noise), 1, 1) for text in texts])
+    shown = [base._shown(text[0][1], noise) for text in texts]
+    control = dict(shown[0])
+    if control:
+        control["vace_context"] = torch.cat([part["vace_context"] for part in shown])
     x = sigmas[0] * noise + (1 - sigmas[0]) * latent
     with model._patched():
         for step, (sigma, following) in enumerate(pairwise(sigmas)):
@@ -60,7 +71,9 @@ def sample(
             seen = x * mask + base._known(sigma, noise, latent) * (1 - mask)
             batch = seen.repeat(len(texts), 1, 1, 1, 1)
             level = (1000 * sigma).expand(len(batch))
-            out = base.diffusion_model(batch, level, context, transformer_options=patches)
+            out = base.diffusion_model(
+                batch, level, context, transformer_options=patches, **control
+            )
             parts = (batch - sigma * out).chunk(len(texts))
             denoised = parts[-1] + cfg * (parts[0] - parts[-1]) if len(parts) > 1 else parts[0]
             denoised = denoised * mask + latent * (1 - mask)

@@ -139,18 +139,64 @@ class WanModel(nn.Module):
         level = level.repeat_interleave(x.shape[1] // level.shape[1], dim=1)  # to all tokens
         context = self.text_embedding(context)
         modulation = self.time_projection(level).unflatten(-1, (6, -1))
-        for index, block in enumerate(self.blocks):
-            x = block(x, modulation, context, turns, transformer_options | {"block_index": index})
+        x = self._run_blocks(x, (modulation, context, turns), transformer_options, **kwargs)
         x = self.head(x, level).unflatten(1, grid).unflatten(-1, (*self.patch_size, -1))
         return x.permute(0, 7, 1, 4, 2, 5, 3, 6).reshape(len(x), -1, frames, height, width)
+
+    def _run_blocks(self, x, given, options):
+        for index, block in enumerate(self.blocks):
+            x = block(x, *given, options | {"block_index": index})
+        return x
+
+
+class VaceBlock(Block):
+    def __init__(self, dim, *sizes, first):
+        super().__init__(dim, *sizes)
+        if first:
+            self.before_proj = nn.Linear(dim, dim)
+        self.after_proj = nn.Linear(dim, dim)
+
+
+class VaceWanModel(WanModel):
+    """With blocks that read controls, and add to what the main blocks give."""
+
+    def __init__(self, vace_layers, vace_in_dim, dim, num_heads, eps, **sizes):
+        super().__init__(dim=dim, num_heads=num_heads, eps=eps, **sizes)
+        self.vace_patch_embedding = nn.Conv3d(vace_in_dim, dim, self.patch_size, self.patch_size)
+        block = (dim, sizes["ffn_dim"], num_heads, eps)
+        self.vace_blocks = nn.ModuleList(
+            VaceBlock(*block, first=index == 0) for index in range(vace_layers)
+        )
+
+    def _run_blocks(self, x, given, options, vace_context, vace_strength):
+        first = x
+        controls = [
+            self.vace_patch_embedding(control).flatten(2).transpose(1, 2)
+            for control in vace_context.unbind(1)
+        ]
+        distance = len(self.blocks) // len(self.vace_blocks)
+        for index, block in enumerate(self.blocks):
+            own = options | {"block_index": index}
+            x = block(x, *given, own)
+            if index % distance:
+                continue
+            vace = self.vace_blocks[index // distance]
+            for number, strength in enumerate(vace_strength):
+                if index == 0:
+                    controls[number] = vace.before_proj(controls[number]) + first
+                controls[number] = vace(controls[number], *given, own)
+                x = x + strength * vace.after_proj(controls[number])
+        return x
 
 
 class WAN21(nn.Module):
     """The network, its noise levels and its latents: flow matching."""
 
+    _network = WanModel
+
     def __init__(self, model_config, device=None):
         super().__init__()
-        self.diffusion_model = WanModel(**model_config.unet_config)
+        self.diffusion_model = self._network(**model_config.unet_config)
         self.latent_format = model_config.latent_format
         self.model_sampling = SimpleNamespace(shift=model_config.sampling_settings["shift"])
 
@@ -163,6 +209,20 @@ class WAN21(nn.Module):
     def _known(self, sigma, noise, latent):
         """What is known, at a noise level."""
         return sigma * noise + (1 - sigma) * latent
+
+    def _shown(self, values, noise):
+        """More inputs of the network, of a CONDITIONING's values, for a batch like noise."""
+        return {}
+
+
+class WAN21_Vace(WAN21):
+    _network = VaceWanModel
+
+    def _shown(self, values, noise):
+        parts = zip(values["vace_frames"], values["vace_mask"])
+        controls = torch.stack([torch.cat(both, dim=1) for both in parts], dim=1)
+        controls = controls.repeat(len(noise) // len(controls), 1, 1, 1, 1, 1)
+        return {"vace_context": controls, "vace_strength": values["vace_strength"]}
 
 
 class WAN22(WAN21):
@@ -194,6 +254,12 @@ class WAN21_T2V:
 
     def get_model(self, state_dict, prefix="", device=None):
         return self._base(self, device)
+
+
+class VACE_WAN21(WAN21_T2V):
+    """WAN21_Vace of comfy.supported_models; that of comfy.model_base has the name here."""
+
+    _base = WAN21_Vace
 
 
 class WAN22_T2V(WAN21_T2V):

@@ -45,7 +45,10 @@ def test_a_reconstructor_file_is_loaded_with_its_licence_shown(
 def test_the_example_scene_is_the_drawn_one_with_its_cameras(nodes):
     from fourreal.scenes import make_scene
 
-    images, caption, extrinsics, intrinsics = nodes.ExampleScene.execute(0, 3, 5, 48, 32).args
+    images, caption, extrinsics, intrinsics, *shape = nodes.ExampleScene.execute(
+        0, 3, 5, 48, 32
+    ).args
+    assert shape == [3, 5, 48, 32]
     assert images.shape == (15, 32, 48, 3) and images.min() >= 0 and images.max() <= 1
     assert caption
     torch.testing.assert_close(extrinsics[0], torch.eye(4), atol=1e-5, rtol=0)

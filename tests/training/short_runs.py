@@ -73,7 +73,7 @@ def tune_embedded(out, scenes, tune="lora", steps=4, architecture=None, sample=F
 
     loop = {"learning_rate": 1e-2, "warmup_steps": 1, "save_every": 2, "mixed_precision": "bf16"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fourreal.training.train_video.Loop", Recorded)
+        patch.setattr("fourreal.training.video_run.Loop", Recorded)
         train_video(
             VideoConfig(
                 loop_config(out, steps=steps, **loop),

@@ -104,7 +104,9 @@ def test_the_base_keeps_its_weights_where_only_the_vace_is_tuned(tmp_path, scene
 
 
 def test_what_is_missing_is_learned(tmp_path, scenes):
-    training = VaceTraining(vace_config(tmp_path, scenes, {"learning_rate": 2e-3}))
+    training = VaceTraining(
+        vace_config(tmp_path, scenes, {"learning_rate": 2e-3, "warmup_steps": 1})
+    )
     batch, generator = training.draw(step_generator(0, 0), 0.0), step_generator(0, 1)
     state = generator.get_state()
 
