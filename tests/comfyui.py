@@ -101,10 +101,10 @@ def write_random_weights(
     transformer = build_transformer(VideoConfig(layers=2), channels)
     tensors = transformer.state_dict()
     save_transformer(folder / "transformer.safetensors", tensors, transformer.config, noted)
-    if conditioning:
-        vace = add_vace(transformer, stride=8)
-        noted = noted | {"conditioning": "mask"}
-        save_transformer(folder / "vace.safetensors", vace.state_dict(), vace.config, noted)
+    vace = add_vace(transformer, 8)
+    torch.nn.init.normal_(vace.vace_blocks[0].proj_out.weight, std=0.02)
+    noted = noted and noted | {"conditioning": "mask"}
+    save_transformer(folder / "vace.safetensors", vace.state_dict(), vace.config, noted)
     tokenizer = build_tokenizer(caption_words())
     encoder = build_text_encoder(len(tokenizer))
     save_text_encoder(encoder, tokenizer, folder / "text_encoder.safetensors")

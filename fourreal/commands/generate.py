@@ -1,15 +1,16 @@
 """`fourreal generate`: the main job, from a prompt to a grid, Gaussians and videos on disk."""
 
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fourreal.commands.filling import fill_grid, needs_geometry, write_warped
 from fourreal.commands.jobs import GenerateConfig, is_finished, list_jobs
-from fourreal.commands.pipelines import load_pipeline
+from fourreal.commands.pipelines import Models, load_pipeline
 from fourreal.commands.plan import plan_generate, plan_table
 from fourreal.commands.reconstruct import read_reconstructor, reconstruct_grid
 from fourreal.commands.results import kept_grid, write_report, write_results
@@ -17,39 +18,28 @@ from fourreal.devices import choose_device
 from fourreal.files.atomic import results_folder
 from fourreal.files.media import read_image, read_images, read_video
 from fourreal.profiling import StageProfiler, StepTimer
-from fourreal.reconstruction import Reconstructor
-
-if TYPE_CHECKING:
-    from fourreal.video import ViewTimePipeline
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class Models:
-    """What every prompt of a list is made with, loaded once. keep: whether the reconstructor stays
-    on the device between two prompts (it does not where weights are offloaded)."""
-
-    pipeline: "ViewTimePipeline"
-    reconstructor: Reconstructor
-    keep: bool
-
-
-def read_reference(path: Path, count: int, config: GenerateConfig, name: str) -> Tensor:
+def read_reference(path: Path, count: int | None, config: GenerateConfig, name: str) -> Tensor:
     """Frames [count, 3, H, W] of a video, a folder of images or (name image) an image, of the
-    grid's size.
+    grid's size; count None takes as many as there are.
 
     Raises ValueError naming the file when it has too few frames or another size (without fit).
     """
     assert config.height is not None and config.width is not None  # list_jobs fills them in
     fit = (config.height, config.width) if config.fit else None
-    wanted = count if config.fit else count + 1  # one more shows that there are too many
+    wanted = count
+    if count is not None and not config.fit:
+        wanted = count + 1  # one more shows that there are too many
     if name == "image":
         frames = read_image(path, fit)[None]
     elif path.is_dir():
         frames = read_images(path, wanted, fit=fit)
     else:
         frames = read_video(path, wanted, fit=fit)[0]
+    count = count or len(frames)
     if frames.shape != (count, 3, config.height, config.width):
         found = f"more than {count}" if len(frames) > count else f"{len(frames)}"
         raise ValueError(
@@ -62,13 +52,14 @@ def read_reference(path: Path, count: int, config: GenerateConfig, name: str) ->
 
 def sampling_options(config: GenerateConfig) -> dict[str, Any]:
     """What all prompts of a list have in common, as options of the pipeline's call. Reads the
-    references."""
+    references, of which photos may be of any number where the views are on an arc."""
+    photos = None if config.arc is not None else config.num_views
     image = config.image and read_reference(config.image, 1, config, "image")[0]
     row, column = (
         path and read_reference(path, count, config, name)
         for name, path, count in (
             ("fixed_view", config.fixed_view, config.num_frames),
-            ("freeze_time", config.freeze_time, config.num_views),
+            ("freeze_time", config.freeze_time, photos),
         )
     )
     return {
@@ -138,27 +129,32 @@ def generate_one(
     job: GenerateConfig, models: Models, options: dict[str, Any], profiler: StageProfiler
 ) -> None:
     """Sample with options (of the pipeline's call), reconstruct, render, and write job.out."""
+    timer, filled = StepTimer(), None
+    asked = {
+        **options,
+        "prompt": job.prompt,
+        "generator": torch.Generator().manual_seed(job.seed),
+        "callback_on_step_end": timer,
+        "callback_on_step_end_tensor_inputs": (),
+    }
     with kept_grid(job.out) as keep, results_folder(job.out) as folder:
-        timer = StepTimer()
-        with profiler.stage("video"):
-            frames = models.pipeline(
-                prompt=job.prompt,
-                generator=torch.Generator().manual_seed(job.seed),
-                callback_on_step_end=timer,
-                callback_on_step_end_tensor_inputs=(),
-                **options,
-            ).frames
+        if needs_geometry(job, models.pipeline):
+            filled = fill_grid(job, models, asked, profiler)
+            frames = filled.frames
+        else:
+            with profiler.stage("video"):
+                frames = models.pipeline(**asked).frames
         if seconds := timer.seconds_per_step():
             profiler.stages["video"]["seconds_per_step"] = round(seconds, 4)
         assert job.fps is not None  # list_jobs fills it in
         keep(frames, job.fps)
-        network = models.reconstructor.model.to(profiler.device)
-        scene = reconstruct_grid(models.reconstructor, frames, profiler, fps=job.fps)
-        if not models.keep:
-            network.to("cpu")
+        known = {} if filled is None else filled.for_reconstruction()
+        with models.reconstructor_on(profiler.device) as reconstructor:
+            scene = reconstruct_grid(reconstructor, frames, profiler, fps=job.fps, **known)
         scene.metadata["prompt"] = str(job.prompt)
         write_results(folder, frames, scene, job.orbit_size, profiler)
-        write_report(folder, profiler, scene, asdict(job))
+        figures = {} if filled is None else write_warped(folder, filled.warped)
+        write_report(folder, profiler, scene, asdict(job), **figures)
 
 
 COMMAND = (GenerateConfig, generate)

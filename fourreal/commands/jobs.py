@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from fourreal import weights
+from fourreal.commands.arc_options import ArcOptions
 from fourreal.commands.pipelines import PipelineOptions, is_embedded
 from fourreal.files.atomic import REPORT
 from fourreal.files.json_files import as_json
@@ -19,11 +21,12 @@ WAN_SIZES = {"height": 288, "width": 512, "num_inference_steps": 40, "fps": 16.0
 
 
 @dataclass
-class GenerateConfig(PipelineOptions):
+class GenerateConfig(PipelineOptions, ArcOptions):
     """Generate a 4D scene from a prompt, or one for each line of a file.
 
     With the embedded models, a Wan model in diffusers' layout (--model), or three files as ComfyUI
-    has them (--transformer, --vae, --text-encoder).
+    has them (--transformer, --vae, --text-encoder). With --arc and a VACE transformer, geometry
+    carries the first view, which is given or made first, into the other views.
     """
 
     prompt: Annotated[str | None, tyro.conf.Positional] = None
@@ -75,8 +78,15 @@ class GenerateConfig(PipelineOptions):
     """Height of the orbit video in pixels."""
     device: str | None = None
     """Where all of it runs: cpu, cuda or cuda:N (default: CUDA where there is one)."""
+    column_clip: bool | None = None
+    """With --arc: first fill the first time of all views as one clip, of a camera that moves
+    through them (default: with Wan models, which know such clips)."""
     plan: bool = False
     """Only print how much memory each stage needs, computed without loading weights."""
+
+    def embedded_transformer(self) -> Path | None:
+        """A VACE for an arc."""
+        return None if self.arc is None else weights.folder() / "vace.safetensors"
 
 
 def list_jobs(config: GenerateConfig) -> list[GenerateConfig]:
@@ -88,6 +98,8 @@ def list_jobs(config: GenerateConfig) -> list[GenerateConfig]:
     if embedded and config.fixed_view and config.freeze_time:
         defaults = defaults | {"num_inference_steps": EMBEDDED_STEPS_BOTH}
     missing = {name: v for name, v in defaults.items() if getattr(config, name) is None}
+    if config.column_clip is None:
+        missing["column_clip"] = not embedded
     config = replace(config, **missing)
     if config.prompts is None:
         return [config]

@@ -1,5 +1,7 @@
 """The video models that `fourreal generate` uses: embedded ones, a folder, or single files."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -7,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from fourreal.files.weights_files import weights_format
+from fourreal.reconstruction import Reconstructor
 
 if TYPE_CHECKING:
     from fourreal.video import ViewTimePipeline
@@ -42,6 +45,28 @@ class PipelineOptions:
     first_block_cache: float | None = None
     """Skip the transformer's other blocks at steps where the output of the first changed by less
     than this fraction: faster and less exact. 0.05 is a good value (default: never skip)."""
+
+    def embedded_transformer(self) -> Path | None:
+        """Which transformer goes with the other embedded models (None: the usual one)."""
+        return None
+
+
+@dataclass
+class Models:
+    """What every prompt of a list is made with, loaded once. keep: whether the reconstructor stays
+    on the device between two uses (it does not where weights are offloaded)."""
+
+    pipeline: "ViewTimePipeline"
+    reconstructor: Reconstructor
+    keep: bool
+
+    @contextmanager
+    def reconstructor_on(self, device: torch.device) -> Iterator[Reconstructor]:
+        """The reconstructor while it lies on a device."""
+        network = self.reconstructor.model.to(device)
+        yield self.reconstructor
+        if not self.keep:
+            network.to("cpu")
 
 
 def is_embedded(options: PipelineOptions) -> bool:
@@ -115,7 +140,7 @@ def read_pipeline(options: PipelineOptions, dtype: torch.dtype) -> "ViewTimePipe
         return load_pipeline_folder(options.model, dtype)
     parts = {name: path for name in PARTS if (path := getattr(options, name))}
     if not parts:
-        return load_embedded_pipeline()
+        return load_embedded_pipeline(transformer=options.embedded_transformer())
     return ViewTimePipeline.from_single_files(
         **parts, tokenizer=options.tokenizer, torch_dtype=dtype
     )

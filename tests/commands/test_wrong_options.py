@@ -63,6 +63,9 @@ BAD = {
         "--freeze-time": MISSING,
         "--out": ("{tmp}/dangling", "{tmp}/text", "{tmp}/text/out", "{tmp}/dangling/out"),
         "--prompts": ("{tmp}/text",),
+        "--arc": ("0", "400", "nan"),
+        "--elevation": ("90",),
+        "--distance": ("0",),
     },
     "generate": {"\udcff": ("--views 2",), " ": ("--views 2",), "--prompts": MISSING},
     "reconstruct {tmp}/clip.mp4": {

@@ -1,0 +1,162 @@
+"""The grid of `fourreal generate` by way of geometry: warp what is given, fill what is missing.
+
+A fixed-view video, photos or both become a scene, which still cameras on an arc see with holes; a
+VACE fills them, all views at once, and the known pixels are pasted back. From text alone the VACE
+makes the first view before that.
+"""
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fourreal.cameras import clip_through
+from fourreal.commands.arc_options import Cameras, cameras_on_arc, warp_to
+from fourreal.commands.jobs import GenerateConfig
+from fourreal.commands.pipelines import Models
+from fourreal.commands.results import enlarge, progress_bar
+from fourreal.files.media import write_image
+from fourreal.gaussians import GaussianScene
+from fourreal.grid import contact_sheet
+from fourreal.paste import paste_known
+from fourreal.profiling import StageProfiler
+from fourreal.reconstruction import Reconstructor, predicted_scene
+from fourreal.warp import WarpedGrid, reference_cells
+
+if TYPE_CHECKING:
+    from fourreal.video import ViewTimePipeline
+
+logger = logging.getLogger(__name__)
+LINES_PER_FEATHER = 32  # of a frame's height: 15 pixels of 480
+REFERENCES = ("fixed_view", "freeze_time", "image")
+
+
+@dataclass
+class FilledGrid:
+    """frames [V, T, 3, H, W], the warped grid that they were filled from, and the cameras."""
+
+    frames: Tensor
+    warped: WarpedGrid
+    cameras: Cameras
+
+    def for_reconstruction(self) -> dict[str, Any]:
+        """Options of a reconstructor: the cameras, and which pixels were made up."""
+        return {"cameras": self.cameras, "filled": self.warped.missing[:, :, 0]}
+
+
+def needs_geometry(job: GenerateConfig, pipeline: "ViewTimePipeline") -> bool:
+    """Whether a grid is made by way of geometry: with an arc, or of a VACE with both references.
+
+    Raises ValueError for an arc without a VACE.
+    """
+    if job.arc is None and not (job.fixed_view and job.freeze_time):
+        return False
+    vace = pipeline.config.conditioning == "mask"
+    if job.arc is not None and not vace:
+        raise ValueError(
+            "--arc needs a VACE, which fills what is missing in the other views, but this "
+            "transformer is none; give one of VACE with --transformer."
+        )
+    return vace
+
+
+def fill_grid(
+    job: GenerateConfig,
+    models: Models,
+    options: dict[str, Any],
+    profiler: StageProfiler,
+) -> FilledGrid:
+    """Make a grid by geometry; options are those of the pipeline's call, references included."""
+    pipeline = models.pipeline
+    options, given = dict(options), {name: options[name] for name in REFERENCES}
+    options |= dict.fromkeys(REFERENCES)
+    row, photos = given["fixed_view"], given["freeze_time"]
+    if row is None and photos is None:
+        with profiler.stage("first view"):
+            row = pipeline(**options | {"num_views": 1, "image": given["image"]}).frames[0]
+    with profiler.stage("geometry"), models.reconstructor_on(profiler.device) as reconstructor:
+        scene = scene_of_references(job, reconstructor, row, photos)
+    with profiler.stage("warp"):
+        warped, cameras = warp_references(job, scene, row, photos, profiler.device)
+    shares = ", ".join(f"{100 * share:.0f}%" for share in warped.known_share.tolist())
+    logger.info("known of each view: %s", shares)
+    known = warped
+    if job.column_clip and warped.missing[:, 0].any():
+        with profiler.stage("column"):
+            known = with_column(pipeline, scene, warped, cameras, options, profiler.device)
+    with profiler.stage("video"):
+        shown = {"video": known.frames, "mask": known.missing, "num_views": len(cameras[0])}
+        made = pipeline(**options | shown).frames
+    return FilledGrid(paste_known(made, known, feather=feather_of(known)), warped, cameras)
+
+
+def feather_of(grid: WarpedGrid) -> int:
+    """Pixels over which known pixels fade into made ones, for frames of this size."""
+    return round(grid.frames.shape[-2] / LINES_PER_FEATHER)
+
+
+def with_column(
+    pipeline: "ViewTimePipeline",
+    scene: GaussianScene,
+    warped: WarpedGrid,
+    cameras: Cameras,
+    options: dict[str, Any],
+    device: torch.device,
+) -> WarpedGrid:
+    """The warped grid whose first time is known in all views: filled as one clip, of a camera that
+    moves through the views while time stands still, which video models know."""
+    extrinsics, intrinsics, kept = clip_through(*cameras)
+    moment = replace(scene, dynamic=scene.dynamic[:1], observed=None)
+    if scene.observed is not None:
+        moment.observed = scene.observed[:, :1]
+    height, width = warped.frames.shape[-2:]
+    clip = warp_to(moment, (extrinsics, intrinsics), width, height, device)
+    clip.frames[kept], clip.missing[kept] = warped.frames[:, :1], warped.missing[:, :1]
+    shown = {"video": clip.frames.transpose(0, 1), "mask": clip.missing.transpose(0, 1)}
+    size = {"num_views": 1, "num_frames": len(extrinsics)}
+    made = pipeline(**options | shown | size).frames[0, kept, None]
+    column = WarpedGrid(warped.frames[:, :1], warped.missing[:, :1])
+    filled = WarpedGrid(warped.frames.clone(), warped.missing.clone())
+    filled.frames[:, :1] = paste_known(made, column, feather=feather_of(column))
+    filled.missing[:, :1] = 0
+    return filled
+
+
+def scene_of_references(
+    job: GenerateConfig, reconstructor: Reconstructor, row: Tensor | None, photos: Tensor | None
+) -> GaussianScene:
+    """predicted_scene of a video [T, 3, H, W], photos [V, 3, H, W], or both, with a bar."""
+    assert job.fps is not None  # list_jobs fills it in
+    with progress_bar("geometry", 1 if row is None else len(row)) as progress, torch.no_grad():
+        return predicted_scene(
+            reconstructor, fixed_view=row, freeze_time=photos, fps=job.fps, progress=progress
+        )
+
+
+def warp_references(
+    job: GenerateConfig,
+    scene: GaussianScene,
+    row: Tensor | None,
+    photos: Tensor | None,
+    device: torch.device,
+) -> tuple[WarpedGrid, Cameras]:
+    """The grid that the model is shown, and its cameras: on the arc, or those of the photos."""
+    assert job.height is not None and job.width is not None  # list_jobs fills them in
+    cameras = cameras_on_arc(scene, job, job.num_views, job.width, job.height)
+    shape = len(cameras[0]), job.num_frames, job.height, job.width
+    column = photos if job.arc is None else None  # on an arc no other view is a photo's
+    references = reference_cells(shape, fixed_view=row, freeze_time=column)
+    if references is None:  # photos alone: the first of them is the first cell
+        assert photos is not None
+        references = torch.zeros(*shape[:2], 3, *shape[2:]), torch.zeros(shape[:2]).bool()
+        references[0][0, 0], references[1][0, 0] = photos[0], True
+    return warp_to(scene, cameras, job.width, job.height, device, references=references), cameras
+
+
+def write_warped(folder: Path, warped: WarpedGrid) -> dict[str, Any]:
+    """Write warped.png, the sheet that the model was shown; returns figures for the report."""
+    write_image(folder / "warped.png", contact_sheet(enlarge(warped.frames)))
+    return {"known_share": [round(share, 4) for share in warped.known_share.tolist()]}
