@@ -251,7 +251,7 @@ class Reconstructor:
             view * num_times + time,
             fit=self.fit(frames, resolution),
             precision=self.precision(),
-            chunk=FRAMES_PER_HEAD_PASS,
+            chunk=FRAMES_PER_HEAD_PASS.get(self.device.type, 8),
             progress=progress,
         )
         return Tracks(*(values.unflatten(0, (num_views, num_times)) for values in tracks))

@@ -144,12 +144,12 @@ def prepare_pipeline(config: VideoConfig) -> tuple[ViewTimePipeline, bool]:
     """
     pipe, trains_text = load_base(config)
     conditioning = config.conditioning or pipe.config.conditioning
-    is_vace = isinstance(pipe.transformer, WanVACETransformer3DModel)
-    if is_vace and not config.vace:
+    if isinstance(pipe.transformer, WanVACETransformer3DModel) and not config.vace:
         raise ValueError(f"{config.start_from} is a VACE, which is trained with --vace; add it.")
     if config.vace:
-        if not is_vace:
-            pipe.register_modules(transformer=add_vace(pipe.transformer, pipe.spatial_stride))
+        network = pipe.transformer
+        if not isinstance(network, WanVACETransformer3DModel):
+            pipe.register_modules(transformer=add_vace(network, pipe.spatial_stride))
         conditioning, trains_text = "mask", False
     architecture = config.architecture or pipe.config.architecture
     if config.tune == "lora" and architecture.startswith("parallel"):
