@@ -66,6 +66,11 @@ def to_api(workflow: dict, object_info: dict) -> dict:
     return prompt
 
 
+def prompt_of(nodes: dict) -> dict:
+    """A prompt of (type, inputs) by name."""
+    return {k: {"class_type": kind, "inputs": inputs} for k, (kind, inputs) in nodes.items()}
+
+
 def smaller(prompt: dict) -> dict:
     """The prompt with few steps, frames and pixels where the workflow's file sets them."""
     for node in prompt.values():
@@ -113,7 +118,7 @@ def write_random_weights(
 def write_model_files(models: Path) -> None:
     """Tiny files under the names of the downloads, but for the VAEs (see tiny_wan_pack.py)."""
     import sentencepiece
-    from diffusers import WanTransformer3DModel
+    from diffusers import WanTransformer3DModel, WanVACETransformer3DModel
     from safetensors.torch import save_file
     from transformers import UMT5Config, UMT5EncoderModel
 
@@ -126,8 +131,13 @@ def write_model_files(models: Path) -> None:
         save_file({key(k): v.half().contiguous() for k, v in tensors.items()}, models / place)
 
     torch.manual_seed(0)
-    for name, channels in (("wan2.1_t2v_1.3B_fp16", 16), ("wan2.2_ti2v_5B_fp16", 48)):
-        network = WanTransformer3DModel(
+    vace = {"vace_layers": [0, 1]}
+    for name, make, channels, more in (
+        ("wan2.1_t2v_1.3B_fp16", WanTransformer3DModel, 16, {}),
+        ("wan2.2_ti2v_5B_fp16", WanTransformer3DModel, 48, {}),
+        ("wan2.1_vace_1.3B_fp16", WanVACETransformer3DModel, 16, vace),
+    ):
+        network = make(
             num_attention_heads=1,
             attention_head_dim=128,
             in_channels=channels,
@@ -135,6 +145,7 @@ def write_model_files(models: Path) -> None:
             text_dim=4096,
             ffn_dim=128,
             num_layers=2,
+            **more,
         )
         save(
             network.state_dict(),
