@@ -100,7 +100,8 @@ def load_comfy_model(path: Path, latent_format: EmbeddedLatents) -> ModelPatcher
                 f"{path} has VACE blocks at the layers {layers}, but they must be at equal "
                 "distances from the first on."
             )
-    noted = wan_conventions(sizes["in_channels"]) | json.loads(metadata.get("fourreal", "{}"))
+    noted = wan_conventions(sizes["in_channels"], bool(vace))
+    noted |= json.loads(metadata.get("fourreal", "{}"))
     if vace:
         family = comfy.supported_models.WAN21_Vace
     elif noted["conditioning"] == "replace":

@@ -25,9 +25,10 @@ from . import types
 KEY = "fourreal"  # of the attachment on a MODEL, which holds its conventions, and of the wrapper
 
 
-def wan_conventions(channels: int) -> dict:
-    """Wan's own: conditioning, max_frames and shift by the number of latent channels."""
-    return asdict(WAN_CONVENTIONS[channels])
+def wan_conventions(channels: int, vace: bool) -> dict:
+    """Wan's own: conditioning, max_frames and shift by the number of latent channels, and of VACE
+    models."""
+    return asdict(WAN_CONVENTIONS[channels]) | ({"conditioning": "mask"} if vace else {})
 
 
 def conventions_of(model: ModelPatcher) -> dict:
@@ -47,8 +48,7 @@ def conventions_of(model: ModelPatcher) -> dict:
     if noted is not None:
         return noted
     if isinstance(model.model, comfy.model_base.WAN21):  # also the base of Wan 2.2
-        vace = {"conditioning": "mask"} if hasattr(network, "vace_blocks") else {}
-        return wan_conventions(channels) | vace
+        return wan_conventions(channels, hasattr(network, "vace_blocks"))
     raise ValueError(
         f"this MODEL is {type(model.model).__name__}, but view-time attention works on Wan 2.1 and "
         "2.2 text-to-video models; load one of these or the embedded models."

@@ -178,7 +178,8 @@ def test_a_first_time_that_was_made_before_is_known_in_all_views(nodes, embedded
 @torch.inference_mode()
 def test_the_embedded_vace_is_a_model_for_grid_vace(nodes, weights, monkeypatch):
     """In the file that load_transformer reads, with what it notes about itself."""
-    load = nodes.LoadEmbeddedModels.execute
+    load, path = nodes.LoadEmbeddedModels.execute, weights / "vace.safetensors"
+    path.unlink(missing_ok=True)
     with pytest.raises(ValueError, match=r"lacks vace\.safetensors; install the pack again"):
         load("VACE")
     base, _ = load_transformer(weights / "transformer.safetensors", torch.float32)
@@ -186,7 +187,6 @@ def test_the_embedded_vace_is_a_model_for_grid_vace(nodes, weights, monkeypatch)
     torch.manual_seed(0)
     network = type(tiny_vace()).from_config(sizes)
     noted = {"conditioning": "mask", "max_frames": 8, "shift": 3.0, "max_tokens": 32}
-    path = weights / "vace.safetensors"
     save_transformer(path, network.state_dict(), network.config, noted)
     model, clip, vae, _ = load("VACE").args
     assert nodes.view_time.conventions_of(model).items() >= noted.items()

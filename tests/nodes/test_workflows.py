@@ -19,6 +19,7 @@ from ..comfyui import (
     ROOT,
     WORKFLOWS,
     needs_comfyui,
+    prompt_of,
     smaller,
     to_api,
 )
@@ -121,11 +122,6 @@ def test_the_blueprint_runs_as_its_editor_would_expand_it(server, info):
             "inputs": {"source": [str(origin[0]), origin[1]]},
         }
     assert server.run(prompt).keys() >= {"images", "SCENE", "video"}
-
-
-def prompt_of(nodes: dict) -> dict:
-    """A prompt of (type, inputs) by name."""
-    return {k: {"class_type": kind, "inputs": inputs} for k, (kind, inputs) in nodes.items()}
 
 
 GRID = {"num_views": 3, "num_frames": 5, "width": 64, "height": 64}
