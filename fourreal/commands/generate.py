@@ -145,10 +145,10 @@ def generate_one(
             profiler.stages["video"]["seconds_per_step"] = round(seconds, 4)
         assert job.fps is not None  # list_jobs fills it in
         keep(frames, job.fps)
-        network = models.reconstructor.model.to(profiler.device)
+        models.reconstructor.to(profiler.device)
         scene = reconstruct_grid(models.reconstructor, frames, profiler, fps=job.fps)
         if not models.keep:
-            network.to("cpu")
+            models.reconstructor.to("cpu")
         scene.metadata["prompt"] = str(job.prompt)
         write_results(folder, frames, scene, job.orbit_size, profiler)
         write_report(folder, profiler, scene, asdict(job))
