@@ -63,10 +63,9 @@ class Models:
     @contextmanager
     def reconstructor_on(self, device: torch.device) -> Iterator[Reconstructor]:
         """The reconstructor while it lies on a device."""
-        network = self.reconstructor.model.to(device)
-        yield self.reconstructor
+        yield self.reconstructor.to(device)
         if not self.keep:
-            network.to("cpu")
+            self.reconstructor.to("cpu")
 
 
 def is_embedded(options: PipelineOptions) -> bool:

@@ -116,10 +116,14 @@ class Reconstructor:
         for part in model.aggregator.modules():
             if isinstance(part, nn.Linear):
                 part.to(dtype)  # what autocast would do at every call, in half the memory
-        for name, child in model.named_children():
-            if name != "track_head":
-                child.to(device)
-        return Reconstructor(model, dtype=dtype, kind=kind)
+        return Reconstructor(model, dtype=dtype, kind=kind).to(device)
+
+    def to(self, device: torch.device | str) -> "Reconstructor":
+        """Move the network, but for its track head, to a device; returns itself."""
+        for part in self.model.children():
+            if part is not self.track_head:
+                part.to(device)
+        return self
 
     def save(self, path: str | os.PathLike, dtype: torch.dtype | None = None) -> None:
         """Write the network as a safetensors file that from_file reads; dtype of the numbers."""

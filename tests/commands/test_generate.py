@@ -128,7 +128,7 @@ def test_everything_heavy_runs_on_the_device_that_is_asked_for(monkeypatch, tmp_
         def reconstructor(frames, **options):
             return SimpleNamespace(scene=scene)
 
-        reconstructor.model = torch.nn.Linear(2, 2)
+        reconstructor.to = lambda device: reconstructor
         places["reconstructor"] = device.type
         return reconstructor
 
@@ -147,12 +147,11 @@ def test_everything_heavy_runs_on_the_device_that_is_asked_for(monkeypatch, tmp_
 @pytest.mark.parametrize("keep", [True, False])
 def test_the_reconstructor_leaves_the_device_when_offloading(keep, monkeypatch, tmp_path):
     places, scene = [], GaussianScene(cloud(5), [cloud(3)], *cameras(), 32, 32, 8.0)
-    network = SimpleNamespace(to=lambda device: places.append(str(device)) or network)
 
     def reconstructor(frames, **options):
         return SimpleNamespace(scene=scene)
 
-    reconstructor.model = network
+    reconstructor.to = lambda device: places.append(str(device))
     monkeypatch.setattr(job, "write_results", lambda *given: None)
     models = job.Models(lambda **_: SimpleNamespace(frames=torch.rand(1, 1, 3, 8, 8)), None, keep)
     models.reconstructor = reconstructor

@@ -96,7 +96,7 @@ def test_positions_come_back_in_the_pixels_of_the_frames(height, width):
         torch.testing.assert_close(found.track_head.asked, expected, atol=1e-5, rtol=0)
 
 
-def test_a_loaded_head_stays_off_the_device(tmp_path):
+def test_a_head_stays_where_it_is_when_the_network_is_loaded_or_moved(tmp_path):
     save_model(tiny_model(**TRACKER), tmp_path / "vggt.safetensors")
     found = Reconstructor.from_file(tmp_path / "vggt.safetensors", device="meta")
     assert {p.device.type for p in found.track_head.parameters()} == {"cpu"}
