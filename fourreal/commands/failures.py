@@ -66,6 +66,7 @@ def sentence_of(error: Exception) -> str | None:
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     if full or any(part in words for part in FULL):
         place = getattr(error, "filename", None) or next(files_of(error), "the results")
+        place = str(place).removeprefix("file:")  # FFmpeg's, before names of videos
         return f"no space is left on the disk for {place}; make room or choose another place."
     if isinstance(error, MemoryError) or any(part in words for part in NO_MEMORY):
         reason = " ".join(str(error).split())[:160] or "no memory is left"

@@ -19,9 +19,18 @@ def is_hidden(path: Path, root: Path) -> bool:
 
 
 def subfolders(folder: Path, pattern: str = "*") -> list[Path]:
-    """The folders in a folder that match a glob pattern, in natural order, but for hidden ones."""
+    """The folders in a folder that match a glob pattern, in natural order, but for hidden ones and
+    for links to a folder that they are in, which have no end."""
     found = [p for p in folder.glob(pattern) if p.is_dir() and not is_hidden(p, folder)]
-    return sorted(found, key=natural_order)
+    return sorted((p for p in found if not _leads_back(p)), key=natural_order)
+
+
+def _leads_back(path: Path) -> bool:
+    """Whether a path is a link to a folder that it is in."""
+    if not path.is_symlink():
+        return False
+    target = path.resolve()
+    return any(parent.resolve() == target for parent in path.absolute().parents)
 
 
 def media_files(

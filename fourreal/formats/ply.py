@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fourreal.files.existing import existing_file
+from fourreal.files.notices import warn_once
 from fourreal.formats.blocks import in_blocks
 from fourreal.formats.compressed_ply import is_compressed, read_compressed
 from fourreal.formats.finite import only_finite
@@ -31,6 +32,9 @@ ROTATION = ("rot_0", "rot_1", "rot_2", "rot_3")
 REQUIRED = (*POSITION, *BASE_COLOR, "opacity", *SCALE[:2], *ROTATION)
 # The first is what Brush reads; the second is for people whose program shows it upside down.
 COMMENTS = ("comment Vertical axis: y", "comment Axes: x right, y down, z forward (OpenCV)")
+# What other properties mean is not known here, but these mean nothing for Gaussians: normals, and
+# colours that repeat f_dc.
+NEEDLESS = {"nx", "ny", "nz", "red", "green", "blue", "alpha"}
 FLAT = 1e-6  # the third scale of flat Gaussians (2DGS), which store two
 
 
@@ -64,9 +68,10 @@ def load_ply(path: str | os.PathLike) -> Gaussians:
     """Read Gaussians from a PLY of any harmonic degree (0 to 4), or SuperSplat's compressed PLY.
 
     Binary of both byte orders and ascii are read. Properties may have any order, case and scalar
-    type; unknown ones and other elements are skipped. Flat Gaussians without scale_2 get a third
-    scale of 1e-6. Gaussians that are not finite are left out with a warning. Raises ValueError for
-    files that are missing, damaged or hold no Gaussians.
+    type; unknown ones are left out with a warning (of moving or filtered Gaussians they matter),
+    other elements are skipped. Flat Gaussians without scale_2 get a third scale of 1e-6. Gaussians
+    that are not finite are left out with a warning. Raises ValueError for files that are missing,
+    damaged or hold no Gaussians.
     """
     path = existing_file(path)
     with open(path, "rb") as file:
@@ -86,12 +91,25 @@ def load_ply(path: str | os.PathLike) -> Gaussians:
         rows.check(vertices, header.elements[-1] is vertices)
         names = tuple(name for name, _, _ in vertices.properties)
         degree = degree_of(names, path)
+        _report_unknown(names, path)
 
         def read(first: int, end: int) -> Gaussians:
             return from_vertices(rows.read(vertices, end - first), degree)
 
         row = sum(int(kind[1]) if header.order else 8 for _, kind, _ in vertices.properties)
         return in_blocks(vertices.count, (degree + 1) ** 2, row, read, path)
+
+
+def _report_unknown(names: tuple[str, ...], path: Path) -> None:
+    """One warning, for all files of a folder, of properties that are left out."""
+    known = {*REQUIRED, *SCALE, *NEEDLESS}
+    unknown = [name for name in names if name not in known and not name.startswith("f_rest_")]
+    if unknown:
+        more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
+        warn_once(
+            f"PLY of {path.parent}: {', '.join(unknown[:8])}{more} of its vertices are left out, "
+            "as only plain Gaussians that stand still are read."
+        )
 
 
 def degree_of(names: tuple[str, ...], path: Path) -> int:

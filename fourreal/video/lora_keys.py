@@ -242,6 +242,15 @@ class _Reader:
                 self._add(content, f"{layer}.bias", self.up_bias[layer].float() * scale)
         for parameter, difference in self.differences.items():
             self._add(content, parameter, difference.float())
+        for name, values in (*content.factors.items(), *content.differences.items()):
+            pair = values if isinstance(values, tuple) else (values,)
+            if not all(value.isfinite().all() for value in pair):
+                raise ValueError(
+                    f"{self.path} has numbers for {name} that are not finite, with which nothing "
+                    "can be generated; its training failed, use another."
+                )
+        without = (self.alpha.keys() | self.up_bias.keys()) - self.down.keys()
+        self.unknown += [f"the alpha or bias of {layer}" for layer in sorted(without)]
         return content
 
     def _add(self, content: LoraContent, parameter: str, difference: Tensor) -> None:

@@ -80,6 +80,7 @@ def test_errors_of_readers_name_the_file_in_one_line(read, content, tmp_path, ru
     "error",
     [
         OSError(28, "No space left on device", "{path}"),
+        OSError(28, "No space left on device", "file:{path}/video.mp4"),
         OSError("139264 requested and 35736 written"),
         RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"),
     ],
@@ -90,6 +91,7 @@ def test_a_full_disk_is_named_with_the_place(error, tmp_path, run):
 
     code, printed = run(lambda: in_our_room(fail)(tmp_path))
     assert code == 2 and "no space is left on the disk" in printed and printed.count("\n") == 1
+    assert "file:" not in printed
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Clips on disk: the layouts that are known, their captions, what cannot be used."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -257,3 +258,16 @@ def test_hidden_files_are_no_clips(tmp_path):
     (times / ".DS_Store").write_bytes(junk)
     clips, problems = find_clips("multiview", tmp_path / "dynamic", 3, 5, "x")
     assert problems == [] and [len(c.views) for c in clips] == [3]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a permission there")
+def test_links_that_lead_back_to_their_own_folder_have_an_end(tmp_path):
+    multiview(tmp_path / "a" / "clip")
+    for number in range(3):
+        (tmp_path / "a" / f"up{number}").symlink_to("..")
+        (tmp_path / "a" / f"to_b{number}").symlink_to("../b")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "to_a").symlink_to("../a")
+    clips, problems = find_clips("multiview", tmp_path, 2, 5, "x")
+    assert {clip.path.resolve() for clip in clips} == {(tmp_path / "a" / "clip").resolve()}
+    assert all(problem.endswith("holds no videos") for problem in problems)

@@ -35,10 +35,17 @@ def test_byte_orders_line_ends_and_types(tmp_path, order, newline, kind):
     check(write_variant(path, columns(g), order, kind, newline, notes=notes), g)
 
 
-def test_names_of_any_case_and_order_and_unknown_properties(tmp_path):
+def test_names_of_any_case_and_order_and_unknown_properties(tmp_path, caplog):
     g = gaussians(degree=2)
     table = {name.upper(): values for name, values in reversed(columns(g).items())}
-    check(write_variant(tmp_path / "g.ply", {**table, "RED": np.ones(9)}), g)
+    with caplog.at_level(logging.WARNING, "fourreal"):
+        check(write_variant(tmp_path / "g.ply", {**table, "RED": np.ones(9)}), g)
+        assert not caplog.messages
+        for name in ("a.ply", "b.ply"):  # Mip-Splatting's filter, 4DGS's times: one warning
+            more = {"filter_3D": np.ones(9), "t": np.ones(9)}
+            check(write_variant(tmp_path / name, {**columns(g), **more}), g)
+    assert len(caplog.messages) == 1
+    assert f"PLY of {tmp_path}: filter_3d, t of its vertices are left out" in caplog.text
 
 
 @pytest.mark.parametrize("order", ["<", ">", ""])

@@ -231,6 +231,7 @@ def test_a_lora_for_other_parts_too_is_applied_and_named_in_one_warning(tmp_path
         "diffusion_model.blocks.0.cross_attn.norm_k_img.diff": torch.zeros(48),
         "text_encoders.umt5xxl.transformer.encoder.block.0.layer.0.q.lora_A.weight": down,
         "something.else": torch.zeros(2),
+        "diffusion_model.blocks.1.ffn.0.alpha": torch.tensor(4.0),
     }
     layer = f"diffusion_model.{original(LAYERS[0])}"
     save_file(pair(layer, down, up) | {k: v.clone() for k, v in others.items()}, tmp_path / "l.st")
@@ -241,7 +242,7 @@ def test_a_lora_for_other_parts_too_is_applied_and_named_in_one_warning(tmp_path
     assert_same(pipe, {f"{LAYERS[0]}.weight": up @ down})
     (record,) = [r for r in caplog.records if r.name.startswith("fourreal")]
     assert "3 for the text encoder" in record.message and "6 for image input" in record.message
-    assert "1 unknown (something.else)" in record.message
+    assert "2 unknown (something.else, the alpha or bias of blocks.1.ffn.net" in record.message
 
 
 QUERY = "diffusion_model.blocks.0.self_attn.q"
@@ -270,6 +271,8 @@ FULL = pair(QUERY, *factors((48, 48), 3))
         (FULL | pair("transformer.blocks.0.attn1.to_q", *factors((48, 48), 1)), "twice"),
         ({f"{QUERY}.diff_b": torch.zeros(7)}, r"blocks\.0\.attn1\.to_q\.bias of the shape \(7,\)"),
         ({"diffusion_model.blocks.0.norm1.diff": torch.zeros(48)}, "holds nothing for"),
+        (FULL | {f"{QUERY}.alpha": torch.tensor(float("nan"))}, r"to_q that are not finite"),
+        ({f"{QUERY}.diff_b": torch.full((48,), float("inf"))}, r"to_q\.bias that are not finite"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_changed(tmp_path, tensors, sentence):
