@@ -36,10 +36,13 @@ UMT5_DEFAULTS = {  # of transformers' UMT5Config, where the file's config leaves
 ENCODER_FIXED = {"model_type": "umt5", "is_gated_act": True, "dense_act_fn": "gelu_pytorch_tanh"}
 
 
-def load_embedded(folder: Path) -> tuple[ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:
-    """MODEL, CLIP and VAE of the files in a folder. Raises ValueError for one that does not fit."""
+def load_embedded(
+    folder: Path, transformer: Path
+) -> tuple[ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:
+    """MODEL of a transformer file, CLIP and VAE of the files in a folder. Raises ValueError for one
+    that does not fit."""
     autoencoder = load_autoencoder(folder / "autoencoder.safetensors")
-    model = load_comfy_model(folder / "transformer.safetensors", EmbeddedLatents(autoencoder))
+    model = load_comfy_model(transformer, EmbeddedLatents(autoencoder))
     max_tokens = model.get_attachment(KEY).get("max_tokens", MAX_TOKENS)
     clip = load_comfy_clip(folder / "text_encoder.safetensors", max_tokens)
     return model, clip, EmbeddedVAE(autoencoder)
@@ -89,16 +92,25 @@ def load_comfy_model(path: Path, latent_format: EmbeddedLatents) -> ModelPatcher
     if "config" not in metadata:
         raise ValueError(f"{path} has no `config` in its metadata, so its sizes are unknown.")
     sizes = json.loads(metadata["config"])
+    vace = {}  # sizes of the VACE blocks, of which core has one at equal distances
+    if layers := sizes.get("vace_layers"):
+        vace = {"vace_layers": len(layers), "vace_in_dim": sizes["vace_in_channels"]}
+        if layers != list(range(0, sizes["num_layers"], sizes["num_layers"] // len(layers))):
+            raise ValueError(
+                f"{path} has VACE blocks at the layers {layers}, but they must be at equal "
+                "distances from the first on."
+            )
     noted = wan_conventions(sizes["in_channels"]) | json.loads(metadata.get("fourreal", "{}"))
-    family = (
-        comfy.supported_models.WAN22_T2V
-        if noted["conditioning"] == "replace"
-        else comfy.supported_models.WAN21_T2V
-    )
+    if vace:
+        family = comfy.supported_models.WAN21_Vace
+    elif noted["conditioning"] == "replace":
+        family = comfy.supported_models.WAN22_T2V
+    else:
+        family = comfy.supported_models.WAN21_T2V
     config = family(
         {
             "image_model": "wan2.1",
-            "model_type": "t2v",
+            "model_type": "vace" if vace else "t2v",
             "patch_size": tuple(sizes["patch_size"]),
             "in_dim": sizes["in_channels"],
             "out_dim": sizes["out_channels"],
@@ -110,6 +122,7 @@ def load_comfy_model(path: Path, latent_format: EmbeddedLatents) -> ModelPatcher
             "text_dim": sizes["text_dim"],
             "eps": sizes["eps"],
         }
+        | vace
     )
     config.latent_format = latent_format
     config.sampling_settings["shift"] = noted["shift"]

@@ -16,7 +16,8 @@ from . import types
 from .progress import tell_node
 
 FOLDER = "geometry_estimation"  # where ComfyUI keeps Depth Anything 3 and MoGe
-FILES = ("transformer", "text_encoder", "autoencoder", "reconstructor")
+FILES = ("transformer", "vace", "text_encoder", "autoencoder", "reconstructor")
+GRID_MODEL, VACE = "grid", "VACE"  # the video models that a node can give
 
 
 def embedded_files() -> dict[str, Path]:
@@ -34,6 +35,9 @@ class LoadEmbeddedModels(io.ComfyNode):
     """They are ordinary MODEL, CLIP and VAE, and a reconstructor. Nothing is downloaded and no GPU
     is needed.
 
+    **video_model** *grid* makes whole grids from a text and references; *VACE* fills the holes of
+    grids that are known in part (Grid VACE).
+
     Their world is one to three plain balls, boxes, cylinders and ellipsoids in eight colours on a
     floor. For anything else load a Wan model with ComfyUI's own loaders.
     """
@@ -48,7 +52,15 @@ class LoadEmbeddedModels(io.ComfyNode):
             "small world (plain shapes that bounce, orbit, slide, spin and swing) and generate 8 "
             "views of 29 frames at 64 pixels.",
             search_aliases=["4real loader", "checkpoint"],
-            inputs=[],
+            inputs=[
+                io.Combo.Input(
+                    "video_model",
+                    options=[GRID_MODEL, VACE],
+                    default=GRID_MODEL,
+                    optional=True,
+                    tooltip="grid: makes grids of text and references. VACE: fills holes.",
+                ),
+            ],
             outputs=[
                 io.Model.Output(tooltip="The 4D video model, for any sampler."),
                 io.Clip.Output(tooltip="Its text encoder."),
@@ -58,24 +70,26 @@ class LoadEmbeddedModels(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls) -> str:
+    def fingerprint_inputs(cls, **_) -> str:
         times = [f.stat().st_mtime if f.is_file() else None for f in embedded_files().values()]
         return json.dumps(times)
 
     @classmethod
-    def execute(cls) -> io.NodeOutput:
+    def execute(cls, video_model: str = GRID_MODEL) -> io.NodeOutput:
         from .embedded_models import load_embedded
         from .offloading import load_reconstructor
 
         paths = embedded_files()
-        missing = [path.name for path in paths.values() if not path.is_file()]
+        grid_model, vace = paths.pop("transformer"), paths.pop("vace")
+        video = vace if video_model == VACE else grid_model
+        missing = [path.name for path in (video, *paths.values()) if not path.is_file()]
         if missing:
             raise ValueError(
                 f"{folder()} lacks {', '.join(missing)}; install the pack again, its models are "
                 "part of it."
             )
         reconstructor = load_reconstructor(paths["reconstructor"], torch.float32)
-        return io.NodeOutput(*load_embedded(folder()), reconstructor)
+        return io.NodeOutput(*load_embedded(folder(), video), reconstructor)
 
 
 class LoadReconstructor(io.ComfyNode):

@@ -36,9 +36,30 @@ def check_vace_inputs(vae, images: Tensor, mask: Tensor, num_views: int) -> None
         raise ValueError("the images or the mask hold NaN or infinity; give pixels from 0 to 1.")
 
 
+def with_column(frames: Tensor, mask: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+    """frames [V, T, 3, H, W] and mask [V, T, 1, H, W] with the first time known in all views.
+
+    images [N, H, W, 3] are the views, or a clip through them, of which evenly spaced ones are kept.
+    Raises ValueError for another number or size of images.
+    """
+    num_views = len(frames)
+    steps, rest = divmod(len(images) - 1, num_views - 1) if num_views > 1 else (1, len(images) - 1)
+    if rest or steps < 1 or tuple(images.shape[1:3]) != tuple(frames.shape[-2:]):
+        given = f"{len(images)} images of {images.shape[2]} x {images.shape[1]} pixels"
+        raise ValueError(
+            f"freeze_time has {given}, but needs {num_views} views of {frames.shape[-1]} x "
+            f"{frames.shape[-2]}, or a clip through them of n x {num_views - 1} + 1 images."
+        )
+    frames, mask = frames.clone(), mask.clone()
+    frames[:, 0], mask[:, 0] = images[::steps, ..., :3].movedim(-1, 1), 0
+    return frames, mask
+
+
 def vace_frames(vae, frames: Tensor, mask: Tensor, reference: Tensor | None) -> Tensor:
     """Latents [V, 32, R + F, h, w] of the known pixels of frames [V, T, 3, H, W] and of the missing
     ones (mask [V, T, 1, H, W]), as the VAE gives them, with a reference image [3, h, w] first."""
+    from .embedded_models import EmbeddedVAE
+
     latents = []
     for part in known_and_missing(frames, mask):
         for view in part:
@@ -49,7 +70,9 @@ def vace_frames(vae, frames: Tensor, mask: Tensor, reference: Tensor | None) -> 
         return shown
     image = letterbox(reference, *frames.shape[-2:])
     encoded = vae.encode(image.movedim(0, -1)[None])
-    nothing = comfy.latent_formats.Wan21().process_out(torch.zeros_like(encoded))
+    nothing = torch.zeros_like(encoded)  # to the network, which gets latents normalised
+    if not isinstance(vae, EmbeddedVAE):
+        nothing = comfy.latent_formats.Wan21().process_out(nothing)
     first = torch.cat([encoded, nothing], dim=1).expand(len(frames), -1, -1, -1, -1)
     return torch.cat([first, shown], dim=2)
 
@@ -62,6 +85,11 @@ class GridVACE(io.ComfyNode):
     Wan VACE model. A **reference_image** (what something looks like) takes one latent frame more in
     each view: cut it off after sampling with *TrimVideoLatent* and **trim_latent**. Several of
     these nodes after one another show several videos.
+
+    Video models know a camera that moves through a still moment. So the first time can be made
+    before the rest, as one clip: warp the first time to 4 (V - 1) + 1 cameras on the same arc, give
+    these images here with num_views 1, sample, and connect the decoded clip to **freeze_time** of
+    the Grid VACE of all views, which keeps every fourth image.
     """
 
     @classmethod
@@ -92,6 +120,12 @@ class GridVACE(io.ComfyNode):
                     optional=True,
                     tooltip="What something in the scene looks like; it is not a frame of it.",
                 ),
+                io.Image.Input(
+                    "freeze_time",
+                    optional=True,
+                    tooltip="All views of the first time, made before: one image per view, or a "
+                    "clip through the views.",
+                ),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive", tooltip="With what is shown."),
@@ -115,10 +149,13 @@ class GridVACE(io.ComfyNode):
         mask: Tensor,
         strength: float,
         reference_image: Tensor | None = None,
+        freeze_time: Tensor | None = None,
     ) -> io.NodeOutput:
         check_vace_inputs(vae, images, mask, num_views)
         frames = images_to_frames(images, num_views)
         mask = mask.unflatten(0, frames.shape[:2])[:, :, None]
+        if freeze_time is not None:
+            frames, mask = with_column(frames, mask, freeze_time)
         first = None if reference_image is None else reference_image[0, ..., :3].movedim(-1, 0)
         shown = vace_frames(vae, frames, mask, first)
         masks = mask_channels(mask, STRIDE)

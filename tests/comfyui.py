@@ -118,7 +118,7 @@ def write_random_weights(
 def write_model_files(models: Path) -> None:
     """Tiny files under the names of the downloads, but for the VAEs (see tiny_wan_pack.py)."""
     import sentencepiece
-    from diffusers import WanTransformer3DModel
+    from diffusers import WanVACETransformer3DModel
     from safetensors.torch import save_file
     from transformers import UMT5Config, UMT5EncoderModel
 
@@ -131,21 +131,16 @@ def write_model_files(models: Path) -> None:
         save_file({key(k): v.half().contiguous() for k, v in tensors.items()}, models / place)
 
     torch.manual_seed(0)
-    for name, channels in (("wan2.1_t2v_1.3B_fp16", 16), ("wan2.2_ti2v_5B_fp16", 48)):
-        network = WanTransformer3DModel(
-            num_attention_heads=1,
-            attention_head_dim=128,
-            in_channels=channels,
-            out_channels=channels,
-            text_dim=4096,
-            ffn_dim=128,
-            num_layers=2,
-        )
-        save(
-            network.state_dict(),
-            f"diffusion_models/{name}.safetensors",
-            comfy_key,
-        )
+    network = WanVACETransformer3DModel(
+        num_attention_heads=1,
+        attention_head_dim=128,
+        text_dim=4096,
+        ffn_dim=128,
+        num_layers=2,
+        vace_layers=[0],
+    )
+    place = "diffusion_models/wan2.1_vace_1.3B_fp16.safetensors"
+    save(network.state_dict(), place, comfy_key)
     config = UMT5Config(
         vocab_size=256,
         d_model=4096,

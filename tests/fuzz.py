@@ -44,6 +44,7 @@ def measure(paths: list[Path]) -> list[dict | None]:
     """What measure_loading.py says of each file; None for one that ended its process."""
     results: list[dict | None] = []
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
+    environment["PXR_WORK_THREAD_LIMIT"] = "1"  # threads do not live on in forks
     while len(results) < len(paths):
         answer = subprocess.run(
             [sys.executable, "-m", "tests.formats.measure_loading"],

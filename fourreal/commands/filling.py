@@ -86,7 +86,7 @@ def fill_grid(
     known = warped
     if job.column_clip and warped.missing[:, 0].any():
         with profiler.stage("column"):
-            known = with_column(pipeline, scene, warped, cameras, options, profiler.device)
+            known = with_filled_column(pipeline, scene, warped, cameras, options, profiler.device)
     with profiler.stage("video"):
         shown = {"video": known.frames, "mask": known.missing, "num_views": len(cameras[0])}
         made = pipeline(**options | shown).frames
@@ -98,7 +98,7 @@ def feather_of(grid: WarpedGrid) -> int:
     return round(grid.frames.shape[-2] / LINES_PER_FEATHER)
 
 
-def with_column(
+def with_filled_column(
     pipeline: "ViewTimePipeline",
     scene: GaussianScene,
     warped: WarpedGrid,

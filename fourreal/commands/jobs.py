@@ -1,6 +1,5 @@
 """What `fourreal generate` is asked for: its options, a job for each prompt, which are finished."""
 
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +10,7 @@ from fourreal import weights
 from fourreal.commands.arc_options import ArcOptions
 from fourreal.commands.pipelines import PipelineOptions, is_embedded
 from fourreal.files.atomic import REPORT
-from fourreal.files.json_files import as_json
+from fourreal.files.json_files import as_json, read_json
 from fourreal.files.text_files import read_text, text_lines
 
 # What is not given on the command line. Wan: the paper's size and steps, Wan's frame rate.
@@ -126,10 +125,11 @@ def read_prompts(path: Path) -> list[str]:
 def is_finished(job: GenerateConfig) -> bool:
     """Whether the job's folder holds the results of exactly this job."""
     try:
-        settings = json.loads((job.out / REPORT).read_text(encoding="utf-8"))["settings"]
-    except (OSError, ValueError, KeyError):
+        settings = read_json(job.out / REPORT).get("settings").items()
+    except ValueError:
         return False
     # Not the folder and the device, which say where it was done, not what.
     asked = as_json(asdict(job))
     ignored = {"out": None, "device": None, "plan": None}
-    return {**settings, **ignored} == {**asked, **ignored}
+    noted = {name: entry.value for name, entry in settings.items()}
+    return {**noted, **ignored} == {**asked, **ignored}

@@ -166,6 +166,7 @@ RULES: dict[str, Rule] = {
     "lpips_backbone": file_to_read,
     "perceptual_from": FROM_ZERO,
     "lora_rank": COUNT,
+    "quick_scenes": FROM_ZERO,
     "VideoConfig.width": Number(128, multiple=128, reason="Wan's head size"),
     "layers": COUNT,
     "ffn_width": COUNT,

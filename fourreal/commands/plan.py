@@ -161,7 +161,9 @@ def plan_reconstruction(
         fit = Reconstructor(model).fit(torch.zeros(num_views, 1, 3, height, width), resolution)
         shape = fit.images(torch.zeros(num_views, 3, height, width)).shape
         images = torch.zeros(times, *shape)
-        return model(images, times, temporal=temporal, points=False, chunk=FRAMES_PER_HEAD_PASS)
+        return model(
+            images, times, temporal=temporal, points=False, chunk=FRAMES_PER_HEAD_PASS["cpu"]
+        )
 
     pixels = num_views * num_frames * height * width
     peak = without_numbers(model, predict)

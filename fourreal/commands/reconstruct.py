@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fourreal import weights
 from fourreal.cameras import scale_intrinsics
+from fourreal.commands.late_views import tell_late_views
 from fourreal.commands.results import progress_bar, write_report, write_results
 from fourreal.devices import choose_device
 from fourreal.files.atomic import results_folder
@@ -38,6 +39,9 @@ class ReconstructConfig:
     offsets: tuple[float, ...] | None = None
     """Per view, the seconds of its video at which the common beginning is, for cameras that started
     at different moments; all are cut to the shortest."""
+    check_synchrony: bool = True
+    """Tell before the work when the cameras seem to have started at different moments; it takes a
+    network with a track head (VGGT-1B) and some seconds on a GPU."""
     fps: float | None = None
     """Frames per second to resample the videos to (default: their own, which must be one)."""
     trim: bool = False
@@ -108,8 +112,9 @@ def reconstruct(config: ReconstructConfig) -> Path:
     it was.
     """
     device = choose_device(config.device)
+    files = view_files(config.inputs)
     frames, rate = read_synchronised(
-        view_files(config.inputs),
+        files,
         offsets=config.offsets,
         max_frames=config.max_frames,
         fps=config.fps,
@@ -133,6 +138,9 @@ def reconstruct(config: ReconstructConfig) -> Path:
         with profiler.stage("load"):
             dtype = config.dtype and getattr(torch, config.dtype)
             reconstructor = read_reconstructor(config.reconstructor, device, dtype)
+        if config.check_synchrony and reconstructor.track_head is not None:
+            with profiler.stage("synchrony"):
+                tell_late_views(reconstructor, frames, rate, files, config.offsets)
         scene = reconstruct_grid(
             reconstructor,
             frames,

@@ -50,10 +50,11 @@ def read_transforms(path: Path) -> list[PosedPhoto]:
     """The photos that a file lists and that exist; one warning tells how many do not.
 
     Raises ValueError in one sentence naming the file and the place when a value is wrong, a lens
-    cannot be undone or no photo is left.
+    cannot be undone, no photo is left, or the photos are of several times.
     """
     content = read_json(path)
     frames, photos, missing = content.get("frames").entries(), [], []
+    _check_times(frames)
     for frame in frames:
         listed = frame.get("file_path")
         image = _find_image(listed, path.parent)
@@ -63,6 +64,18 @@ def read_transforms(path: Path) -> list[PosedPhoto]:
             photos.append(_photo(image, frame, content))
     check_missing(path, len(frames), missing)
     return photos
+
+
+def _check_times(frames: list[JsonValue]) -> None:
+    """Raise ValueError for photos of something that moves, which D-NeRF's files give times."""
+    times = [time for frame in frames if (time := frame.find("time"))]
+    for time in times:
+        if time.number() != times[0].number():
+            raise ValueError(
+                f"{time.file} has photos of several times ({times[0].value} as {times[0].place}, "
+                f"{time.value} as {time.place}), but what is read here must stand still; keep the "
+                "photos of one time."
+            )
 
 
 def _find_image(listed: JsonValue, folder: Path) -> Path | None:

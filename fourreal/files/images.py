@@ -21,6 +21,7 @@ from torch import Tensor
 from fourreal.files.atomic import atomic_frames, atomic_path, frame_names
 from fourreal.files.existing import existing_file
 from fourreal.files.listing import media_files
+from fourreal.files.notices import warn_once
 
 IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff"),
@@ -33,6 +34,7 @@ OTHER_PICTURES = (
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"),
 )
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # and AVIF and HEIF where they can
+OF_SEVERAL = ("PNG", "WEBP", "GIF", "AVIF", "TIFF")  # formats of animations and pages
 MAX_PIXELS = 2**27  # 134 million: 0.4 GB as bytes, 1.6 GB as floats
 BACKGROUND = 255  # of transparent images: white, as for renders of objects (NeRF, Objaverse)
 # How EXIF's orientations become upright: rows and columns exchanged, then steps of both
@@ -106,6 +108,7 @@ def open_image(path: str | os.PathLike) -> Iterator[Image.Image]:
         if image.width * image.height > MAX_PIXELS:
             image.close()
             raise Image.DecompressionBombError
+        count = getattr(image, "n_frames", 1) if image.format in OF_SEVERAL else 1
         image.load()
         image.getexif()
     except Image.DecompressionBombError:
@@ -118,6 +121,8 @@ def open_image(path: str | os.PathLike) -> Iterator[Image.Image]:
     except Exception as error:  # only Pillow is at work here, whose decoders raise all kinds
         reason = " ".join(str(error).replace(str(path), "it").split()).rstrip(".")
         raise ValueError(f"{path} cannot be decoded as an image: {reason}.") from error
+    if count > 1:
+        warn_once(f"{path} has {count} pictures, of which the first is read.")
     with image:
         yield image
 
@@ -183,7 +188,8 @@ def _pixels(path: Path, image: Image.Image) -> np.ndarray:
 
 
 def read_image(path: str | os.PathLike, fit: tuple[int, int] | None = None) -> Tensor:
-    """An image [3, H, W] in [0, 1], upright, as its EXIF says; of an animation the first picture.
+    """An image [3, H, W] in [0, 1], upright, as its EXIF says; of several the first, with a
+    warning.
 
     fit: (height, width) in pixels to resize and crop it to, as fit_frames does. 16-bit grey and
     floats are scaled to [0, 1] whole, transparent images are composited on white. Raises ValueError

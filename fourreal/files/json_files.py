@@ -155,15 +155,17 @@ def _finite(literal: str) -> float:
     return value if math.isfinite(value) else _no_number(literal)
 
 
-def parse_json(text: str, file: Path, line: int | None = None) -> JsonValue:
+def parse_json(text: str, file: Path, line: int | None = None, finite: bool = True) -> JsonValue:
     """The value of a JSON text from a file, or from one of its lines (JSON lines).
 
-    NaN, Infinity and numbers that become it are refused, as JSON has none. Raises ValueError in one
-    sentence naming the file and, where known, the line.
+    NaN, Infinity and numbers that become it are refused, as JSON has none; finite=False lets them
+    pass (diffusers writes -Infinity for schedulers). Raises ValueError in one sentence naming the
+    file and, where known, the line.
     """
     where = "" if line is None else f" in line {line}"
     try:
-        value = json.loads(text, parse_constant=_no_number, parse_float=_finite)
+        checks: dict[str, Any] = {"parse_constant": _no_number, "parse_float": _finite}
+        value = json.loads(text, **(checks if finite else {}))
     except json.JSONDecodeError as error:
         place = where or f" in line {error.lineno}, column {error.colno}"
         raise ValueError(f"{file} is not JSON: {error.msg}{place}.") from error
@@ -175,6 +177,7 @@ def parse_json(text: str, file: Path, line: int | None = None) -> JsonValue:
     return JsonValue(value, file, "" if line is None else f"line {line}")
 
 
-def read_json(path: str | os.PathLike) -> JsonValue:
-    """The value of a JSON file. Raises ValueError in one sentence naming the file."""
-    return parse_json(read_text(path), Path(path))
+def read_json(path: str | os.PathLike, finite: bool = True) -> JsonValue:
+    """The value of a JSON file (finite: as in parse_json). Raises ValueError in one sentence naming
+    the file."""
+    return parse_json(read_text(path), Path(path), finite=finite)

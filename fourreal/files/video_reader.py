@@ -6,11 +6,9 @@ under a video's name reaches no other file and no network, and a name such as `c
 """
 
 import io
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +20,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from fourreal.files.existing import existing_file
 from fourreal.files.hdr import TRANSFERS, tone_map
 from fourreal.files.images import over_background
-
-logger = logging.getLogger(__name__)
+from fourreal.files.notices import warn_once
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mts", ".m2ts", ".ts", ".3gp", ".3g2"),
@@ -31,6 +28,8 @@ VIDEO_SUFFIXES = (
 )
 # FFmpeg's demuxers that open nothing but the file itself.
 CONTAINERS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,asf,flv,ogg,gif,h264,hevc,m4v,ivf,yuv4mpegpipe"
+# FFmpeg's own decoders leave out the transparency of WebM, which lies beside the colours.
+DECODERS_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 MAX_FRAME_PIXELS = 2**26  # twice 8K
 STILL_RATE = 25.0  # frames per second of what has one frame, as FFmpeg has it
 # FFmpeg's numbers of YCbCr matrices (AVColorSpace) as swscale's.
@@ -128,6 +127,13 @@ class VideoReader:
         # One of each, for they keep their tables from frame to frame.
         self._resize, self._convert = VideoReformatter(), VideoReformatter()
         self._turn: tuple[bool, bool, bool] | None = None
+        self._decoder = stream.codec_context
+        if stream.metadata.get("alpha_mode") == "1" and self._decoder.name in DECODERS_WITH_ALPHA:
+            name = DECODERS_WITH_ALPHA[self._decoder.name]
+            try:
+                self._decoder = av.CodecContext.create(name, "r")
+            except av.codec.codec.UnknownCodecError:
+                warn_once(f"{path} is read without its transparency: this FFmpeg lacks {name}.")
 
     def decode(self) -> Iterator[tuple[float, av.VideoFrame]]:
         """(seconds since the first frame, frame) of each frame that a player shows.
@@ -135,7 +141,9 @@ class VideoReader:
         Raises ValueError when the size changes on the way.
         """
         begin, first = 0.0, None
-        for number, frame in enumerate(self._container.decode(self._stream)):
+        packets = self._container.demux(self._stream)
+        frames = (frame for packet in packets for frame in self._decoder.decode(packet))
+        for number, frame in enumerate(frames):
             time = frame.time
             if time is None:
                 time = number / (self.rate or STILL_RATE)
@@ -221,12 +229,6 @@ class VideoReader:
             dst_color_range=ColorRange.JPEG,
         ).to_ndarray()
         return tone_map(image, frame.color_trc, frame.color_primaries) if high else image
-
-
-@lru_cache(maxsize=1000)
-def warn_once(message: str) -> None:
-    """Log a warning about a file, once however often the file is read."""
-    logger.warning("%s", message)
 
 
 def quarter_turn(frame: av.VideoFrame) -> tuple[bool, bool, bool]:

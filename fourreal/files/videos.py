@@ -14,7 +14,8 @@ from torch import Tensor
 
 from fourreal.files.atomic import atomic_path
 from fourreal.files.images import to_uint8
-from fourreal.files.video_reader import STILL_RATE, VideoReader, open_video, warn_once
+from fourreal.files.notices import warn_once
+from fourreal.files.video_reader import STILL_RATE, VideoReader, open_video
 
 WRITTEN_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".avi", ".ts", ".mts", ".m2ts", ".3gp", ".flv")
 BT709 = 1  # FFmpeg's number of BT.709's primaries, transfer and matrix alike

@@ -46,8 +46,10 @@ def save_scene(scene: GaussianScene, path: str | os.PathLike) -> None:
     for name in NAMES:
         tensors[f"static.{name}"] = getattr(static, name)
         tensors[f"dynamic.{name}"] = getattr(dynamic, name)
-    # Copies, because safetensors refuses tensors that share memory.
-    tensors = {k: v.detach().float().cpu().clone().contiguous() for k, v in tensors.items()}
+    tensors = {k: v.detach().float().cpu().contiguous() for k, v in tensors.items()}
+    for name, value in tensors.items():
+        if not name.startswith("dynamic."):  # which concatenate has just made
+            tensors[name] = value.clone()  # safetensors refuses tensors that share memory
     tensors["dynamic.counts"] = torch.tensor([len(g) for g in times])
     metadata = {
         "format": FORMAT,

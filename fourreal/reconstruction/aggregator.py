@@ -7,6 +7,8 @@ one time, and after each pair a temporal block joins the tokens of different tim
 zero at first, so that an untrained model is exactly VGGT.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -26,7 +28,7 @@ IMAGE_STD = (0.229, 0.224, 0.225)
 GATES = ("ls1.gamma", "ls2.gamma")  # of a block; zero where it changes nothing
 
 
-def in_parts(module: nn.Module, x: Tensor, parts: int, *rotary: Rotary) -> Tensor:
+def in_parts(module: Callable[..., Tensor], x: Tensor, parts: int, *rotary: Rotary) -> Tensor:
     """module(x, *rotary), without gradients in `parts` parts of the batch, so that the largest
     tensors (hidden layers of MLPs) are those of one part."""
     if parts == 1 or torch.is_grad_enabled():
@@ -143,6 +145,12 @@ class Aggregator(nn.Module):
             for gate in GATES
         )
 
+    def _embed(self, images: Tensor) -> Tensor:
+        """Patch tokens [N, patches, C] of images [N, 3, H, W] in [0, 1]."""
+        mean, std = (images.new_tensor(v)[:, None, None] for v in (IMAGE_MEAN, IMAGE_STD))
+        weight = self.patch_embed.patch_embed.proj.weight
+        return self.patch_embed(((images - mean) / std).to(weight.dtype))
+
     def _special_tokens(self, batch: int, views: int) -> Tensor:
         both = torch.cat([self.camera_token, self.register_token], dim=2)  # [1, 2, specials, C]
         rows = torch.cat([both[:, :1], both[:, 1:].expand(-1, views - 1, -1, -1)], dim=1)
@@ -171,10 +179,7 @@ class Aggregator(nn.Module):
         grid = (height // config.patch_size, width // config.patch_size)
         temporal = temporal and config.temporal != "none"
 
-        mean, std = (images.new_tensor(v)[:, None, None] for v in (IMAGE_MEAN, IMAGE_STD))
-        weight = self.patch_embed.patch_embed.proj.weight
-        normalised = ((images - mean) / std).to(weight.dtype)
-        patches = in_parts(self.patch_embed, normalised.flatten(0, 1), batch)
+        patches = in_parts(self._embed, images.flatten(0, 1), batch)
         patches = patches.unflatten(0, (batch, views))
         specials = self._special_tokens(batch, views).to(patches.dtype)
         x = torch.cat([specials, patches], dim=2)  # [B, S, P, C]

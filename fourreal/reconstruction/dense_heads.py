@@ -169,30 +169,37 @@ class DenseHead(nn.Module):
         images: Tensor,
         chunk: int | None = None,
         store: Store = None,
+        dtype: torch.dtype = torch.float32,
     ) -> Tensor:
         """Raw maps [B, S, channels, H, W] from the aggregator's tokens and images [B, S, 3, H, W].
 
         `chunk` frames are decoded at once (all by default), and moved to the device `store` as
-        they come (the network's own by default). Runs in float32 whatever autocast says: an
-        exponential of bfloat16 depth would show bands.
+        they come (the network's own by default), in the type `dtype`. Runs in float32 whatever
+        autocast says: an exponential of bfloat16 depth would show bands.
         """
         batch, views = images.shape[:2]
-        levels = [level[:, :, self.num_special_tokens :].flatten(0, 1) for level in tokens]
-        frames = images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        chunk = chunk or batch * views
+        levels = [level.flatten(0, 1) for level in tokens]
+        frames, count = images.flatten(0, 1), batch * views
+        store, chunk, maps = store or images.device, chunk or count, None
         with torch.autocast(images.device.type, enabled=False):
-            parts = []
-            for i in range(0, batch * views, chunk):
-                part = [level[i : i + chunk].float() for level in levels]
-                parts.append(self._decode(part, frames[i : i + chunk]).to(store or images.device))
-        return torch.cat(parts).unflatten(0, (batch, views))
+            for i in range(0, count, chunk):
+                part = [x[i : i + chunk, self.num_special_tokens :].float() for x in levels]
+                decoded = self._decode(part, frames[i : i + chunk]).to(store, dtype)
+                if chunk >= count:
+                    return decoded.unflatten(0, (batch, views))
+                if maps is None:  # all at once: parts that are joined later would be held twice
+                    maps = decoded.new_empty(count, *decoded.shape[1:])
+                maps[i : i + chunk] = decoded
+        assert maps is not None
+        return maps.unflatten(0, (batch, views))
 
     def _decode(self, levels: list[Tensor], images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
         x = self.scratch.output_conv1(self._fuse(levels, height, width))
         x = resize(x, (height, width))
         if self.input_merger is not None:
-            x = x + self.input_merger(images.float())
+            pixels = images.float().contiguous(memory_format=torch.channels_last)
+            x = x + self.input_merger(pixels)
         return self.scratch.output_conv2(add_positions(x, width / height))
 
     def _fuse(self, levels: list[Tensor], height: int, width: int) -> Tensor:

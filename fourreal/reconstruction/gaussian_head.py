@@ -63,8 +63,14 @@ class GaussianHead(DenseHead):
         chunk: int | None = None,
         store: Store = None,
     ) -> Tensor:
-        """Raw parameters [B, S, channels, H, W]; for the arguments see `DenseHead.raw_maps`."""
-        return self.raw_maps(tokens, images, chunk, store)
+        """Raw parameters [B, S, channels, H, W]; for the arguments see `DenseHead.raw_maps`.
+
+        With `store` they are float16, in which a long grid takes half the memory: in float32 they
+        are as large as the Gaussians. What is lost is far below what is seen, because no channel
+        holds depth.
+        """
+        dtype = torch.float32 if store is None else torch.float16
+        return self.raw_maps(tokens, images, chunk, store, dtype)
 
 
 def _camera_to_world(extrinsics: Tensor, quaternions: Tensor) -> Tensor:

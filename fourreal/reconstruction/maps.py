@@ -22,7 +22,8 @@ class Maps:
         depth: [N, V, h, w] > 0, in the network's unit of length times `scales`.
         depth_confidence: [N, V, h, w] > 1.
         scales: [N], the factor by which depth was multiplied since the network ran.
-        raw_gaussians: [N, V, C, h, w], or None without a Gaussian head.
+        raw_gaussians: [N, V, C, h, w], float16 where they were stored away from the network; None
+            without a Gaussian head.
         points, points_confidence: [N, V, h, w, 3] and [N, V, h, w] of the point head, or None.
     """
 

@@ -77,7 +77,8 @@ class VGGT(nn.Module):
                 the images begin later.
             gaussians, points: False leaves out those heads, where the model has them.
             chunk: frames that go through a dense head at once; all by default.
-            store: device that each chunk of a map is moved to; the network's own by default.
+            store: device that each chunk of a map is moved to, those of Gaussians in float16; by
+                default they stay, in float32.
 
         Raises ValueError when the batch does not hold whole scenes.
         """
@@ -94,11 +95,11 @@ class VGGT(nn.Module):
         camera_tokens = camera_tokens.flatten(0, 1)
         pose_iterations = self.camera_head(camera_tokens)
 
-        store = images.device if store is None else store
         decoding = (tokens, images, chunk, store)
         depth, confidence = self.depth_head(*decoding)
-        scales = torch.ones(len(images), device=store)
-        poses = (pose_iterations.to(store), camera_tokens.to(store))
+        home = depth.device
+        scales = torch.ones(len(images), device=home)
+        poses = (pose_iterations.to(home), camera_tokens.to(home))
         maps = Maps(*poses, depth, confidence, scales)
         if gaussians and self.config.gaussian_head != "none":
             maps.raw_gaussians = self.gaussian_head(*decoding)

@@ -1,5 +1,7 @@
 """From maps to Gaussians: which pixels become Gaussians, and at which times."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -26,8 +28,8 @@ def pixels_to_gaussians(head: str, images: Tensor, maps: Maps, cameras: Cameras)
     if maps.raw_gaussians is None:
         return gaussians_from_depth(images, depth, maps.depth_confidence[0], *cameras)
     if head == "anysplat":
-        return decode_anysplat(maps.raw_gaussians[0], depth, *cameras, maps.scales[0])
-    return decode_gaussians(maps.raw_gaussians[0], images, depth, *cameras)
+        return decode_anysplat(maps.raw_gaussians[0].float(), depth, *cameras, maps.scales[0])
+    return decode_gaussians(maps.raw_gaussians[0].float(), images, depth, *cameras)
 
 
 def emit_gaussians(
@@ -39,13 +41,16 @@ def emit_gaussians(
     split: StaticSplit | None,
     device: torch.device | None = None,
     filled: Tensor | None = None,
+    raw: list[Tensor] | None = None,
 ) -> tuple[Gaussians, list[Gaussians]]:
     """The static Gaussians, and those of each time, where the maps are.
 
     images [T, V, 3, h, w]; maps of all T times, with depth in the unit of the cameras; `filters`
     choose the pixels, of those in filled [T, V, h, w] only such as no other pixel shows; without
-    `split` nothing is static. Computed on `device` (by default where the
-    maps are) in the memory of one time, or of one view where what stands still is found.
+    `split` nothing is static; raw: of a network with a Gaussian head, raw_gaussians [V, C, h, w] of
+    each time, which the maps then lack. The list is empty afterwards: they are as large as the
+    Gaussians, and leave as these come. Computed on `device` (by default where the maps are) in the
+    memory of one time, or of one view where what stands still is found.
     """
     times, home = range(len(maps)), maps.depth.device
     device = device or home
@@ -59,7 +64,9 @@ def emit_gaussians(
         return keep.to(home)
 
     keep = torch.stack([kept(t) for t in times])  # [T, V, h, w]
-    voxel = filters.voxel_size * (maps.depth.median() / cameras[1][:, 0, 0].median()).item()
+    voxel = filters.voxel_size
+    if voxel:
+        voxel *= (maps.depth.median() / cameras[1][:, 0, 0].median()).item()
 
     def finished(images: Tensor, now: Maps, mask: Tensor) -> Gaussians:
         """The Gaussians of one time's pixels in a mask [V, h, w]."""
@@ -72,20 +79,31 @@ def emit_gaussians(
             gaussians = merge_voxels(gaussians, voxel, weights)
         return gaussians.to(home)
 
+    def at(time: int) -> Maps:
+        now = maps[time : time + 1]
+        return now if raw is None else replace(now, raw_gaussians=raw.pop(0)[None])
+
     if split is None:
-        dynamic = [finished(images[t], maps[t : t + 1], keep[t]) for t in times]
+        dynamic = [finished(images[t], at(t), keep[t]) for t in times]
         return Gaussians.empty(dynamic[0].harmonics.shape[1]), dynamic
-    color, still, mask, emit = static_layer(images, maps, keep, split, device)
+    color, still, mask, emit = static_layer(images, maps, keep, split, device, raw)
     static = finished(color, still, mask)
-    return static, [finished(images[t], maps[t : t + 1], emit[t]) for t in times]
+    del color, still
+    return static, [finished(images[t], at(t), emit[t]) for t in times]
 
 
 def static_layer(
-    images: Tensor, maps: Maps, keep: Tensor, split: StaticSplit, device: torch.device
+    images: Tensor,
+    maps: Maps,
+    keep: Tensor,
+    split: StaticSplit,
+    device: torch.device,
+    raw: list[Tensor] | None = None,
 ) -> tuple[Tensor, Maps, Tensor, Tensor]:
     """What stands still in images [T, V, 3, h, w], as if it were one time.
 
-    keep [T, V, h, w]: usable pixels. Each view is split on `device`. Returns the still colours
+    keep [T, V, h, w]: usable pixels; raw: as of emit_gaussians, kept whole. Each view is split on
+    `device`. Returns the still colours
     [V, 3, h, w] and maps (N = 1), where they are (mask [V, h, w]), and the pixels left to each time
     (mask [T, V, h, w]).
     """
@@ -98,9 +116,11 @@ def static_layer(
     masks = [of_view(view) for view in views]
     time = torch.stack([m.time for m in masks])  # [V, h, w]
 
-    def at_time(values: Tensor) -> Tensor:  # [T, V, ..., h, w] at each pixel's time, [1, V, ...]
-        index = time.view(1, len(views), *[1] * (values.ndim - 4), *time.shape[1:])
-        return values.gather(0, index.expand(1, *values.shape[1:]))
+    best = None
+    if raw is not None:  # at each pixel's time
+        best = torch.zeros_like(raw[0])
+        for t, own in enumerate(raw):
+            best = torch.where((time == t)[:, None], own, best)
 
     # The layer's medians are steadier than any one time; where no layer exists the pixel is
     # masked out, whatever its value.
@@ -108,9 +128,9 @@ def static_layer(
         maps.pose_iterations[:1],
         maps.camera_tokens[:1],
         torch.stack([m.depth for m in masks]).nan_to_num(1)[None],
-        at_time(maps.depth_confidence),
+        maps.depth_confidence.gather(0, time[None]),
         maps.scales[time][None],
-        None if maps.raw_gaussians is None else at_time(maps.raw_gaussians),
+        None if best is None else best[None],
     )
     color = torch.stack([m.color for m in masks]).nan_to_num(0)
     emit = torch.stack([m.dynamic for m in masks], dim=1)

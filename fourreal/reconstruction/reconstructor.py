@@ -34,7 +34,9 @@ from fourreal.reconstruction.pixels_to_gaussians import Cameras, emit_gaussians
 from fourreal.reconstruction.refinement import refine_scene
 from fourreal.reconstruction.tracking import Tracks, check_points, track_points
 
-FRAMES_PER_HEAD_PASS = 8
+# Through a dense head at once. A GPU wants large passes; a CPU is as fast with small ones, whose
+# features take a quarter of the memory.
+FRAMES_PER_HEAD_PASS = {"cuda": 8, "cpu": 2}
 
 
 @dataclass
@@ -150,9 +152,9 @@ class Reconstructor:
 
     @torch.no_grad()
     def predict(self, images: Tensor, *, points: bool = False, **options: Any) -> Maps:
-        """The network on images [N, V, 3, h, w] of N times, fitted to it; the maps are float32 and
-        on the CPU, so that memory on the device is that of one call. points, options: see
-        `VGGT.forward`."""
+        """The network on images [N, V, 3, h, w] of N times, fitted to it; the maps are on the CPU,
+        so that memory on the device is that of one call, and float32, but for raw_gaussians, which
+        are float16. points, options: see `VGGT.forward`."""
         with self.precision():
             maps = self.model(
                 images.to(self.device),
@@ -160,11 +162,12 @@ class Reconstructor:
                 # Untrained temporal layers change nothing, so their time is saved.
                 temporal=self.model.aggregator.temporal_is_trained(),
                 points=points,
-                chunk=FRAMES_PER_HEAD_PASS,
+                chunk=FRAMES_PER_HEAD_PASS.get(self.device.type, 8),
                 store="cpu",
                 **options,
             )
-        return maps.map(Tensor.float)
+        raw, maps.raw_gaussians = maps.raw_gaussians, None
+        return replace(maps.map(Tensor.float), raw_gaussians=raw)
 
     @torch.no_grad()
     def predict_cameras(self, frames: Tensor) -> Cameras:
@@ -248,7 +251,7 @@ class Reconstructor:
             view * num_times + time,
             fit=self.fit(frames, resolution),
             precision=self.precision(),
-            chunk=FRAMES_PER_HEAD_PASS,
+            chunk=FRAMES_PER_HEAD_PASS.get(self.device.type, 8),
             progress=progress,
         )
         return Tracks(*(values.unflatten(0, (num_views, num_times)) for values in tracks))
@@ -271,20 +274,21 @@ class Reconstructor:
         check_frames(frames)
         chosen.check_grid(frames)
         fit = self.fit(frames, chosen.resolution)
-        resized = [fit.images(view.to(self.device)).cpu() for view in frames]
-        images = torch.stack(resized, 1)  # [T, V, 3, h, w]
-        num_times = len(images)
+        num_views, num_times = frames.shape[:2]
+        images = torch.empty(num_times, num_views, 3, fit.height, fit.width)
+        for view, own in enumerate(frames):
+            images[:, view] = fit.images(own.to(self.device))
 
         def tell(done: int) -> None:
             if progress is not None:
                 progress(done, num_times + chosen.refine)
 
-        maps = self.predict_grid(images, chosen, tell)
+        maps, raw = self.predict_grid(images, chosen, tell)
         maps, cameras = self.in_one_unit(maps, images, fit, chosen)
         head = self.model.config.gaussian_head
         filled = None if chosen.filled is None else fit.masks(chosen.filled.transpose(0, 1))
         which = chosen.filters, chosen.split, self.device, filled
-        emitted = emit_gaussians(head, images, maps, cameras, *which)
+        emitted = emit_gaussians(head, images, maps, cameras, *which, raw=raw)
         extrinsics, intrinsics = cameras[0].cpu(), fit.intrinsics_back(cameras[1]).cpu()
         (height, width), metadata = frames.shape[-2:], {"reconstructor": self.kind}
         scene = GaussianScene(*emitted, extrinsics, intrinsics, width, height, chosen.fps, metadata)
@@ -300,15 +304,18 @@ class Reconstructor:
 
     def predict_grid(
         self, images: Tensor, options: ReconstructionOptions, tell: Callable[[int], None]
-    ) -> Maps:
+    ) -> tuple[Maps, list[Tensor] | None]:
         """The network on images [T, V, 3, h, w], window by window; the windows share one unit.
 
-        Memory on the device is that of one window. tell(done) is called after every time.
+        Returns the maps of all times, and apart from them raw_gaussians [V, C, h, w] of each, for
+        they are large and can go one by one. Memory on the device is that of one window. tell(done)
+        is called after every time.
         """
         trained = self.model.aggregator.temporal_is_trained()
         window = options.window_of(len(images), trained)
         overlap = max(1, window // 4) if trained and window > 1 else 0
         kept: list[Maps] = []
+        raw: list[Tensor] = []
         first_tokens, start, done = None, 0, 0
         while done < len(images):
             end = min(start + window, len(images))
@@ -318,8 +325,12 @@ class Reconstructor:
                 first_camera_tokens=first_tokens,
             )
             first_tokens = maps.camera_tokens[:1] if first_tokens is None else first_tokens
-            if maps.raw_gaussians is not None and self.model.config.gaussian_head == "anysplat":
-                maps.raw_gaussians = keep_harmonics(maps.raw_gaussians, options.sh_degree)
+            if maps.raw_gaussians is not None:
+                new = maps.raw_gaussians[done - start :]
+                if self.model.config.gaussian_head == "anysplat":
+                    new = keep_harmonics(new, options.sh_degree)
+                raw += [own.clone() for own in new]  # else each would hold the whole window
+                maps.raw_gaussians = None
             if start < done:  # times that both windows saw
                 before, again = kept[-1][start - done :], maps[: done - start]
                 sure = before.depth_confidence, again.depth_confidence
@@ -330,7 +341,7 @@ class Reconstructor:
             for time in range(done, end):
                 tell(time + 1)
             done, start = end, max(end - overlap, 1)
-        return Maps.cat(kept)
+        return Maps.cat(kept), raw or None
 
     def in_one_unit(
         self, maps: Maps, images: Tensor, fit: ImageFit, options: ReconstructionOptions

@@ -98,9 +98,12 @@ def split_view(
     # Depth of the farthest layer: the median of what is near the farthest value ever seen.
     layer = median_where(log_depth, (far - log_depth) < 2 * options.depth)
     at_layer = (log_depth - layer).abs() < options.depth
-    color = median_where(frames, at_layer[:, None].expand_as(frames))
-    color_change = (frames - color).abs().amax(dim=1) / options.color
-    change = torch.maximum(color_change, (log_depth - layer).abs() / options.depth)
+    change = (log_depth - layer).abs() / options.depth
+    colors = []
+    for channel in frames.unbind(1):  # one after the other: a copy of all frames is large
+        colors.append(median_where(channel, at_layer))
+        change = torch.maximum(change, (channel - colors[-1]).abs_() / options.color)
+    color = torch.stack(colors)
 
     # Hysteresis: a change must pass the threshold once; around it half of it is enough.
     strong = _specks_removed(change > 1)

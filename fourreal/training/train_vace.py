@@ -48,7 +48,7 @@ class VaceTraining(VideoRun):
 
     def __init__(self, config: VideoConfig):
         config = replace(config, grids=config.grids[-1:], grid_starts=(0.0,), grid_odds=())
-        self.data = WarpData(config.data, *grids_of(config)[0])
+        self.data = WarpData(config.data, *grids_of(config)[0], config.quick_scenes)
         validation = [self.data.validation.caption(i) for i in range(VALIDATION_SCENES)]
         super().__init__(config, [*self.data.captions(), *validation])
         self.data.fill()
@@ -98,7 +98,7 @@ class VaceTraining(VideoRun):
         for index in range(VALIDATION_SCENES):
             example = self.data.validation.get(index)
             given = {"video": example.warped.frames, "mask": example.warped.missing}
-            options = {"guidance_scale": 1.0} | given
+            options = {"guidance_scale": 1.0, "staged": False} | given
             made = self.generate(example.caption, 0, index, SAMPLED_STEPS, **options)
             holes = example.warped.missing[:, :, 0] > 0.5
             scores.append(psnr(made, example.frames, holes))

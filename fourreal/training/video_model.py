@@ -106,14 +106,18 @@ def load_base(config: VideoConfig) -> tuple[ViewTimePipeline, bool]:
     ), True
 
 
-def add_vace(transformer: WanTransformer3DModel, stride: int) -> WanVACETransformer3DModel:
+def add_vace(
+    transformer: WanTransformer3DModel | WanVACETransformer3DModel, stride: int
+) -> WanVACETransformer3DModel:
     """A VACE on a copy of a transformer, which it answers like as long as it is not trained; stride
-    is its autoencoder's, in pixels.
+    is its autoencoder's, in pixels. A VACE is given back as it is.
 
     As VACE was made: its blocks begin as copies of every second block, and what they say to the
     others is zero. Here they also begin with a view of what is known: its latents are embedded like
     the noisy ones, and added to them.
     """
+    if isinstance(transformer, WanVACETransformer3DModel):
+        return transformer
     config = {k: v for k, v in dict(transformer.config).items() if not k.startswith("_")}
     layers = list(range(0, config["num_layers"], VACE_EVERY))
     channels = 2 * config["in_channels"] + stride**2  # latents twice, and the mask
@@ -144,12 +148,10 @@ def prepare_pipeline(config: VideoConfig) -> tuple[ViewTimePipeline, bool]:
     """
     pipe, trains_text = load_base(config)
     conditioning = config.conditioning or pipe.config.conditioning
-    is_vace = isinstance(pipe.transformer, WanVACETransformer3DModel)
-    if is_vace and not config.vace:
+    if isinstance(pipe.transformer, WanVACETransformer3DModel) and not config.vace:
         raise ValueError(f"{config.start_from} is a VACE, which is trained with --vace; add it.")
     if config.vace:
-        if not is_vace:
-            pipe.register_modules(transformer=add_vace(pipe.transformer, pipe.spatial_stride))
+        pipe.register_modules(transformer=add_vace(pipe.transformer, pipe.spatial_stride))
         conditioning, trains_text = "mask", False
     architecture = config.architecture or pipe.config.architecture
     if config.tune == "lora" and architecture.startswith("parallel"):

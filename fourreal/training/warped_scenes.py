@@ -5,6 +5,7 @@ The geometry of that view is exact, or what a reconstructor predicts from its vi
 model meets the holes and the errors of both.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -15,15 +16,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fourreal import weights
+from fourreal.cameras import warp
 from fourreal.data.cache import fingerprint
 from fourreal.data.grids import DataConfig
 from fourreal.files.atomic import atomic_path
 from fourreal.grid import num_latent_frames
 from fourreal.reconstruction import Reconstructor, scene_from_depth
 from fourreal.scenes import Scene, describe, make_scene, scene_seed
-from fourreal.warp import WarpedGrid, reference_cells, warp_grid
+from fourreal.warp import HOLE, WarpedGrid, grown, reference_cells, warp_grid
 
 KnownGeometry = Literal["exact", "predicted"]
+QUICK_FROM = 100_000  # the first training scene that is not warped
+SEEN_WITHIN = 0.03  # a surface is seen where its depth is the one that is seen, up to this share
+SEEN_GROW = 4  # pixels; the share of known pixels then is that of warped scenes
 GEOMETRIES: tuple[KnownGeometry, ...] = get_args(KnownGeometry)
 
 
@@ -47,6 +52,25 @@ def warp_first_view(scene: Scene, depth: Tensor) -> WarpedGrid:
     return warp_grid(seen, *cameras, width, height, references=given)
 
 
+def seen_from_first_view(scene: Scene) -> WarpedGrid:
+    """What the first view of a scene shows in the others, by exact depth, without drawing it there.
+
+    A pixel is known where the first view sees its surface at that time, or at any time where it
+    stands still; its colour is the exact one. Holes are widened by SEEN_GROW pixels. It takes an
+    eighth of the time of warp_first_view, and its holes are much like those.
+    """
+    cameras = list(zip(scene.extrinsics, scene.intrinsics))
+    depth, still = scene.depth[0], scene.depth[0].masked_fill(scene.moving[0], 0).amax(dim=0)
+    layers = torch.stack([depth, still.expand_as(depth)], dim=1)  # [T, 2, H, W]
+    missing = torch.zeros_like(scene.frames[:, :, :1])
+    for view in range(1, len(cameras)):
+        warped, inside, distance = warp(layers, scene.depth[view], cameras[view], cameras[0])
+        seen = (warped / distance[:, None] - 1).abs() < SEEN_WITHIN
+        known = inside & (seen[:, 0] | (seen[:, 1] & ~scene.moving[view]))
+        missing[view, :, 0] = grown(~known, SEEN_GROW).float()
+    return WarpedGrid(torch.where(missing > 0.5, HOLE, scene.frames), missing)
+
+
 @dataclass
 class WarpedExample:
     """A scene's frames [V, T, 3, H, W] in [0, 1], and its first view warped into its cameras."""
@@ -59,6 +83,11 @@ class WarpedExample:
         """Frames, warped frames, and what is missing [V, T, 1, H, W]."""
         return self.frames, self.warped.frames, self.warped.missing
 
+    def recoloured(self, channels: list[int]) -> "WarpedExample":
+        """The same with the colour channels in another order, of which no caption speaks."""
+        warped = WarpedGrid(self.warped.frames[:, :, channels], self.warped.missing)
+        return WarpedExample(self.frames[:, :, channels], warped, "")
+
     def backwards(self) -> "WarpedExample":
         """The same with time reversed."""
         warped = WarpedGrid(self.warped.frames.flip(1), self.warped.missing.flip(1))
@@ -70,6 +99,7 @@ class WarpCache:
     warped colours, missing), drawn when first asked for.
 
     Scenes of odd index have the depth that the reconstructor predicts, the others the exact one.
+    With `quick` nothing is warped: their holes are those of seen_from_first_view.
     """
 
     def __init__(
@@ -78,23 +108,26 @@ class WarpCache:
         split: str,
         size: tuple[int, int, int, int],
         reconstructor: Reconstructor,
+        quick: bool = False,
     ):
         """size: views, frames, height, width."""
         views, frames, height, width = size
-        name = f"{views}x{frames}_{height}x{width}_{fingerprint(reconstructor.model)}"
-        self.folder = Path(folder) / f"warped_{split}_{name}"
+        how = "seen" if quick else f"warped_{fingerprint(reconstructor.model)}"
+        self.folder = Path(folder) / f"{split}_{views}x{frames}_{height}x{width}_{how}"
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.split, self.size, self.reconstructor = split, size, reconstructor
+        self.split, self.size, self.reconstructor, self.quick = split, size, reconstructor, quick
 
     def _path(self, index: int) -> Path:
         return self.folder / f"{index:06d}.npy"
 
     def _draw(self, index: int) -> None:
         scene = make_scene(scene_seed(self.split, index), *self.size)
-        depth = scene.depth[:1]
-        if GEOMETRIES[index % 2] == "predicted":
-            depth = first_view_depth(scene, self.reconstructor)
-        warped = warp_first_view(scene, depth)
+        if self.quick:
+            warped = seen_from_first_view(scene)
+        elif GEOMETRIES[index % 2] == "predicted":
+            warped = warp_first_view(scene, first_view_depth(scene, self.reconstructor))
+        else:
+            warped = warp_first_view(scene, scene.depth[:1])
         drawn = torch.cat([scene.frames, warped.frames, warped.missing], dim=2)
         with atomic_path(self._path(index)) as temporary, open(temporary, "wb") as file:
             np.save(file, (drawn * 255).round().byte().numpy())
@@ -110,48 +143,60 @@ class WarpCache:
         exact, warped, missing = values.split([3, 3, 1], dim=2)
         return WarpedExample(exact, WarpedGrid(warped, missing), self.caption(index))
 
-    def fill(self, count: int) -> None:
-        """Draw the first `count` scenes that are not there yet."""
-        left = [i for i in range(count) if not self._path(i).exists()]
-        for index in tqdm(left, desc=f"warping {self.split} scenes", disable=not left):
+    def fill(self, indices: Iterable[int]) -> None:
+        """Draw the scenes of these indices that are not there yet."""
+        left = [i for i in indices if not self._path(i).exists()]
+        for index in tqdm(left, desc=f"drawing {self.folder.name}", disable=not left):
             self._draw(index)
 
 
 class WarpData:
-    """What a VACE is trained on: warped grids of num_views x num_frames, of training scenes.
+    """What a VACE is trained on: grids of num_views x num_frames of training scenes.
+
+    The `scenes` of the config are warped. Of quick_scenes more the holes are told quickly (see
+    WarpCache); where there are any, every second example is one of them.
 
     Every example follows from the random generator that picks it. Raises ValueError for a config
     with clips, whose geometry is not known.
     """
 
-    def __init__(self, config: DataConfig, num_views: int, num_frames: int):
+    def __init__(self, config: DataConfig, num_views: int, num_frames: int, quick_scenes: int):
         if config.multiview or config.static or config.videos or config.scenes < 1:
             raise ValueError(
                 "a VACE is trained on procedural scenes alone, because their geometry is known; "
                 "leave out --data.multiview, --data.static and --data.videos, and give "
                 "--data.scenes of 1 or more."
             )
-        self.config = config
         self.num_views, self.num_latent_frames = num_views, num_latent_frames(num_frames)
         size = num_views, num_frames, config.height, config.width
         reconstructor = Reconstructor.from_file(weights.folder() / "reconstructor.safetensors")
-        self.training, self.validation = (
-            WarpCache(config.cache, split, size, reconstructor) for split in ("train", "validation")
+        self.warped, self.quick, self.validation = (
+            WarpCache(config.cache, split, size, reconstructor, quick)
+            for split, quick in (("train", False), ("train", True), ("validation", False))
         )
+        self.warped_scenes = range(config.scenes)
+        self.quick_scenes = range(QUICK_FROM, QUICK_FROM + quick_scenes)
 
     def fill(self) -> None:
-        """Draw all scenes that training can meet, so that they cost no training time."""
-        self.training.fill(self.config.scenes)
+        """Draw all warped scenes, so that they cost no training time; the quick ones are drawn when
+        they are met."""
+        self.warped.fill(self.warped_scenes)
 
     def draw(self, generator: torch.Generator) -> WarpedExample:
-        """A random training scene, in half of the cases played backwards."""
-        index, turned = (
-            int(torch.randint(count, (1,), generator=generator))
-            for count in (self.config.scenes, 2)
-        )
-        example = self.training.get(index)
+        """A random training scene, in half of the cases played backwards, and in half of them with
+        other colours: few scenes would soon be known by heart."""
+        quick, turned, recoloured = torch.randint(2, (3,), generator=generator).tolist()
+        cache, indices = self.warped, self.warped_scenes
+        if quick and self.quick_scenes:
+            cache, indices = self.quick, self.quick_scenes
+        index = indices[int(torch.randint(len(indices), (1,), generator=generator))]
+        example = cache.get(index)
+        if recoloured:
+            example = example.recoloured(torch.randperm(3, generator=generator).tolist())
         return example.backwards() if turned else example
 
     def captions(self) -> list[str]:
         """Every caption that training can meet."""
-        return [self.training.caption(index) for index in range(self.config.scenes)]
+        return [self.warped.caption(index) for index in self.warped_scenes] + [
+            self.quick.caption(index) for index in self.quick_scenes
+        ]

@@ -4,13 +4,13 @@ Only the classes of a Wan text-to-video or VACE pipeline are loaded, from .safet
 folder names the classes itself (model_index.json), and diffusers imports what it names.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
+from fourreal.files.json_files import read_json
 from fourreal.files.weights_files import INDEX, VARIANT, list_parts, weights_format
 from fourreal.video.pipeline import ViewTimePipeline
 
@@ -141,18 +141,8 @@ def _check_part(folder: Path) -> None:
 
 def _read_object(path: Path) -> dict[str, Any]:
     """The JSON object of a file. Raises ValueError, naming the file, for anything else."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path} cannot be read as JSON ({type(error).__name__}); download it again."
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(
-            f"{path} holds JSON, but no object as a model in diffusers' layout has; download it "
-            "again."
-        )
-    return content
+    entries = read_json(path, finite=False).items()
+    return {key: entry.value for key, entry in entries.items()}
 
 
 def _class_of(entry: Any) -> tuple[str | None, str | None]:

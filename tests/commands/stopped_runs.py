@@ -50,9 +50,14 @@ class StoppedRuns:
         files = (p.relative_to(self.out) for p in self.out.rglob("*") if p.is_file())
         return {str(p): (self.out / p).read_bytes() for p in files if p.parts[0] != "views"}
 
+    def beside(self) -> set[str]:
+        """What lies beside the results, and the grid that a killed run has kept."""
+        return ({*os.listdir(self.place)} - {"out"}) | ({*os.listdir(self.out)} & {"views"})
+
     def stop_one(self, seed: int, number: signal.Signals) -> None:
         """Start a run, stop it at a random moment, and note what is wrong."""
         before, delay = self.results(), self.random.uniform(0.2, self.seconds)
+        there = self.beside()  # of a run that was killed, until one comes so far as to remove it
         process = self.start(seed)
         time.sleep(delay)
         process.send_signal(number)
@@ -60,8 +65,7 @@ class StoppedRuns:
         self.ends[number.name, process.returncode] += 1
         after = self.results()
         finished = json.loads(after["report.json"])["settings"]["seed"] == seed
-        left = sorted({*os.listdir(self.place), *os.listdir(self.out)} & {"views"})
-        left += [name for name in os.listdir(self.place) if name != "out"]
+        left = self.beside() - there
         faults = {
             "exit code": process.returncode not in (SIGNALS[number], 0),
             "results": not finished and after != before,

@@ -62,6 +62,7 @@ def test_options_reach_the_reconstructor(tmp_path, videos, monkeypatch):
             asked.update(options, shape=tuple(frames.shape))
             raise KeyboardInterrupt
 
+        reconstructor.track_head = None
         return reconstructor
 
     monkeypatch.setattr(command, "read_reconstructor", load)

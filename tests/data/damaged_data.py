@@ -30,12 +30,9 @@ from fourreal.data.posed import find_posed_scenes
 from fourreal.formats.keyframes import load_keyframes
 from tests.data.clip_files import grey_video
 from tests.data.photo_folders import CENTER, FOCAL, to_world, write_colmap, write_transforms
+from tests.mutations import mutate_bytes, mutate_json
 
 SECONDS = 10.0
-DEEP = 3000  # levels, beyond Python's limit of recursion
-ODD = [None, True, False, 0, -1, 1, 0.5, 1e300, -1e-300, 2**63, 10**400, "", "x", "\x00", "\n", []]
-ODD += [{}, [[]], [0, 0, 0, 0], {"a": 1}, "../..", "y" * 300, "\ud800", float("nan")]
-ODD += [float("inf"), -float("inf"), "caf\u00e9", "0", [None] * 4, "nan", "\\", "*", "._a.png"]
 
 
 @dataclass(frozen=True)
@@ -190,61 +187,6 @@ def check_sentence(text: str, folder: Path) -> None:
     assert len(text) < 1500, f"{len(text)} characters"
 
 
-def places(value: object) -> list[tuple[dict | list, str | int]]:
-    """Every (container, key) of a JSON value."""
-    pairs = value.items() if isinstance(value, dict) else enumerate(value)
-    found = []
-    for key, inner in pairs:
-        found.append((value, key))
-        if isinstance(inner, dict | list):
-            found += places(inner)
-    return found
-
-
-def damage_json(text: str, r: random.Random) -> str:
-    """The text of a JSON value after one of its values was replaced, removed, doubled or moved."""
-    value = [json.loads(text)]
-    found = places(value)
-    container, key = r.choice(found)
-    action = r.randrange(6)
-    if action < 3:
-        container[key] = r.choice(ODD)
-    elif action == 3:
-        del container[key]
-    elif action == 4:
-        other, place = r.choice(found)
-        container[key] = json.loads(json.dumps(other[place]))
-    else:
-        container[key] = "DEEP"
-    if not value:
-        return ""
-    return json.dumps(value[0]).replace('"DEEP"', "[" * DEEP + "]" * DEEP)
-
-
-def damage_bytes(data: bytearray, r: random.Random) -> None:
-    """One of: another byte, a bit, a cut, an insertion, full bytes, more digits, an early end."""
-    where = r.randrange(len(data))
-    kind = r.randrange(8)
-    if kind == 0:
-        data[where] = r.randrange(256)
-    elif kind == 1:
-        data[where] ^= 1 << r.randrange(8)
-    elif kind == 2:
-        del data[where : where + r.randrange(1, 9)]
-    elif kind == 3:
-        data[where:where] = bytes(r.randrange(256) for _ in range(r.randrange(1, 9)))
-    elif kind == 4:
-        data[where : where + 4] = r.choice((b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f"))
-    elif kind == 5:
-        digits = [i for i, byte in enumerate(data) if chr(byte).isdigit()] or [where]
-        at = r.choice(digits)
-        data[at : at + 1] = r.choice((b"9" * r.randrange(1, 400), b"NaN", b"1e999", b"-", b"0"))
-    elif kind == 6:
-        data[:] = r.choice((b"\xef\xbb\xbf", b"\xff\xfe", b"")) + data.replace(b"\n", b"\r\n")
-    else:
-        del data[where:]
-
-
 def damaged_content(name: str, content: bytes, seed: str) -> bytes:
     """The content after 1, 2 or 8 mutations, of its JSON where it is such and of its bytes."""
     r = random.Random(seed)
@@ -255,7 +197,7 @@ def damaged_content(name: str, content: bytes, seed: str) -> bytes:
             text = lines[line] if name.endswith("jsonl") else "\n".join(lines)
             if "json" not in name or r.random() < 0.3:
                 raise ValueError
-            changed = damage_json(text, r).encode("utf-8", "surrogatepass")
+            changed = mutate_json(text, r).encode("utf-8", "surrogatepass")
             content = b"\n".join(
                 changed if number == line else other.encode()
                 for number, other in enumerate(lines if name.endswith("jsonl") else [text])
@@ -263,7 +205,7 @@ def damaged_content(name: str, content: bytes, seed: str) -> bytes:
         except (ValueError, RecursionError):
             data = bytearray(content)
             if data:
-                damage_bytes(data, r)
+                mutate_bytes(data, r)
             content = bytes(data)
     return content
 

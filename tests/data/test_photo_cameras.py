@@ -348,3 +348,19 @@ def test_photos_that_are_no_images_are_named(tmp_path):
         find_posed_scenes(tmp_path)
     write_photo(tmp_path / "images" / "photo_1.png", 1, {})
     check_point(tmp_path)
+
+
+def test_photos_of_something_that_moves_are_refused(tmp_path):
+    write_transforms(tmp_path, {})
+    file = tmp_path / "transforms.json"
+    content = json.loads(file.read_text())
+    for number, frame in enumerate(content["frames"]):
+        frame["time"] = 0.5
+        if number == 1:
+            frame["time"] = 0.25
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"json has photos of several times .* 0\.25 as frames"):
+        find_posed_scenes(tmp_path)
+    content["frames"][1]["time"] = 0.5
+    file.write_text(json.dumps(content))
+    assert find_posed_scenes(tmp_path)[0].num_views == 3

@@ -1,5 +1,6 @@
 """Images as people have them: read right, or refused by name; nothing runs."""
 
+import logging
 import os
 import struct
 import sys
@@ -89,6 +90,16 @@ def test_half_transparent_pixels_are_mixed(tmp_path):
     rgb, alpha = levels[..., :3] / 255, levels[..., 3:] / 255
     expected = torch.from_numpy(rgb * alpha + 1 - alpha).permute(2, 0, 1).float()
     assert torch.allclose(read_image(tmp_path / "a.png"), expected, atol=0.51 / 255)
+
+
+@pytest.mark.parametrize("name", ["a.webp", "a.png", "a.tif", "a.gif"])
+def test_of_several_pictures_the_first_is_read_with_a_warning(tmp_path, name, caplog):
+    pictures = [Image.new("RGB", (16, 16), (200 * i, 100, 50)) for i in range(3)]
+    pictures[0].save(tmp_path / name, save_all=True, append_images=pictures[1:])
+    with caplog.at_level(logging.WARNING, "fourreal"):
+        image = read_image(tmp_path / name)
+    assert torch.allclose(image[:, 8, 8], torch.tensor([0, 100 / 255, 50 / 255]), atol=0.03)
+    assert caplog.messages == [f"{tmp_path / name} has 3 pictures, of which the first is read."]
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif", "a.webp", "a.heic"])

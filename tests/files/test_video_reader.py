@@ -168,6 +168,23 @@ def test_transparent_frames_lie_on_white_as_images_do(tmp_path):
     assert np.allclose(frame[4, 4], (0, 200, 0), atol=8) and np.allclose(frame[4, 28], 255)
 
 
+@pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
+def test_transparent_webm_lies_on_white_too(tmp_path, codec):
+    clear = np.zeros((32, 32, 4), np.uint8)
+    clear[:, :16] = 0, 200, 0, 255
+    with av.open(str(tmp_path / "a.webm"), "w") as container:
+        stream = container.add_stream(codec, rate=8, options={"auto-alt-ref": "0", "crf": "4"})
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuva420p"
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(clear, format="rgba")))
+        container.mux(stream.encode(None))
+    frames = read_video(tmp_path / "a.webm")[0]
+    assert frames.shape == (3, 3, 32, 32)
+    frame = as_array(frames[2])
+    assert np.allclose(frame[4, 4], (0, 200, 0), atol=8) and np.allclose(frame[4, 28], 255, atol=2)
+
+
 def test_a_size_that_changes_on_the_way_is_named(tmp_path):
     parts = [make_video(tmp_path / f"{w}.ts", [quarters(48, w)] * 4) for w in (64, 96)]
     path = tmp_path / "joined.ts"

@@ -1,4 +1,4 @@
-"""Damaged files: whole samples of every kind that is read, and what may happen to their bytes."""
+"""Damaged files: whole samples of every kind that is read, and what becomes of them."""
 
 import gzip
 import json
@@ -21,13 +21,10 @@ from fourreal.formats import (
 )
 from fourreal.gaussians import Gaussians, GaussianScene
 
+from ..mutations import mutate_bytes, mutate_json, mutate_words
 from ..tiny import cloud
 from .ply_variants import columns, write_variant
 from .test_compressed_ply import compressed
-
-DIGITS = 1500  # bytes from the begin in which counts and shapes are written as text
-WORDS = ("nan", "-inf", "1e999", "-1", "0", "", "9" * 30, "0x10", "true", "[", "}", "ä", "\0", '"')
-ODD = (None, True, -1, 0, 1e308, 2**70, float("nan"), float("inf"), "", "x", [], {}, [[]], [None])
 
 
 class Kind(NamedTuple):
@@ -90,65 +87,14 @@ KINDS = {
 }
 
 
-def mutate(data: bytearray, r: random.Random) -> None:
-    """One of: other bytes, bits, cuts, insertions, full bytes, more digits, an end too early."""
-    where = r.randrange(len(data) if r.random() < 0.5 else min(len(data), 600))
-    kind = r.randrange(7)
-    if kind == 0:
-        data[where] = r.randrange(256)
-    elif kind == 1:
-        data[where] ^= 1 << r.randrange(8)
-    elif kind == 2:
-        del data[where : where + r.randrange(1, 9)]
-    elif kind == 3:
-        data[where:where] = bytes(r.randrange(256) for _ in range(r.randrange(1, 9)))
-    elif kind == 4:  # counts and lengths in binary
-        data[where : where + 4] = r.choice((b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f"))
-    elif kind == 5:  # counts and shapes in text
-        digits = [i for i, byte in enumerate(data[:DIGITS]) if chr(byte).isdigit()] or [where]
-        i = r.choice(digits)
-        data[i : i + 1] = b"9" * r.randrange(1, 12)
-    else:
-        del data[where:]
-
-
-def mutate_words(data: bytearray, r: random.Random) -> None:
-    """Another word in the place of one of text's, or a line twice or never."""
-    lines = bytes(data).split(b"\n")
-    i = r.randrange(len(lines))
-    words = lines[i].split(b" ")
-    kind = r.randrange(4)
-    if kind == 0:
-        lines[i:i] = [lines[i]] * r.choice((1, 50))
-    elif kind == 1:
-        del lines[i]
-    else:
-        words[r.randrange(len(words))] = r.choice(WORDS).encode()
-        lines[i] = b" ".join(words)
-    data[:] = b"\n".join(lines)
-
-
-def mutate_json(value: object, r: random.Random) -> object:
-    """The value with something odd in one place."""
-    if r.random() < 0.25 or not isinstance(value, (list, dict)) or not value:
-        return r.choice(ODD)
-    places = list(value) if isinstance(value, dict) else list(range(len(value)))
-    place = r.choice(places)
-    if r.random() < 0.15:
-        del value[place]
-    else:
-        value[place] = mutate_json(value[place], r)
-    return value
-
-
 def damaged(kind: Kind, content: bytes, seed: object) -> bytes:
     """The content after 1, 2 or 8 mutations; packed kinds every second time inside their gzip."""
     r = random.Random(str(seed))
     if kind.name.endswith(".json") and r.random() < 0.7:
-        return json.dumps(mutate_json(json.loads(content), r)).encode()
+        return mutate_json(content.decode(), r).encode()
     inside = kind.packed and r.random() < 0.5
     data = bytearray(gzip.decompress(content) if inside else content)
     for _ in range(r.choice((1, 1, 2, 8))):
         if data:
-            (mutate_words if kind.text and r.random() < 0.5 else mutate)(data, r)
+            (mutate_words if kind.text and r.random() < 0.5 else mutate_bytes)(data, r)
     return gzip.compress(bytes(data), 1) if inside else bytes(data)

@@ -1,137 +1,22 @@
-"""Grids with holes on ComfyUI's own VACE network: Grid VACE, and the patch with a control.
+"""Grid VACE: what it shows to ComfyUI's own VACE network, and the embedded VACE.
 
 On the stand-in, and beside a real ComfyUI where COMFYUI_PATH is set to a checkout of one.
 """
 
-import importlib
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save_file
+
+from fourreal.embedded.text import build_text_encoder, build_tokenizer, caption_words
+from fourreal.video.wan_files import load_transformer, save_transformer
+from fourreal.video.wan_keys import comfy_key
 
 from ..comfyui import needs_comfyui, one_conditioning
 from ..tiny import PROMPT, tiny_pipeline, tiny_vace, tiny_vae
 from .test_sampling import use_noise_levels_of
-
-TEXT = [[torch.randn(1, 9, 32, generator=torch.Generator().manual_seed(n)), {}] for n in (1, 2)]
-NOISE = torch.randn(3, 16, 2, 4, 4, generator=torch.Generator().manual_seed(0))
-
-
-def comfy_vace(transformer):
-    """A MODEL as core's loader makes it of a file with these weights."""
-    from fourreal.video.wan_keys import comfy_key
-
-    config: dict = dict(transformer.config)
-    supported = importlib.import_module("comfy.supported_models").WAN21_Vace(
-        {
-            "image_model": "wan2.1",
-            "model_type": "vace",
-            "patch_size": (1, 2, 2),
-            "in_dim": config["in_channels"],
-            "out_dim": config["out_channels"],
-            "dim": config["num_attention_heads"] * config["attention_head_dim"],
-            "num_heads": config["num_attention_heads"],
-            "num_layers": config["num_layers"],
-            "ffn_dim": config["ffn_dim"],
-            "freq_dim": config["freq_dim"],
-            "text_dim": config["text_dim"],
-            "eps": config["eps"],
-            "vace_layers": len(config["vace_layers"]),
-            "vace_in_dim": config["vace_in_channels"],
-        }
-    )
-    supported.set_inference_dtype(torch.float32, None)
-    cpu = torch.device("cpu")
-    model = supported.get_model({}, "", device=cpu)
-    tensors = {comfy_key(k): v.clone() for k, v in transformer.state_dict().items()}
-    model.diffusion_model.load_state_dict(tensors)
-    return importlib.import_module("comfy.model_patcher").CoreModelPatcher(model, cpu, cpu)
-
-
-def controlled(contexts: int, frames: int, views: slice = slice(None)) -> list:
-    """positive and negative of 3 views that are shown several videos, or of some of the views."""
-    generator = torch.Generator().manual_seed(5)
-    shown = [torch.randn(3, 32, frames, 4, 4, generator=generator) for _ in range(contexts)]
-    masks = [torch.rand(3, 64, frames, 4, 4, generator=generator) for _ in range(contexts)]
-    values = {
-        "vace_frames": [part[views] for part in shown],
-        "vace_mask": [part[views] for part in masks],
-        "vace_strength": [1.0, 0.6][:contexts],
-    }
-    return [[[text, values]] for text, _ in TEXT]
-
-
-def sample(model, noise, texts, cfg=3.0):
-    import comfy.sample
-
-    return comfy.sample.sample(
-        model, noise, 2, cfg, "euler", "simple", *texts, torch.zeros_like(noise), disable_pbar=True
-    )
-
-
-@torch.inference_mode()
-@pytest.mark.parametrize("contexts", [1, 2])
-@pytest.mark.parametrize("frames", [2, 3], ids=["no reference", "a reference"])
-def test_without_view_strength_the_views_are_what_stock_sampling_gives(nodes, contexts, frames):
-    """A reference image is one latent frame more, for the patch as for the network."""
-    model = comfy_vace(tiny_vace())
-    noise = torch.randn(3, 16, frames, 4, 4, generator=torch.Generator().manual_seed(0))
-    stock = torch.cat(
-        [
-            sample(model, noise[v : v + 1], controlled(contexts, frames, slice(v, v + 1)))
-            for v in range(3)
-        ]
-    )
-
-    def patched(views, strength):
-        latent = {"samples": torch.zeros(views, 16, frames, 4, 4), nodes.types.CONTROLLED: True}
-        return nodes.ApplyViewTimeAttention.execute(model, latent, strength).args[0]
-
-    one = sample(patched(1, 1.0), noise[:1], controlled(contexts, frames, slice(1)))
-    torch.testing.assert_close(one, stock[:1], atol=1e-4, rtol=0)
-    texts = controlled(contexts, frames)
-    torch.testing.assert_close(sample(patched(3, 0.0), noise, texts), stock, atol=1e-4, rtol=0)
-    coupled = sample(patched(3, 1.0), noise, texts)
-    assert (coupled - stock).abs().max() > 1e-3
-
-
-@torch.inference_mode()
-@pytest.mark.parametrize("words", [9, 24], ids=["fewer words", "as many words as tokens"])
-def test_other_overrides_keep_the_calls_of_cross_attention(nodes, words):
-    """Of main and VACE blocks, even where the text has as many tokens as the grid."""
-    model = comfy_vace(tiny_vace())
-    lengths = []
-
-    def spy(function, q, k, v, *args, **options):
-        lengths.append((q.shape[1], k.shape[1]))
-        return function(q, k, v, *args, **options)
-
-    text = torch.randn(1, words, 32, generator=torch.Generator().manual_seed(4))
-    texts = [[[text, values]] for ((_, values),) in controlled(2, 2)]
-    results = []
-    for strength, override in ((1.0, None), (1.0, spy), (0.0, spy)):
-        other = model.clone()
-        if override is not None:
-            other.model_options["transformer_options"]["optimized_attention_override"] = override
-        latent = {"samples": torch.zeros_like(NOISE)}
-        patched = nodes.ApplyViewTimeAttention.execute(other, latent, strength).args[0]
-        results.append(sample(patched, NOISE, texts, cfg=1.0))
-    # Two runs of two steps: four main blocks, and two VACE blocks for each of two contexts.
-    assert lengths == [(24, words)] * 2 * 2 * (4 + 2 * 2)
-    assert torch.equal(results[0], results[1])
-    assert (results[0] - results[2]).abs().max() > 1e-4
-
-
-@torch.inference_mode()
-def test_a_model_that_is_shown_nothing_is_refused_references_of_grid_latent(nodes):
-    model = comfy_vace(tiny_vace())
-    conventions = nodes.view_time.conventions_of(model)
-    assert (conventions["conditioning"], conventions["max_frames"]) == ("mask", 21)
-    known = torch.tensor([[True, False]] * 3)
-    with pytest.raises(ValueError, match="connect Grid VACE in the place of Grid Latent"):
-        nodes.ApplyViewTimeAttention.execute(
-            model, {"samples": torch.zeros_like(NOISE), nodes.types.KNOWN: known}, 1.0
-        )
+from .vace_models import TEXT, comfy_vace, sample
 
 
 def seen(num_views: int = 2, num_frames: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
@@ -157,19 +42,45 @@ def comfy_vae(autoencoder):
     return comfy.sd.VAE(sd={key: tensors[name] for name, key in names.items()}, dtype=torch.float32)
 
 
+def vace_file(folder):
+    """A small VACE transformer in the layout of the public files, which core knows the sizes of."""
+    torch.manual_seed(0)
+    network = type(tiny_vace())(
+        num_attention_heads=1,
+        attention_head_dim=128,
+        text_dim=4096,
+        ffn_dim=128,
+        num_layers=4,
+        vace_layers=[0, 2],
+    )
+    tensors = {comfy_key(k): v.contiguous() for k, v in network.state_dict().items()}
+    save_file(tensors, folder / "wan2.1_vace_fp32.safetensors")
+    return folder / "wan2.1_vace_fp32.safetensors"
+
+
 @needs_comfyui
 @torch.inference_mode()
 @pytest.mark.parametrize("with_reference", [False, True])
-def test_stock_nodes_give_the_frames_of_the_pipeline(nodes, monkeypatch, with_reference):
-    """Grid VACE, then core's KSampler, TrimVideoLatent and VAE Decode, against diffusers' parts."""
+def test_stock_nodes_give_the_frames_of_the_pipeline(nodes, monkeypatch, tmp_path, with_reference):
+    """Grid VACE, then core's KSampler, TrimVideoLatent and VAE Decode, against diffusers' parts;
+    each reads the same single file."""
     import comfy.sample
+    import comfy.sd
     from comfy_extras.nodes_wan import TrimVideoLatent
 
     from nodes import KSampler
 
-    autoencoder = tiny_vae()
-    pipe = tiny_pipeline(transformer=tiny_vace(), vae=autoencoder, max_frames=21)
-    model, vae = comfy_vace(pipe.transformer), comfy_vae(autoencoder)
+    file, autoencoder, tokenizer = vace_file(tmp_path), tiny_vae(), caption_words()
+    tokenizer = build_tokenizer(tokenizer)
+    pipe = tiny_pipeline(
+        transformer=load_transformer(file)[0],
+        vae=autoencoder,
+        tokenizer=tokenizer,
+        text_encoder=build_text_encoder(len(tokenizer), 4096).eval(),
+        max_frames=21,
+    )
+    model = comfy.sd.load_diffusion_model(str(file), model_options={"dtype": torch.float32})
+    vae = comfy_vae(autoencoder)
     texts = [[[pipe.encode_prompt(words), {}]] for words in (PROMPT, "")]
     images, mask = seen()
     reference = torch.rand(1, 24, 16, 3, generator=torch.Generator().manual_seed(6))
@@ -244,44 +155,62 @@ def test_a_second_grid_vace_shows_a_second_video(nodes, embedded):
     assert out["samples"].isfinite().all() and out["samples"].std() > 0.1
 
 
-@needs_comfyui
 @torch.inference_mode()
-def test_two_vace_models_take_turns_in_two_stages(nodes):
-    """As with the two of Wan 2.2 VACE-Fun A14B: each is patched, and strength 0 stays stock."""
-    import comfy.sample
-    import comfy.samplers
+@one_conditioning
+@pytest.mark.parametrize("steps", [1, 4], ids=["the views", "a clip through the views"])
+def test_a_first_time_that_was_made_before_is_known_in_all_views(nodes, embedded, steps):
+    images, mask = seen(3)
+    clip = torch.rand(2 * steps + 1, 32, 32, 3, generator=torch.Generator().manual_seed(8))
 
-    high, low = comfy_vace(tiny_vace()), comfy_vace(tiny_vace(head_size=48))
-    sigmas = torch.tensor([1.0, 0.9, 0.5, 0.0])
+    def shown(images, mask, **given):
+        texts = [[TEXT[0]], [TEXT[1]]]
+        values = nodes.GridVACE.execute(*texts, embedded.vae, images, 3, mask, 1.0, **given).args
+        return values[0][0][1]["vace_frames"][0], values[0][0][1]["vace_mask"][0]
 
-    def in_two_stages(models, noise, texts):
-        latents = torch.zeros_like(noise)
-        for model, part in zip(models, (sigmas[:3], sigmas[2:])):
-            latents = comfy.sample.sample_custom(
-                model,
-                noise if model is models[0] else torch.zeros_like(noise),
-                3.0,
-                comfy.samplers.sampler_object("euler"),
-                part,
-                *texts,
-                latents,
-                disable_pbar=True,
-            )
-        return latents
+    column = images.unflatten(0, (3, 5)).clone()
+    holes = mask.unflatten(0, (3, 5)).clone()
+    column[:, 0], holes[:, 0] = clip[::steps], 0
+    expected = shown(column.flatten(0, 1), holes.flatten(0, 1))
+    for ours, theirs in zip(shown(images, mask, freeze_time=clip), expected):
+        assert torch.equal(ours, theirs)
 
-    latent = {"samples": torch.zeros_like(NOISE), nodes.types.CONTROLLED: True}
-    patched = [nodes.ApplyViewTimeAttention.execute(m, latent, 0.0).args[0] for m in (high, low)]
-    stock = [
-        in_two_stages((high, low), NOISE[v : v + 1], controlled(1, 2, slice(v, v + 1)))
-        for v in range(3)
+
+@torch.inference_mode()
+def test_the_embedded_vace_is_a_model_for_grid_vace(nodes, weights, monkeypatch):
+    """In the file that load_transformer reads, with what it notes about itself."""
+    load = nodes.LoadEmbeddedModels.execute
+    with pytest.raises(ValueError, match=r"lacks vace\.safetensors; install the pack again"):
+        load("VACE")
+    base, _ = load_transformer(weights / "transformer.safetensors", torch.float32)
+    sizes = dict(base.config) | {"vace_layers": [0, 1], "vace_in_channels": 96}
+    torch.manual_seed(0)
+    network = type(tiny_vace()).from_config(sizes)
+    noted = {"conditioning": "mask", "max_frames": 8, "shift": 3.0, "max_tokens": 32}
+    path = weights / "vace.safetensors"
+    save_transformer(path, network.state_dict(), network.config, noted)
+    model, clip, vae, _ = load("VACE").args
+    assert nodes.view_time.conventions_of(model).items() >= noted.items()
+    texts = nodes.TextEncode.execute(clip, "a red ball", "").args
+    positive, negative, latent, _ = nodes.GridVACE.execute(*texts, vae, *GRID, 1.0).args
+    made = [
+        nodes.ViewTimeSampler.execute(
+            model, positive, negative, latent, 0, 2, 1.0, "euler", "simple", strength
+        ).args[0]["samples"]
+        for strength in (0.0, 1.0)
     ]
-    together = in_two_stages(patched, NOISE, controlled(1, 2))
-    torch.testing.assert_close(together, torch.cat(stock), atol=1e-4, rtol=0)
+    assert made[0].isfinite().all() and (made[0] - made[1]).abs().max() > 1e-4
+    again, _ = load_transformer(path, torch.float32)
+    own = model.model.diffusion_model.vace_blocks[1].after_proj.weight
+    assert torch.equal(again.vace_blocks[1].proj_out.weight, own)
+    save_transformer(path, network.state_dict(), sizes | {"vace_layers": [0, 2]}, noted)
+    with pytest.raises(ValueError, match=r"at the layers \[0, 2\], but they must be at equal"):
+        load("VACE")
 
 
 VAE_OF_THE_5B = SimpleNamespace(latent_dim=3, latent_channels=48)
 IMAGE_VAE = SimpleNamespace(latent_dim=2, latent_channels=16)
 IMAGES, MASK = seen()
+GRID = IMAGES, 2, MASK
 
 
 @torch.inference_mode()
@@ -295,6 +224,8 @@ IMAGES, MASK = seen()
         ({"num_views": 5}, "num_frames is 2, but .* use 1 or 5"),
         ({"images": IMAGES[:, :24], "mask": MASK[:, :24]}, "height is 24"),
         ({"images": IMAGES * torch.nan}, "hold NaN or infinity"),
+        ({"freeze_time": IMAGES[:1]}, "freeze_time has 1 images of 32 x 32 pixels, but needs 2"),
+        ({"freeze_time": IMAGES[:2, :16]}, "has 2 images of 32 x 16 pixels"),
         ({"vae": VAE_OF_THE_5B}, "this VAE has 48 channels, but Wan VACE models need the Wan 2.1"),
         ({"vae": IMAGE_VAE}, "this VAE is for images"),
     ],

@@ -63,7 +63,7 @@ def test_models_that_a_workflow_names_can_be_downloaded_into_their_folder():
                     "vae",
                     "geometry_estimation",
                 )
-    assert found == 8
+    assert found == 12
 
 
 # ----- on a real server -----

@@ -1,14 +1,13 @@
 """A node pack for the test server: tiny stand-ins for the Wan files that workflows name.
 
-ComfyUI takes the sizes of UMT5-XXL and of the Wan 2.2 VAE from its own code, not from the file, so
-this also makes those smaller. Everything else (names, layouts, loaders) is the real thing.
+ComfyUI takes the sizes of UMT5-XXL from its own code, not from the file, so this also makes those
+smaller. Everything else (names, layouts, loaders) is the real thing.
 """
 
 import json
 from pathlib import Path
 
 import comfy.ldm.wan.vae
-import comfy.ldm.wan.vae2_2
 import comfy.text_encoders.wan
 import folder_paths
 import torch
@@ -17,9 +16,6 @@ from safetensors.torch import save_file
 NODE_CLASS_MAPPINGS = {}
 MODELS = Path(folder_paths.models_dir)
 TEMPORAL = {"attn_scales": [], "temperal_downsample": [False, True, True]}
-
-stock_vae = comfy.ldm.wan.vae2_2.WanVAE
-comfy.ldm.wan.vae2_2.WanVAE = lambda **sizes: stock_vae(**(sizes | {"dim": 16, "dec_dim": 16}))
 
 encoder = comfy.text_encoders.wan.UMT5XXlModel
 folder = Path(comfy.text_encoders.wan.__file__).parent
@@ -55,5 +51,3 @@ wan21 = comfy.ldm.wan.vae.WanVAE(
     dim=16, z_dim=16, image_channels=3, conv_out_channels=3, **TEMPORAL
 )
 save(wan21, MODELS / "vae" / "wan_2.1_vae.safetensors")
-wan22 = comfy.ldm.wan.vae2_2.WanVAE(z_dim=48, **TEMPORAL)
-save(wan22, MODELS / "vae" / "wan2.2_vae.safetensors")

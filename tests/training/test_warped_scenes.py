@@ -9,7 +9,15 @@ import torch
 from fourreal.data.cache import fingerprint
 from fourreal.data.grids import DataConfig
 from fourreal.scenes import make_scene, scene_seed
-from fourreal.training.warped_scenes import WarpCache, WarpData, first_view_depth, warp_first_view
+from fourreal.training.warped_scenes import (
+    QUICK_FROM,
+    WarpCache,
+    WarpData,
+    first_view_depth,
+    seen_from_first_view,
+    warp_first_view,
+)
+from fourreal.warp import HOLE
 
 from ..tiny import tiny_model
 
@@ -52,7 +60,7 @@ def test_predicted_depth_comes_in_the_unit_of_the_cameras(unit):
 def test_scenes_have_exact_and_predicted_depth_by_turns_and_are_drawn_once(tmp_path):
     reconstructor = Answering(1.0)  # a wall: as wrong as depth can be
     cache = WarpCache(tmp_path, "validation", SIZE, reconstructor)
-    cache.fill(2)
+    cache.fill(range(2))
     assert reconstructor.calls == 1
     for index, depth in ((0, scene_of("validation", 0).depth[:1]), (1, None)):
         scene = scene_of("validation", index)
@@ -68,22 +76,59 @@ def test_scenes_have_exact_and_predicted_depth_by_turns_and_are_drawn_once(tmp_p
 
 
 def test_training_sees_training_scenes_in_both_directions_of_time(tmp_path):
-    data = WarpData(DataConfig(scenes=1, height=48, width=48, cache=tmp_path), *SIZE[:2])
+    data = WarpData(DataConfig(scenes=1, height=48, width=48, cache=tmp_path), *SIZE[:2], 0)
     data.fill()
     assert data.captions() == [scene_of("train", 0).caption]
-    forwards = data.training.get(0)
+    forwards = data.warped.get(0)
     assert (forwards.frames - scene_of("train", 0).frames).abs().max() < 0.003
-    seen = set()
-    for seed in range(8):
+    seen, orders = set(), set()
+    for seed in range(24):
         example = data.draw(torch.Generator().manual_seed(seed))
-        turned = bool((example.frames != forwards.frames).any())
-        for own, given in zip(example.tensors(), forwards.tensors()):
-            assert torch.equal(own, given.flip(1) if turned else given)
+        turned = bool((example.warped.missing != forwards.warped.missing).any())
+        upright = example.backwards() if turned else example
+        means = upright.frames.mean((0, 1, 3, 4)), forwards.frames.mean((0, 1, 3, 4))
+        order = [int((mean - means[1]).abs().argmin()) for mean in means[0]]
+        for own, given in zip(upright.tensors()[:2], forwards.tensors()[:2]):
+            assert torch.equal(own, given[:, :, order])
+        assert example.caption == ("" if order != [0, 1, 2] else example.caption)
         seen.add(turned)
-    assert seen == {False, True}
+        orders.add(tuple(order))
+    assert seen == {False, True} and len(orders) > 3
 
 
 @pytest.mark.parametrize("options", [{"videos": ("clips",)}, {"scenes": 0}])
 def test_clips_whose_geometry_is_not_known_are_refused(tmp_path, options):
     with pytest.raises(ValueError, match="procedural scenes alone"):
-        WarpData(DataConfig(cache=tmp_path, **options), 2, 5)
+        WarpData(DataConfig(cache=tmp_path, **options), 2, 5, 0)
+
+
+@pytest.mark.parametrize("index", [1, 4])
+def test_holes_told_from_exact_depth_are_much_like_those_of_a_warp(index):
+    size = (4, 5, 64, 64)
+    scene = make_scene(scene_seed("validation", index), *size)
+    quick, warped = seen_from_first_view(scene), warp_first_view(scene, scene.depth[:1])
+    assert not quick.missing[0].any() and torch.equal(quick.frames[0], scene.frames[0])
+    holes, others = (grid.missing[1:] > 0.5 for grid in (quick, warped))
+    assert (holes & others).sum() > 0.6 * (holes | others).sum()
+    assert abs(holes.float().mean() - others.float().mean()) < 0.1
+    assert torch.equal(quick.frames, torch.where(quick.missing > 0.5, HOLE, scene.frames))
+
+
+def test_background_that_stands_still_is_seen_at_all_times():
+    scene = make_scene(scene_seed("validation", 1), 2, 9, 64, 64)
+    longer = seen_from_first_view(scene).missing[1, 0]
+    scene.depth, scene.moving = scene.depth[:, :1], scene.moving[:, :1]
+    scene.frames = scene.frames[:, :1]
+    first = seen_from_first_view(scene).missing[1, 0]
+    assert (longer <= first).all() and longer.sum() < first.sum()
+
+
+def test_quick_scenes_are_others_and_are_not_warped(tmp_path):
+    config = DataConfig(scenes=1, height=48, width=48, cache=tmp_path)
+    data = WarpData(config, *SIZE[:2], 1)
+    other = scene_of("train", QUICK_FROM)
+    assert data.captions() == [scene_of("train", 0).caption, other.caption]
+    drawn = [data.draw(torch.Generator().manual_seed(seed)).warped.missing for seed in range(12)]
+    expected = seen_from_first_view(other).missing
+    quick = [any(torch.equal(m, e) for e in (expected, expected.flip(1))) for m in drawn]
+    assert 2 < sum(quick) < 10

@@ -92,15 +92,15 @@ INDEX = {
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("[]", "model_index.json holds JSON, but no object"),
-        ("null", "model_index.json holds JSON, but no object"),
-        ("3", "model_index.json holds JSON, but no object"),
-        ('"WanPipeline"', "model_index.json holds JSON, but no object"),
+        ("[]", "model_index.json has .*, but an object is needed"),
+        ("null", "model_index.json has .*, but an object is needed"),
+        ("3", "model_index.json has .*, but an object is needed"),
+        ('"WanPipeline"', "model_index.json has .*, but an object is needed"),
         ("{}", "model_index.json names no pipeline"),
-        ("", r"model_index.json cannot be read as JSON \(JSONDecodeError\)"),
-        ("{", r"model_index.json cannot be read as JSON"),
-        ("\udcff\udcfe{}", r"cannot be read as JSON \(UnicodeDecodeError\)"),
-        ("[" * 10**5, r"cannot be read as JSON \(RecursionError\)"),
+        ("", "model_index.json is not JSON"),
+        ("{", "model_index.json is not JSON"),
+        ("\udcff\udcfe{}", "model_index.json is UTF-16"),
+        ("[" * 10**5, "nested too deeply"),
         (json.dumps({"transformer_2": 5}), "names no pipeline"),
         (json.dumps(INDEX | {"transformer_2": INDEX["transformer"]}), "has two transformers"),
         (json.dumps(INDEX | {"transformer": 5}), "whose transformer is not there"),
@@ -146,8 +146,11 @@ WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
         (lambda f: (f / "tokenizer/tokenizer.json").unlink(), "cannot be loaded as a Wan model"),
         (lambda f: (f / WEIGHTS).write_bytes(b""), "is empty"),
         (lambda f: cut(f / WEIGHTS), "cannot be loaded as a Wan model"),
-        (lambda f: (f / "vae/config.json").write_text("[]"), r"config\.json holds JSON, but no"),
-        (lambda f: (f / "vae/config.json").write_text("{"), r"config\.json cannot be read as JSON"),
+        (
+            lambda f: (f / "vae/config.json").write_text("[]"),
+            r"config\.json has an empty list, but an object",
+        ),
+        (lambda f: (f / "vae/config.json").write_text("{"), r"config\.json is not JSON"),
         (lambda f: (f / "vae/config.json").unlink(), "cannot be loaded as a Wan model"),
         (replace_by_pickle, r"only diffusion_pytorch_model\.bin, which is not read"),
         (lambda f: (f / "model_index.json").unlink(), "has no model_index.json"),
@@ -160,3 +163,9 @@ def test_a_folder_that_is_incomplete_is_named_in_one_sentence(folder, damage, se
         load_pipeline_folder(folder)
     message = str(error.value)
     assert str(folder) in message and "\n" not in message and len(message) < 700
+
+
+def test_infinity_in_a_config_is_read_as_diffusers_writes_it(folder):
+    file = folder / "scheduler/scheduler_config.json"
+    file.write_text(file.read_text().replace("{", '{\n"lambda_min_clipped": -Infinity,', 1))
+    assert check_pipeline_folder(folder) == folder
