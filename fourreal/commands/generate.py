@@ -11,7 +11,6 @@ from torch import Tensor
 from fourreal.commands.filling import fill_grid, needs_geometry, write_warped
 from fourreal.commands.jobs import GenerateConfig, is_finished, list_jobs
 from fourreal.commands.pipelines import Models, load_pipeline
-from fourreal.commands.plan import plan_generate, plan_table
 from fourreal.commands.reconstruct import read_reconstructor, reconstruct_grid
 from fourreal.commands.results import kept_grid, write_report, write_results
 from fourreal.devices import choose_device
@@ -103,6 +102,8 @@ def generate(config: GenerateConfig) -> Path:
     from accelerate import PartialState
 
     if config.plan:
+        from fourreal.commands.plan import plan_generate, plan_table  # diffusers takes seconds
+
         on_cuda = choose_device(config.device).type == "cuda"
         print(plan_table(plan_generate(config, torch.bfloat16 if on_cuda else torch.float32)))
         return config.out

@@ -123,7 +123,11 @@ def plan_video(
         tokens_in_all = cells * (rows // patch) * (columns // patch)
         timesteps = torch.zeros(1, tokens_in_all) if each else torch.zeros(1)
         text = torch.zeros(1, tokens, config.text_dim, dtype=transformer.dtype)
-        return transformer(noised.to(transformer.dtype), timesteps, text).sample.float()
+        shown = {}
+        if pipeline.config.conditioning == "mask":
+            control = torch.zeros(1, config.vace_in_channels, cells, rows, columns)
+            shown["control_hidden_states"] = control.to(transformer.dtype)
+        return transformer(noised.to(transformer.dtype), timesteps, text, **shown).sample.float()
 
     def decode() -> object:
         return decode_view(vae, torch.zeros(config.in_channels, latent, rows, columns))

@@ -11,7 +11,6 @@ from torch import Tensor
 from fourreal import weights
 from fourreal.cameras import scale_intrinsics
 from fourreal.commands.late_views import tell_late_views
-from fourreal.commands.plan import plan_reconstruction, plan_table
 from fourreal.commands.results import progress_bar, write_report, write_results
 from fourreal.devices import choose_device
 from fourreal.files.atomic import results_folder
@@ -122,6 +121,11 @@ def reconstruct(config: ReconstructConfig) -> Path:
         trim=config.trim,
     )
     if config.plan:
+        from fourreal.commands.plan import (  # diffusers takes seconds
+            plan_reconstruction,
+            plan_table,
+        )
+
         size = (frames.shape[0], frames.shape[1], frames.shape[-2], frames.shape[-1])
         asked = (config.reconstructor, size, config.window, config.resolution)
         print(plan_table([plan_reconstruction(*asked)]))

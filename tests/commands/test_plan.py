@@ -14,6 +14,8 @@ from fourreal.files.tensors import read_safetensors, without_data
 from fourreal.video import load_embedded_pipeline
 from fourreal.video.latents import decode_view
 
+from ..comfyui import write_random_weights
+
 CPU = torch.device("cpu")
 SIZES = [(8, 29, 64, 64), (2, 5, 32, 64), (4, 61, 64, 64)]
 
@@ -142,3 +144,15 @@ def test_no_weights_are_read(monkeypatch):
     monkeypatch.setattr(plan, "without_numbers", look)
     plan_generate(GenerateConfig(prompt="a red ball"), torch.float32)
     assert seen[1:] and all(devices <= {"meta"} for devices in seen)
+
+
+def test_a_vace_is_planned_with_what_it_is_shown(tmp_path, monkeypatch):
+    """Its blocks beside the others: more weights and more held than the model that it stands on."""
+    write_random_weights(tmp_path)
+    monkeypatch.setenv("FOURREAL_WEIGHTS", str(tmp_path))
+    plain, vace = (
+        plan_generate(GenerateConfig(prompt="a ball", num_views=2, arc=arc), torch.float32)
+        for arc in (None, 40.0)
+    )
+    assert [stage.name for stage in vace] == [stage.name for stage in plain]
+    assert vace[1].weights > plain[1].weights and vace[1].activations > plain[1].activations
