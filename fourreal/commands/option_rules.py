@@ -205,6 +205,7 @@ RULES: dict[str, Rule] = {
     "WarpEvaluation.num_views": TWO_VIEWS,
     "WarpEvaluation.vace": file_to_read,
     "strengths": FROM_ZERO,
+    "vace_steps": COUNT,
     "feather": FROM_ZERO,
     "ReconstructionEvaluation.num_views": TWO_VIEWS,
     "ReconstructionEvaluation.num_frames": COUNT,

@@ -6,13 +6,16 @@ by the depth that the reconstructor predicts from it. What is missing is filled 
 what is known is pasted over each. Scores are of the views that were not given.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fourreal.data.cache import TensorCache, fingerprint
 from fourreal.evaluation.drawing import beside
 from fourreal.evaluation.evaluated_models import (
     ReconstructorModel,
@@ -34,6 +37,7 @@ from fourreal.training.warped_scenes import (
     first_view_depth,
     warp_first_view,
 )
+from fourreal.video import ViewTimePipeline
 from fourreal.warp import WarpedGrid
 
 COLUMNS = (
@@ -53,11 +57,15 @@ class WarpEvaluation(ReconstructorModel, Sampling):
     vace: Path | None = None
     """A VACE file (default: the package's)."""
     strengths: tuple[float, ...] = (0.0, 0.25, 0.5, 1.0)
-    """View strengths of the VACE; 0 fills each view on its own."""
+    """View strengths of the VACE; 0 fills each view on its own. Without any, the other ways."""
+    vace_steps: int = 1
+    """Sampling steps of the VACE. Where most is known one is best, as with both references."""
     geometries: tuple[KnownGeometry, ...] = GEOMETRIES
     """Of the first view: exact depth, or depth predicted from its video."""
     feather: int = 0
     """Pixels over which pasted pixels fade into the fill."""
+    cache: Path | None = None
+    """Where grids that do not depend on the VACE are kept for the next time."""
     montage: Path | None = None
     """Picture to write of the first 3 grids, filled with the last view strength by the last of the
     geometries, the exact ones at the right: every second view, seven times across."""
@@ -97,34 +105,80 @@ def score_warp(grid: Tensor, warped: WarpedGrid, scene: Scene) -> dict[str, floa
     }
 
 
+class Grids:
+    """The grids of a scene that are to be filled or compared with; kept in the config's cache."""
+
+    def __init__(self, config: WarpEvaluation):
+        self.config = config
+        self.cache = TensorCache(config.cache) if config.cache else None
+        self.video = video_model(config.model, config.device)
+        self.reconstructor = reconstruction_model(config.reconstructor, config.device)
+        self.names = fingerprint(self.video.transformer), fingerprint(self.reconstructor.model)
+
+    def _kept(self, key: str, compute: Callable[[], Tensor]) -> Tensor:
+        return self.cache.get(key, compute).float() if self.cache else compute()
+
+    def generated(self, index: int, scene: Scene) -> Tensor:
+        """Today's way: the whole grid generated from the first view."""
+        config, given = self.config, {"fixed_view": scene.frames[0]}
+        options = config.num_inference_steps, config.guidance_scale, config.staged
+        key = f"{self.names[0]} {tuple(scene.frames.shape)} {scene.seed} {index} {options}"
+        generate = partial(generate_grid, self.video, config, index, scene.caption, **given)
+        return self._kept(key, generate)
+
+    def warped(self, scene: Scene, geometry: KnownGeometry) -> WarpedGrid:
+        """The first view in the other cameras, by this geometry."""
+
+        def warp() -> Tensor:
+            depth = scene.depth[:1]
+            if geometry == "predicted":
+                depth = first_view_depth(scene, self.reconstructor)
+            grid = warp_first_view(scene, depth)
+            return torch.cat([grid.frames, grid.missing], dim=2)
+
+        key = f"{self.names[1]} {tuple(scene.frames.shape)} {scene.seed} {geometry}"
+        return WarpedGrid(*self._kept(key, warp).split([3, 1], dim=2))
+
+
+def fill(
+    vace: ViewTimePipeline,
+    config: WarpEvaluation,
+    index: int,
+    caption: str,
+    warped: WarpedGrid,
+    strength: float,
+) -> Tensor:
+    """The warped grid with its holes filled by a VACE, whose noise has the seed `index`."""
+    steps = config.vace_steps
+    given = {"video": warped.frames, "mask": warped.missing, "view_strength": strength}
+    made = generate_grid(vace, config, index, caption, num_inference_steps=steps, **given)
+    return paste_known(made, warped, feather=config.feather)
+
+
 def evaluate_warp(config: WarpEvaluation) -> dict[str, dict]:
     """Make and score grids in all ways; printed as two tables for each geometry, of which the
     second compares the view strengths with the first of them."""
     if config.data:
         raise ValueError("warping is scored by exact geometry, which only procedural scenes have.")
-    video = video_model(config.model, config.device)
-    vace = vace_model(config.vace, config.model, config.device)
-    reconstructor = reconstruction_model(config.reconstructor, config.device)
+    made_first = Grids(config)
+    vace = None
+    if config.strengths:
+        vace = vace_model(config.vace, config.model, config.device)
     reports: dict[str, dict[str, Report]] = {name: {} for name in config.geometries}
     pictures = []
     for index, example in enumerate(examples(config)):
         scene = example.scene
         assert scene is not None  # without a folder of clips, examples are scenes
-        generated = generate_grid(video, config, index, scene.caption, fixed_view=scene.frames[0])
+        generated = made_first.generated(index, scene)
         for geometry in config.geometries:
-            depth = scene.depth[:1]
-            if geometry == "predicted":
-                depth = first_view_depth(scene, reconstructor)
-            warped = warp_first_view(scene, depth)
+            warped = made_first.warped(scene, geometry)
             grids = {
                 "fixed view": generated,
                 "fixed view, pasted": paste_known(generated, warped, feather=config.feather),
                 "mean colour": mean_filled(warped),
             }
-            for strength in config.strengths:
-                given = {"video": warped.frames, "mask": warped.missing, "view_strength": strength}
-                made = generate_grid(vace, config, index, scene.caption, **given)
-                grid = paste_known(made, warped, feather=config.feather)
+            for strength in config.strengths if vace else ():
+                grid = fill(vace, config, index, scene.caption, warped, strength)
                 grids[STRENGTH.format(strength)] = grid
             for name, grid in grids.items():
                 report = reports[geometry].setdefault(name, Report())

@@ -154,7 +154,7 @@ class WarpData:
     """What a VACE is trained on: grids of num_views x num_frames of training scenes.
 
     The `scenes` of the config are warped. Of quick_scenes more the holes are told quickly (see
-    WarpCache); where there are any, every second example is one of them.
+    WarpCache).
 
     Every example follows from the random generator that picks it. Raises ValueError for a config
     with clips, whose geometry is not known.
@@ -185,12 +185,11 @@ class WarpData:
     def draw(self, generator: torch.Generator) -> WarpedExample:
         """A random training scene, in half of the cases played backwards, and in half of them with
         other colours: few scenes would soon be known by heart."""
-        quick, turned, recoloured = torch.randint(2, (3,), generator=generator).tolist()
-        cache, indices = self.warped, self.warped_scenes
-        if quick and self.quick_scenes:
-            cache, indices = self.quick, self.quick_scenes
-        index = indices[int(torch.randint(len(indices), (1,), generator=generator))]
-        example = cache.get(index)
+        turned, recoloured = torch.randint(2, (2,), generator=generator).tolist()
+        count = len(self.warped_scenes) + len(self.quick_scenes)
+        index = int(torch.randint(count, (1,), generator=generator))
+        quick = index - len(self.warped_scenes)
+        example = self.warped.get(index) if quick < 0 else self.quick.get(self.quick_scenes[quick])
         if recoloured:
             example = example.recoloured(torch.randperm(3, generator=generator).tolist())
         return example.backwards() if turned else example

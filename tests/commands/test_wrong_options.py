@@ -179,6 +179,8 @@ BAD = {
         "--vace": MISSING,
         "--strengths": ("0 -1", "nan"),
         "--feather": ("-1",),
+        "--vace-steps": COUNT,
+        "--cache": ("{tmp}/text",),
         "--geometries": ("none",),
     },
     "evaluate pipeline": {

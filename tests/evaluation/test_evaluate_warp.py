@@ -22,6 +22,22 @@ def scene_of(index):
     return make_scene(scene_seed("validation", index), VIEWS, FRAMES, SIZE, SIZE)
 
 
+def network():
+    """What stand-ins of models are told by."""
+    layer = torch.nn.Linear(1, 1)
+    layer.config = {}
+    return layer
+
+
+class Wall:
+    """A reconstructor that sees a wall."""
+
+    model = network()
+
+    def __call__(self, frames, **_):
+        return SimpleNamespace(depth=torch.ones(1, FRAMES, SIZE, SIZE))
+
+
 def half_known(frames, wrong=0.0):
     """The left half of each frame but the first view's is known, wrong by so much."""
     missing = torch.zeros(*frames.shape[:2], 1, SIZE, SIZE)
@@ -71,22 +87,23 @@ def test_rows_are_compared_by_scene_and_known_pixels_are_kept(monkeypatch, tmp_p
         """Today's generation: the given view in all the others' places."""
         return SimpleNamespace(frames=fixed_view[None].expand(VIEWS, -1, -1, -1, -1))
 
-    def vace(caption, video, mask, view_strength, generator, **_):
+    def vace(caption, video, mask, view_strength, generator, **options):
         """A fill that is the better the stronger the views are joined, and black where known."""
         exact = scenes[generator.initial_seed()].frames
         asked.append(view_strength)
+        assert options["num_inference_steps"] == 2
         return SimpleNamespace(frames=(exact + 0.2 * (1 - view_strength)) * mask)
 
     monkeypatch.setattr(warp, "video_model", lambda *_: video)
     monkeypatch.setattr(warp, "vace_model", lambda *_: vace)
-    answer = SimpleNamespace(depth=torch.ones(1, FRAMES, SIZE, SIZE))
-    monkeypatch.setattr(warp, "reconstruction_model", lambda *_: lambda *_, **__: answer)
+    video.transformer = network()
+    monkeypatch.setattr(warp, "reconstruction_model", lambda *_: Wall())
     # Colours are matched on known pixels, which this model gives black: that is not the subject.
     paste = warp.paste_known
     monkeypatch.setattr(warp, "paste_known", lambda *a, **b: paste(*a, **b, match_colors=False))
     options = small(num_views=VIEWS, num_frames=FRAMES, out=tmp_path / "warp.json")
     config = warp.WarpEvaluation(
-        **options, strengths=(0.0, 0.5, 1.0), montage=tmp_path / "warp.png"
+        **options, strengths=(0.0, 0.5, 1.0), vace_steps=2, montage=tmp_path / "warp.png"
     )
     found = warp.evaluate_warp(config)
     assert asked == [0, 0.5, 1] * 4 and set(found) == {"exact", "predicted"}
@@ -110,3 +127,26 @@ def test_rows_are_compared_by_scene_and_known_pixels_are_kept(monkeypatch, tmp_p
 def test_clips_without_exact_geometry_are_refused(tmp_path):
     with pytest.raises(ValueError, match="only procedural scenes have"):
         warp.evaluate_warp(warp.WarpEvaluation(data=tmp_path))
+
+
+def test_what_does_not_depend_on_the_vace_is_kept(monkeypatch, tmp_path):
+    calls = []
+
+    def video(caption, fixed_view, **_):
+        calls.append("generated")
+        return SimpleNamespace(frames=fixed_view[None].expand(VIEWS, -1, -1, -1, -1))
+
+    video.transformer = network()
+    monkeypatch.setattr(warp, "video_model", lambda *_: video)
+    monkeypatch.setattr(warp, "reconstruction_model", lambda *_: Wall())
+    one = warp.warp_first_view
+    monkeypatch.setattr(warp, "warp_first_view", lambda *a: calls.append("warped") or one(*a))
+    options = small(num_views=VIEWS, num_frames=FRAMES, scenes=1, cache=tmp_path)
+    config = warp.WarpEvaluation(**options, strengths=(), geometries=("exact",))
+    first, again = warp.evaluate_warp(config), warp.evaluate_warp(config)
+    assert calls == ["generated", "warped"]
+    for name, row in first["exact"].items():
+        for column, score in row["scores"].items():
+            assert again["exact"][name]["scores"][column]["mean"] == pytest.approx(
+                score["mean"], abs=0.01
+            )
