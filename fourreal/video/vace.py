@@ -56,7 +56,7 @@ def vace_control(
 def control_scales(
     transformer: WanTransformer, scale: float | Sequence[float] | Tensor
 ) -> Tensor | None:
-    """The weight of each VACE layer's hints: one for all, or one for each. None without VACE layers.
+    """The weight of the hints of each VACE layer, one for all or one for each; None without any.
 
     Raises ValueError for another number of them.
     """
