@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.transformers.transformer_wan_vace import WanVACETransformer3DModel
 from torch import Tensor
 
 from fourreal.video.architectures import WanTransformer
@@ -51,6 +52,7 @@ OTHER_KINDS = {
     "VeRA": re.compile(r"vera_lambda"),
     "a file that replaces whole weights": re.compile(r"\.(set_weight|reshape_weight)$"),
 }
+VACE = "VACE"
 # Keys of other parts than the transformer, and of inputs that text-to-video models do not have.
 OTHER_PARTS = {
     "the text encoder": re.compile(
@@ -62,7 +64,7 @@ OTHER_PARTS = {
         r"([._]|$)"
     ),
     "a second transformer": re.compile(r"(^|[._])transformer_2[._]"),
-    "VACE": re.compile(r"(^|[._])vace_"),
+    VACE: re.compile(r"(^|[._])vace_"),
 }
 FLAT_PREFIX = re.compile(r"((lora|lycoris|unet|transformer|diffusion_model|model|base_model)_+)*")
 LAYER_NUMBER = re.compile(r"(?:^|[._])blocks[._](\d+)[._]")
@@ -162,6 +164,8 @@ class _Reader:
         self.names = _layer_names(self.shapes)
         self.name, self.path = name_of(transformer), path
         self.num_layers = transformer.config["num_layers"]
+        is_vace = isinstance(transformer, WanVACETransformer3DModel)
+        self.other_parts = {k: v for k, v in OTHER_PARTS.items() if not (is_vace and k == VACE)}
         self.down: dict[str, Tensor] = {}
         self.up: dict[str, Tensor] = {}
         self.up_bias: dict[str, Tensor] = {}
@@ -172,7 +176,7 @@ class _Reader:
 
     def sort(self, key: str, value: Tensor) -> None:
         """Put a tensor where it belongs. Raises ValueError for a layer that is not there."""
-        for part, pattern in OTHER_PARTS.items():
+        for part, pattern in self.other_parts.items():
             if pattern.search(key):
                 self.left_out[part] += 1
                 return

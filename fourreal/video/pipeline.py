@@ -161,7 +161,13 @@ class ViewTimePipeline(DiffusionPipeline, LoraMixin):
 
     def enable_first_block_cache(self, threshold: float = 0.05) -> None:
         """Skip the blocks after the first where its output changes less than `threshold` (relative)
-        from step to step. transformer.disable_cache() undoes it."""
+        from step to step. transformer.disable_cache() undoes it. Raises ValueError for VACE, whose
+        hints would be added to skipped blocks once more."""
+        if isinstance(self.transformer, WanVACETransformer3DModel):
+            raise ValueError(
+                "the first-block cache does not work with VACE transformers, which add to what "
+                "each block gives; leave it out."
+            )
         self.transformer.enable_cache(FirstBlockCacheConfig(threshold))
 
     @property
@@ -288,7 +294,7 @@ class ViewTimePipeline(DiffusionPipeline, LoraMixin):
             generator,
             callback_on_step_end,
             callback_on_step_end_tensor_inputs,
-            self._control_scales(conditioning_scale),
+            control_scales(self.transformer, conditioning_scale),
         )
         noise = self._starting_noise(request, generator, latents)
 
@@ -301,12 +307,6 @@ class ViewTimePipeline(DiffusionPipeline, LoraMixin):
         """Guidance scale of a call that names none; no public VACE has learnt both references."""
         both = request.has_both_references and self.config.conditioning != "mask"
         return GUIDANCE_BOTH if both else self.config.guidance_scale
-
-    def _control_scales(self, scale: float | Sequence[float] | Tensor) -> Tensor | None:
-        """control_scales of a VACE transformer, None of any other."""
-        if not isinstance(self.transformer, WanVACETransformer3DModel):
-            return None
-        return control_scales(self.transformer, scale)
 
     def _plan(
         self, request: GridRequest, staged: bool | None, num_steps: int, output_type: str

@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor
 
 from fourreal.grid import TEMPORAL_STRIDE
+from fourreal.video.architectures import WanTransformer
 from fourreal.video.conditioning import GREY, known_and_missing, letterbox, mask_channels
 from fourreal.video.denoising import Sampler, denoise
 from fourreal.video.latents import Vae, decode_view, encode_views
@@ -53,12 +54,14 @@ def vace_control(
 
 
 def control_scales(
-    transformer: WanVACETransformer3DModel, scale: float | Sequence[float] | Tensor
-) -> Tensor:
-    """The weight of each VACE layer's hints: one for all, or one for each.
+    transformer: WanTransformer, scale: float | Sequence[float] | Tensor
+) -> Tensor | None:
+    """The weight of the hints of each VACE layer, one for all or one for each; None without any.
 
     Raises ValueError for another number of them.
     """
+    if not isinstance(transformer, WanVACETransformer3DModel):
+        return None
     layers = len(transformer.config["vace_layers"])
     scales = torch.as_tensor(scale, dtype=torch.float32)
     if scales.ndim > 1 or scales.numel() not in (1, layers):

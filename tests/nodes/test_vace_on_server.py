@@ -80,7 +80,7 @@ def test_a_grid_with_holes_is_filled_by_stock_nodes(server, info, weight_dtype):
         ),
         (changed("vae", vae_name="wan2.2_vae.safetensors"), "control", "this VAE has 48 channels"),
         (
-            changed("model", unet_name="wan2.1_t2v_1.3B_fp16.safetensors"),
+            changed("patch", model=["grids", 0]) | {"grids": ("FourReal_LoadEmbeddedModels", {})},
             "patch",
             "this LATENT shows a video to a VACE model, which this MODEL is not",
         ),

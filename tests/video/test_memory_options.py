@@ -6,7 +6,7 @@ from torch._dynamo.testing import CompileCounter
 
 from fourreal.embedded.autoencoder import BlockAutoencoder
 
-from ..tiny import sample_grid, tiny_pipeline
+from ..tiny import sample_grid, tiny_pipeline, tiny_transformer, tiny_vace
 
 SMALL_TILES = {
     "tile_sample_min_height": 64,
@@ -16,8 +16,9 @@ SMALL_TILES = {
 }
 
 
-def test_group_offload_changes_no_numbers():
-    pipe = tiny_pipeline()
+@pytest.mark.parametrize("make", [tiny_transformer, tiny_vace])
+def test_group_offload_changes_no_numbers(make):
+    pipe = tiny_pipeline(transformer=make())
     expected = sample_grid(pipe)
     pipe.enable_group_offload(
         torch.device("cpu"), torch.device("cpu"), "block_level", num_blocks_per_group=1
@@ -53,10 +54,11 @@ def test_tiling_the_embedded_autoencoder_is_refused_in_one_sentence():
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("make", [tiny_transformer, tiny_vace])
 @pytest.mark.parametrize("staged", [False, True])
-def test_the_compiled_transformer_gives_the_same_and_is_compiled_once(staged):
+def test_the_compiled_transformer_gives_the_same_and_is_compiled_once(staged, make):
     torch._dynamo.reset()
-    pipe, counter = tiny_pipeline(), CompileCounter()
+    pipe, counter = tiny_pipeline(transformer=make()), CompileCounter()
     options = {"staged": staged, "guidance_scale": 3.0, "output_type": "latent"}
     expected = sample_grid(pipe, **options)
     pipe.compile(backend=counter)
@@ -89,6 +91,13 @@ def test_the_first_block_cache_skips_the_other_blocks():
     assert len(calls) == 1  # and again in the next run, whose state is new
     sample_grid(pipe, **options)
     assert len(calls) == 2
+
+
+def test_the_first_block_cache_is_refused_for_vace_in_one_sentence():
+    pipe = tiny_pipeline(transformer=tiny_vace())
+    with pytest.raises(ValueError, match="does not work with VACE transformers") as error:
+        pipe.enable_first_block_cache()
+    assert "\n" not in str(error.value)
 
 
 def test_the_first_block_cache_begins_anew_with_every_stage_and_window():

@@ -186,14 +186,34 @@ def test_what_a_stage_has_made_is_known_to_the_next(monkeypatch):
     assert not torch.allclose(grid[:, :1][hole], column[hole], atol=0.05)
 
 
-def test_longer_videos_come_in_windows_that_begin_with_the_end_of_the_last():
-    pipe = tiny_pipeline(transformer=tiny_vace(), max_frames=3)
+@pytest.mark.parametrize("references", [0, 1])
+@pytest.mark.parametrize("overlap", [1, 5])
+def test_longer_videos_come_in_windows_that_know_the_end_of_the_last(
+    monkeypatch, references, overlap
+):
+    """Of three latent frames at most, one of them for a reference image."""
+    given = []
+
+    def keep(vae, video, mask, *rest):
+        given.append((video.clone(), mask.clone()))
+        return vace_control(vae, video, mask, *rest)
+
+    monkeypatch.setattr(vace, "vace_control", keep)
+    pipe = tiny_pipeline(transformer=tiny_vace(), max_frames=3 + references)
     video, mask = seen(2, 17)
-    frames = sample_grid(pipe, num_frames=17, video=video, mask=mask)
+    images = [torch.rand(3, 32, 32)] * references
+    options = {"window_overlap": overlap, "reference_images": images, "num_frames": 17}
+    frames = sample_grid(pipe, video=video, mask=mask, **options)
     assert frames.shape == (2, 17, 3, 32, 32) and torch.isfinite(frames).all()
-    images = [torch.rand(3, 32, 32)]
-    frames = sample_grid(pipe, num_frames=17, video=video, mask=mask, reference_images=images)
-    assert frames.shape == (2, 17, 3, 32, 32)
+    begin = 0
+    for number, (known, holes) in enumerate(given):
+        end, shown = begin + known.shape[1], overlap if number else 0
+        assert torch.equal(known[:, shown:], video[:, begin + shown : end])
+        assert torch.equal(holes[:, shown:], mask[:, begin + shown : end])
+        assert torch.equal(known[:, :shown], frames[:, begin : begin + shown])
+        assert not holes[:, :shown].any()
+        begin = end - overlap
+    assert end == 17 and len(given) == {1: 2, 5: 3}[overlap]
 
 
 def lora(rank: int = 2) -> dict[str, torch.Tensor]:
@@ -217,6 +237,37 @@ def test_a_lora_of_the_text_to_video_model_works_on_vace_and_keeps_its_condition
     assert (sample_grid(pipe, output_type="latent") - before).abs().max() > 1e-3
     pipe.unload_lora_weights()
     assert torch.equal(sample_grid(pipe, output_type="latent"), before)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "diffusion_model.{}.self_attn.q.lora_{}.weight",
+        "transformer.{}.attn1.to_q.lora_{}.weight",
+        "lora_unet_{}_self_attn_q.lora_{}.weight",
+    ],
+    ids=["ComfyUI", "diffusers", "kohya"],
+)
+def test_a_lora_changes_the_vace_blocks_that_it_names_and_no_others(key):
+    """Second source: the weights themselves, changed by the product of the factors."""
+    pipe, flat = tiny_pipeline(transformer=tiny_vace()), key.startswith("lora_unet")
+    tensors = {}
+    for seed, block in enumerate(("blocks.0", "vace_blocks.1")):
+        generator = torch.Generator().manual_seed(seed)
+        down, up = (torch.randn(shape, generator=generator) for shape in ((2, 48), (48, 2)))
+        names = ("down", "up") if flat else ("A", "B")
+        for name, factor in zip(names, (down, up)):
+            tensors[key.format(block.replace(".", "_") if flat else block, name)] = factor
+        weight = pipe.transformer.get_submodule(block).attn1.to_q.weight
+        weight.data += up @ down
+    expected = sample_grid(pipe, output_type="latent")
+    for block in ("blocks.0", "vace_blocks.1"):
+        fresh = tiny_vace().get_submodule(block).attn1.to_q.weight
+        pipe.transformer.get_submodule(block).attn1.to_q.weight.data = fresh.data
+    plain = sample_grid(pipe, output_type="latent")
+    pipe.load_lora_weights(tensors)
+    found = sample_grid(pipe, output_type="latent")
+    assert (found - expected).abs().max() < 1e-3 < (expected - plain).abs().max()
 
 
 def test_a_lora_for_vace_is_refused_by_a_text_to_video_model(tmp_path):
