@@ -147,7 +147,8 @@ def run(func, args, kwargs):
         raise RuntimeError(f"{func} mixes cuda and cpu tensors")
     device = kwargs.get("device")
     in_backward = torch._C._current_graph_task_id() >= 0
-    if (on_cuda or in_backward) and device is not None and torch.device(device).type == "meta":
+    in_core = on_cuda or in_backward or func is aten.scalar_tensor.default
+    if in_core and device is not None and torch.device(device).type == "meta":
         device = CUDA  # what C++ code, such as autograd's, takes for the tensor's own device
     args_in, kwargs_in = tree_map(
         lambda t: t.inner if isinstance(t, CudaTensor) else t, (args, kwargs)
@@ -261,6 +262,13 @@ def autocasted(func, args, kwargs):
     return tree_map(cast, (args, kwargs))
 
 
+SET_DATA = torch.Tensor.data.__set__  # tensor.data = value
+
+
+def is_pretended(tensor) -> bool:
+    return isinstance(tensor, CudaTensor)
+
+
 class _Functions(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
@@ -282,10 +290,19 @@ class _Functions(TorchFunctionMode):
             return func(*args, **(kwargs | {"device": "cpu"})).to(CUDA)
         if func is torch.Tensor.new_tensor and isinstance(args[0], CudaTensor):
             return torch.tensor(args[1], dtype=kwargs.get("dtype") or args[0].dtype).to(CUDA)
+        if func == SET_DATA and is_pretended(args[0]) != is_pretended(args[1]):
+            return self.exchange(*args)
         if func is torch.where and len(args) == 3:
             args = args[0], *self.as_tensors(args[1:])
         args, kwargs = autocasted(func, args, kwargs)
         return func(*args, **kwargs)
+
+    @staticmethod
+    def exchange(tensor, value):
+        """tensor.data = value of the other device: the same Python object, another kind."""
+        is_parameter = isinstance(tensor, torch.nn.Parameter)
+        fresh = torch.nn.Parameter(value, tensor.requires_grad) if is_parameter else value.detach()
+        torch.utils.swap_tensors(tensor, fresh)
 
     @staticmethod
     def as_tensors(values):
