@@ -34,6 +34,10 @@ OTHER_PICTURES = (
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"),
 )
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # and AVIF and HEIF where they can
+BEGINNINGS = {
+    **{b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"BM": "BMP"},
+    **{b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF", b"MM\0+": "TIFF"},
+}
 OF_SEVERAL = ("PNG", "WEBP", "GIF", "AVIF", "TIFF")  # formats of animations and pages
 MAX_PIXELS = 2**27  # 134 million: 0.4 GB as bytes, 1.6 GB as floats
 BACKGROUND = 255  # of transparent images: white, as for renders of objects (NeRF, Objaverse)
@@ -92,6 +96,9 @@ def _what_it_is(path: Path) -> str:
         return "it is HEIC, which needs pillow-heif (the extra `heif`); install it, or convert it"
     if head.startswith(b"%!PS"):
         return "it is PostScript, a program; convert it to PNG"
+    for beginning, kind in BEGINNINGS.items():
+        if head.startswith(beginning):
+            return f"it is {kind}, but damaged or of an unusual kind; save it anew"
     return "it is none of PNG, JPEG, WebP, BMP, TIFF, AVIF and HEIC; convert it to PNG"
 
 

@@ -209,6 +209,21 @@ def test_a_png_that_lacks_rows_is_refused(tmp_path, interlaced, bits, kind, samp
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 100
 
 
+def test_images_of_unusual_kinds_are_called_what_they_are(tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "a.tif")
+    content = (tmp_path / "a.tif").read_bytes()
+    bits = struct.pack("<HHII", 258, 3, 1, 8)
+    assert bits in content
+    (tmp_path / "a.tif").write_bytes(content.replace(bits, struct.pack("<HHII", 258, 3, 1, 7)))
+    with pytest.raises(
+        ValueError, match=r"a\.tif .* it is TIFF, but damaged or of an unusual kind"
+    ):
+        read_image(tmp_path / "a.tif")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG of some kind")
+    with pytest.raises(ValueError, match=r"a\.png .* it is PNG, but damaged"):
+        read_image(tmp_path / "a.png")
+
+
 def test_photos_of_iphones_are_never_left_out(tmp_path):
     for i in (1, 3):
         write_image(tmp_path / f"IMG_{i}.JPG", torch.zeros(3, 8, 8))
