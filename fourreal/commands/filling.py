@@ -23,7 +23,7 @@ from fourreal.gaussians import GaussianScene
 from fourreal.grid import contact_sheet
 from fourreal.paste import paste_known
 from fourreal.profiling import StageProfiler
-from fourreal.reconstruction import Reconstructor, predicted_scene
+from fourreal.reconstruction import Reconstructor, predicted_scene, scene_from_depth
 from fourreal.warp import WarpedGrid, reference_cells
 
 if TYPE_CHECKING:
@@ -83,14 +83,70 @@ def fill_grid(
         warped, cameras = warp_references(job, scene, row, photos, profiler.device)
     shares = ", ".join(f"{100 * share:.0f}%" for share in warped.known_share.tolist())
     logger.info("known of each view: %s", shares)
-    known = warped
-    if job.column_clip and warped.missing[:, 0].any():
-        with profiler.stage("column"):
-            known = with_filled_column(pipeline, scene, warped, cameras, options, profiler.device)
-    with profiler.stage("video"):
-        shown = {"video": known.frames, "mask": known.missing, "num_views": len(cameras[0])}
-        made = pipeline(**options | shown).frames
-    return FilledGrid(paste_known(made, known, feather=feather_of(known)), warped, cameras)
+    frames = fill_views(job, models, options, profiler, (scene, warped, cameras))
+    return FilledGrid(frames, warped, cameras)
+
+
+def fill_views(
+    job: GenerateConfig,
+    models: Models,
+    options: dict[str, Any],
+    profiler: StageProfiler,
+    start: tuple[GaussianScene, WarpedGrid, Cameras],
+) -> Tensor:
+    """The frames [V, T, 3, H, W] of a warped grid, what is missing filled, in the job's rounds.
+
+    Each round fills the first views, up to its share of the arc. From these, whose cameras are
+    known, a scene is made anew, which the next views see with smaller holes.
+    """
+    scene, known, cameras = start
+    for number, count in enumerate(round_sizes(len(cameras[0]), job.rounds), 1):
+        suffix = f" {number}" if count < len(cameras[0]) else ""  # the last one is "video"
+        part = WarpedGrid(known.frames[:count], known.missing[:count])
+        seen = cameras[0][:count], cameras[1][:count]
+        if job.column_clip and part.missing[:, 0].any():
+            with profiler.stage("column" + suffix):
+                given = models.pipeline, scene, part, seen, options, profiler.device
+                part = with_filled_column(*given)
+        with profiler.stage("video" + suffix):
+            shown = {"video": part.frames, "mask": part.missing, "num_views": count}
+            made = models.pipeline(**options | shown).frames
+        frames = paste_known(made, part, feather=feather_of(part))
+        if count < len(cameras[0]):
+            with profiler.stage("warp" + suffix):
+                scene = scene_of_filled(job, models, frames, seen, profiler.device)
+                known = warp_further(scene, known, frames, cameras, profiler.device)
+    return frames
+
+
+def round_sizes(num_views: int, rounds: int) -> list[int]:
+    """How many views there are after each round, two at least: round_sizes(8, 3) = [3, 6, 8]."""
+    return sorted({max(2, -(-num_views * (i + 1) // rounds)) for i in range(rounds)})
+
+
+def scene_of_filled(
+    job: GenerateConfig, models: Models, frames: Tensor, cameras: Cameras, device: torch.device
+) -> GaussianScene:
+    """The scene of filled views [V, T, 3, H, W] with their cameras, by predicted depth."""
+    assert job.fps is not None  # list_jobs fills it in
+    with models.reconstructor_on(device) as reconstructor, torch.no_grad():
+        depth = reconstructor(frames, cameras=cameras).depth
+    return scene_from_depth(frames, depth, *cameras, fps=job.fps)
+
+
+def warp_further(
+    scene: GaussianScene,
+    before: WarpedGrid,
+    frames: Tensor,
+    cameras: Cameras,
+    device: torch.device,
+) -> WarpedGrid:
+    """The warped grid of a scene of the first views, filled frames [k, T, 3, H, W], which are known
+    whole; `before` is the grid of the round before."""
+    given, cells = before.frames.clone(), torch.zeros(before.frames.shape[:2]).bool()
+    given[: len(frames)], cells[: len(frames)] = frames, True
+    height, width = frames.shape[-2:]
+    return warp_to(scene, cameras, width, height, device, references=(given, cells))
 
 
 def feather_of(grid: WarpedGrid) -> int:

@@ -77,6 +77,9 @@ class GenerateConfig(PipelineOptions, ArcOptions):
     """Height of the orbit video in pixels."""
     device: str | None = None
     """Where all of it runs: cpu, cuda or cuda:N (default: CUDA where there is one)."""
+    rounds: int = 1
+    """With --arc: fill the views in so many rounds, each warped from those before, for arcs that
+    are wider than about 45 degrees."""
     column_clip: bool | None = None
     """With --arc: first fill the first time of all views as one clip, of a camera that moves
     through them (default: with Wan models, which know such clips)."""

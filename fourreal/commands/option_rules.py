@@ -106,6 +106,7 @@ RULES: dict[str, Rule] = {
     "arc": arc,
     "elevation": Number(-89, 89, reason="degrees"),
     "distance": POSITIVE,
+    "rounds": COUNT,
     "WarpConfig.num_views": TWO_VIEWS,
     "WarpConfig.height": PIXELS,
     "WarpConfig.width": PIXELS,

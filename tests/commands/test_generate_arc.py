@@ -90,16 +90,46 @@ def test_a_video_and_photos_are_seen_by_the_cameras_of_the_photos(tmp_path, row,
     assert 0 < missing[1:, 1:].mean() < 1
 
 
-def test_the_first_column_is_filled_as_a_clip_that_leads_through_the_views(
-    tmp_path, row, filled, monkeypatch
-):
-    asked, stock = [], ViewTimePipeline.__call__
+@pytest.fixture
+def asked(monkeypatch):
+    """The options of every call of the pipeline."""
+    calls, stock = [], ViewTimePipeline.__call__
 
     def call(self, **options):
-        asked.append(options)
+        calls.append(options)
         return stock(self, **options)
 
     monkeypatch.setattr(ViewTimePipeline, "__call__", call)
+    return calls
+
+
+def test_wide_arcs_are_filled_in_rounds_each_from_the_views_before(tmp_path, row, filled, asked):
+    arguments = ["--fixed-view", row, "--arc", "80", "--views", "3", "--rounds", "2"]
+    _, report = run(tmp_path, *arguments)
+    stages = ["load", "geometry", "warp", "video 1", "warp 1", *STAGES[3:]]
+    assert list(report["stages"]) == stages
+    first, second = asked
+    assert (first["num_views"], second["num_views"]) == (2, 3)
+    (grid,) = filled
+    assert torch.equal(first["mask"], grid.warped.missing[:2])
+    assert not second["mask"][:2].any()  # what the first round made is known to the second
+    assert torch.equal(second["video"][:2], grid.frames[:2])
+    assert not torch.equal(second["mask"][2], grid.warped.missing[2])
+    # What is trusted in the reconstruction is what the video showed.
+    assert torch.equal(grid.for_reconstruction()["filled"], grid.warped.missing[:, :, 0])
+
+
+@pytest.mark.parametrize(
+    ("views", "rounds", "sizes"),
+    [(8, 1, [8]), (8, 3, [3, 6, 8]), (3, 2, [2, 3]), (4, 9, [2, 3, 4]), (2, 2, [2])],
+)
+def test_rounds_share_the_views(views, rounds, sizes):
+    assert filling.round_sizes(views, rounds) == sizes
+
+
+def test_the_first_column_is_filled_as_a_clip_that_leads_through_the_views(
+    tmp_path, row, filled, asked
+):
     arguments = ["--fixed-view", row, "--arc", "30", "--views", "3", "--column-clip", "True"]
     _, report = run(tmp_path, *arguments)
     assert list(report["stages"]) == ["load", "geometry", "warp", "column", *STAGES[3:]]

@@ -64,6 +64,7 @@ BAD = {
         "--out": ("{tmp}/dangling", "{tmp}/text", "{tmp}/text/out", "{tmp}/dangling/out"),
         "--prompts": ("{tmp}/text",),
         "--arc": ("0", "400", "nan"),
+        "--rounds": COUNT,
         "--elevation": ("90",),
         "--distance": ("0",),
     },
