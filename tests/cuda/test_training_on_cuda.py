@@ -1,0 +1,61 @@
+"""One step of each trainer on the pretend device, with the CPU's loss."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, PartialState
+
+from fourreal.cli import main
+from fourreal.reconstruction import save_model
+
+from ..pretend_cuda import PretendCuda
+from ..tiny import tiny_model
+
+LOOP = [
+    *("--loop.steps", "1", "--loop.batch-size", "1", "--loop.workers", "0"),
+    *("--loop.log-with", "none", "--loop.warmup-steps", "0", "--loop.mixed-precision", "no"),
+]
+
+
+@pytest.fixture(autouse=True)
+def accelerate_asks_anew_which_device_there_is():
+    def forget():
+        AcceleratorState._reset_state(reset_partial_state=True)
+        PartialState._reset_state()
+
+    forget()
+    yield
+    forget()
+
+
+def losses(arguments: list[str], out: Path) -> tuple[float, float, PretendCuda]:
+    """Of the step on the CPU and on the device, and the device."""
+    runs = []
+    assert main(["train", *arguments, *LOOP, "--loop.out", str(out / "cpu")]) == 0
+    AcceleratorState._reset_state(reset_partial_state=True)
+    with PretendCuda() as device:
+        assert main(["train", *arguments, *LOOP, "--loop.out", str(out / "cuda")]) == 0
+    for name in ("cpu", "cuda"):
+        log = json.loads((out / name / "log.json").read_text())
+        runs.append(log["log"][0]["loss"])
+    return *runs, device
+
+
+def test_a_step_of_the_autoencoder(tmp_path):
+    cpu, cuda, device = losses(["autoencoder", "--num-scenes", "1", "--size", "16"], tmp_path)
+    assert cuda == pytest.approx(cpu, rel=1e-3)
+    assert device.operations["cuda"] > 300
+
+
+@pytest.mark.parametrize("stage", ["geometry", "dynamic"])
+def test_a_step_of_the_reconstructor(stage, tmp_path):
+    torch.manual_seed(0)
+    save_model(tiny_model(point_head=False), tmp_path / "start.safetensors")
+    arguments = ["reconstructor", "--stage", stage, "--size", "32"]
+    arguments += ["--start-from", str(tmp_path / "start.safetensors")]
+    arguments += ["--num-times", "2", "--num-views", "7"]
+    cpu, cuda, device = losses(arguments, tmp_path)
+    assert cuda == pytest.approx(cpu, rel=1e-2)
+    assert device.operations["cuda"] > 1000
