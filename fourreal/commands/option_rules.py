@@ -207,6 +207,7 @@ RULES: dict[str, Rule] = {
     "WarpEvaluation.vace": file_to_read,
     "strengths": FROM_ZERO,
     "vace_steps": COUNT,
+    "WarpEvaluation.grow": FROM_ZERO,
     "feather": FROM_ZERO,
     "ReconstructionEvaluation.num_views": TWO_VIEWS,
     "ReconstructionEvaluation.num_frames": COUNT,

@@ -62,6 +62,9 @@ class WarpEvaluation(ReconstructorModel, Sampling):
     """Sampling steps of the VACE. Where most is known one is best, as with both references."""
     geometries: tuple[KnownGeometry, ...] = GEOMETRIES
     """Of the first view: exact depth, or depth predicted from its video."""
+    grow: tuple[int, int] = (0, 2)
+    """Pixels by which holes are widened, with exact and with predicted geometry, whose edges are
+    wrong by some."""
     feather: int = 0
     """Pixels over which pasted pixels fade into the fill."""
     cache: Path | None = None
@@ -128,15 +131,16 @@ class Grids:
 
     def warped(self, scene: Scene, geometry: KnownGeometry) -> WarpedGrid:
         """The first view in the other cameras, by this geometry."""
+        grow = self.config.grow[GEOMETRIES.index(geometry)]
 
         def warp() -> Tensor:
             depth = scene.depth[:1]
             if geometry == "predicted":
                 depth = first_view_depth(scene, self.reconstructor)
-            grid = warp_first_view(scene, depth)
+            grid = warp_first_view(scene, depth, grow)
             return torch.cat([grid.frames, grid.missing], dim=2)
 
-        key = f"{self.names[1]} {tuple(scene.frames.shape)} {scene.seed} {geometry}"
+        key = f"{self.names[1]} {tuple(scene.frames.shape)} {scene.seed} {geometry} {grow}"
         return WarpedGrid(*self._kept(key, warp).split([3, 1], dim=2))
 
 

@@ -42,14 +42,14 @@ def first_view_depth(scene: Scene, reconstructor: Reconstructor) -> Tensor:
     return depth * (scene.depth[:1] / depth).median()
 
 
-def warp_first_view(scene: Scene, depth: Tensor) -> WarpedGrid:
+def warp_first_view(scene: Scene, depth: Tensor, grow: int = 2) -> WarpedGrid:
     """The first view of a scene, a fixed-view video with depth [1, T, H, W], warped into all of the
-    scene's cameras. The first view itself is known whole."""
+    scene's cameras, holes widened by `grow` pixels. The first view itself is known whole."""
     cameras = scene.extrinsics, scene.intrinsics
     seen = scene_from_depth(scene.frames[:1], depth, *(part[:1] for part in cameras))
     num_views, num_times, _, height, width = scene.frames.shape
     given = reference_cells((num_views, num_times, height, width), fixed_view=scene.frames[0])
-    return warp_grid(seen, *cameras, width, height, references=given)
+    return warp_grid(seen, *cameras, width, height, grow=grow, references=given)
 
 
 def seen_from_first_view(scene: Scene) -> WarpedGrid:

@@ -181,6 +181,7 @@ BAD = {
         "--strengths": ("0 -1", "nan"),
         "--feather": ("-1",),
         "--vace-steps": COUNT,
+        "--grow": ("0 -1",),
         "--cache": ("{tmp}/text",),
         "--geometries": ("none",),
     },
