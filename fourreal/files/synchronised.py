@@ -35,13 +35,15 @@ def view_files(inputs: Sequence[str | os.PathLike]) -> list[Path]:
 
 
 def _same_moments(paths: Sequence[Path], recordings: Sequence[Recording]) -> None:
-    """Raises ValueError when frame k of two recordings is not the same moment."""
-    first = recordings[0]
-    for path, other in zip(paths, recordings):
+    """Raises ValueError when frame k of two recordings is not the same moment. What has one frame,
+    as a photo, has no rate."""
+    moving = [pair for pair in zip(paths, recordings) if len(pair[1].frames) > 1]
+    for path, other in moving:
+        name, first = moving[0]
         if not is_one_rate(first.rate, other.rate, len(other.frames)):
             raise ValueError(
-                f"{path} has {other.rate:.5g} frames per second, but {paths[0]} has "
-                f"{first.rate:.5g}; cameras need one frame rate, or one to resample to (--fps)."
+                f"{path} has {other.rate:.5g} frames per second, but {name} has {first.rate:.5g}; "
+                "cameras need one frame rate, or one to resample to (--fps)."
             )
 
 
@@ -97,7 +99,8 @@ def read_synchronised(
     shortest = min(len(recording.frames) for recording in recordings)
     if trim and any(len(recording.frames) > shortest for recording in recordings):
         logger.info("all views are cut to the %d frames of the shortest.", shortest)
-    rate = recordings[0].rate
+    moving = (recording for recording in recordings if len(recording.frames) > 1)
+    rate = next(moving, recordings[0]).rate
     for recording in recordings:
         del recording.frames[shortest:]
     height, width = recordings[0].frames[0].shape[:2]

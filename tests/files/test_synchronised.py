@@ -76,6 +76,16 @@ def test_a_folder_gives_its_videos_in_natural_order(tmp_path):
     assert torch.allclose(grid.mean((1, 2, 3, 4)), torch.tensor([1, 2, 10]) / 20, atol=0.01)
 
 
+def test_a_photo_beside_videos_is_told_by_its_one_frame(tmp_path):
+    paths = [tmp_path / "a.png", camera(tmp_path / "b.mp4"), camera(tmp_path / "c.mp4")]
+    write_image(paths[0], torch.zeros(3, 48, 64))
+    with pytest.raises(ValueError, match=r"b\.mp4 has 12 frames of 48 x 64, but .*a\.png has 1 of"):
+        read_synchronised(paths)
+    grid, rate = read_synchronised(paths, max_frames=1)
+    assert grid.shape == (3, 1, 3, 48, 64) and rate == 25  # of what has one frame
+    assert read_synchronised(paths, trim=True)[1] == 8
+
+
 def test_photos_are_views_of_one_frame(tmp_path):
     for v in (10, 2):
         write_image(tmp_path / f"{v}.png", torch.full((3, 16, 24), v / 20))
