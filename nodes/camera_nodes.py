@@ -29,7 +29,7 @@ class SceneCamera(io.ComfyNode):
         return io.Schema(
             node_id="FourReal_SceneCamera",
             display_name="Scene Camera",
-            category=types.CATEGORY,
+            category=types.RENDER,
             description="The camera of one input view, for core's 3D nodes and for other packs.",
             search_aliases=["camera info", "extrinsics", "load3d camera"],
             inputs=[
@@ -77,7 +77,7 @@ class CameraPathNode(io.ComfyNode):
         return io.Schema(
             node_id="FourReal_CameraPath",
             display_name="Camera Path",
-            category=types.CATEGORY,
+            category=types.RENDER,
             description="A camera that moves through a scene while time plays or stands still.",
             search_aliases=["orbit", "trajectory", "bullet time"],
             inputs=[

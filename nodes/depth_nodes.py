@@ -38,7 +38,7 @@ class SceneFromDepth(io.ComfyNode):
         return io.Schema(
             node_id="FourReal_SceneFromDepth",
             display_name="Scene from Depth",
-            category=types.CATEGORY,
+            category=types.RECONSTRUCT,
             description="Turns images and their depth, of MoGe, Depth Anything 3 or anything else, "
             "into a scene, to be warped into other views.",
             search_aliases=["moge", "depth anything", "rgbd", "point cloud", "2.5d"],

@@ -25,7 +25,7 @@ class AssembleGrid(io.ComfyNode):
         return io.Schema(
             node_id="FourReal_AssembleGrid",
             display_name="Assemble Grid",
-            category=types.CATEGORY,
+            category=types.GENERATE,
             description="Puts synchronised videos together as a grid: the first input is the first "
             "view.",
             search_aliases=["multi-view", "batch videos"],
@@ -62,7 +62,7 @@ class PickView(io.ComfyNode):
         return io.Schema(
             node_id="FourReal_PickView",
             display_name="Pick View",
-            category=types.CATEGORY,
+            category=types.GENERATE,
             description="One view of a grid at all times: a fixed-view video.",
             search_aliases=["fixed view", "row"],
             inputs=[
@@ -88,7 +88,7 @@ class PickTime(io.ComfyNode):
         return io.Schema(
             node_id="FourReal_PickTime",
             display_name="Pick Time",
-            category=types.CATEGORY,
+            category=types.GENERATE,
             description="All views of a grid at one time: a freeze-time video.",
             search_aliases=["freeze time", "bullet time", "column"],
             inputs=[
@@ -114,7 +114,7 @@ class ContactSheet(io.ComfyNode):
         return io.Schema(
             node_id="FourReal_ContactSheet",
             display_name="Contact Sheet",
-            category=types.CATEGORY,
+            category=types.GENERATE,
             description="The grid as one image, views down and times across, and as one video with "
             "the views as tiles.",
             search_aliases=["overview", "tiles", "grid image"],

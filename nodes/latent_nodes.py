@@ -23,7 +23,7 @@ class TextEncode(io.ComfyNode):
         return io.Schema(
             node_id="FourReal_TextEncode",
             display_name="4Real Text Encode",
-            category=types.CATEGORY,
+            category=types.GENERATE,
             description="Encodes a prompt and a negative prompt at once.",
             search_aliases=["prompt", "clip text encode"],
             inputs=[
@@ -154,7 +154,7 @@ class GridLatent(io.ComfyNode):
         return io.Schema(
             node_id="FourReal_GridLatent",
             display_name="Grid Latent",
-            category=types.CATEGORY,
+            category=types.GENERATE,
             description="The empty grid of views and times to generate, with the parts that are "
             "already known: a video of the first view, and all views of the first time.",
             search_aliases=["empty latent", "4d latent", "multi-view latent"],

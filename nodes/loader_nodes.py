@@ -47,7 +47,7 @@ class LoadEmbeddedModels(io.ComfyNode):
         return io.Schema(
             node_id="FourReal_LoadEmbeddedModels",
             display_name="Load Embedded Models",
-            category=types.CATEGORY,
+            category=types.GENERATE,
             description="The small models that come with the pack. They run on any machine, know a "
             "small world (plain shapes that bounce, orbit, slide, spin and swing) and generate 8 "
             "views of 29 frames at 64 pixels.",
@@ -104,7 +104,7 @@ class LoadReconstructor(io.ComfyNode):
         return io.Schema(
             node_id="FourReal_LoadReconstructor",
             display_name="Load Reconstructor",
-            category=types.CATEGORY,
+            category=types.RECONSTRUCT,
             description="Loads a network that turns views into cameras, depth and Gaussians: "
             "VGGT-1B, VGGT-1B-Commercial, AnySplat, or one trained with this project. VGGT-1B and "
             "AnySplat are for non-commercial use.",
@@ -167,7 +167,7 @@ class ExampleScene(io.ComfyNode):
         return io.Schema(
             node_id="FourReal_ExampleScene",
             display_name="Example Scene",
-            category=types.CATEGORY,
+            category=types.GENERATE,
             description="Draws a procedural moving scene as an exact grid of frames: something to "
             "try the other nodes on, of the world that the embedded models know. Put your own "
             "videos or photos in its place.",

@@ -83,7 +83,7 @@ class Preview4D(io.ComfyNode):
         return io.Schema(
             node_id="FourReal_Preview4D",
             display_name="Preview 4D",
-            category=types.CATEGORY,
+            category=types.RENDER,
             description="Explore a scene while time plays: orbit, zoom and fly, scrub the "
             "timeline, look through the input cameras.",
             search_aliases=["4d viewer", "gaussian splat viewer", "preview scene", "timeline"],

@@ -202,7 +202,7 @@ class Reconstruct(io.ComfyNode):
         return io.Schema(
             node_id="FourReal_Reconstruct",
             display_name="Reconstruct",
-            category=types.CATEGORY,
+            category=types.RECONSTRUCT,
             description="Turns a grid of synchronised views into dynamic 3D Gaussians and the "
             "cameras of the views. No camera poses are needed.",
             search_aliases=["vggt", "gaussian splatting", "4d reconstruction"],

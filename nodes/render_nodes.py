@@ -38,7 +38,7 @@ class RenderSplats(io.ComfyNode):
         return io.Schema(
             node_id="FourReal_RenderSplats",
             display_name="Render Splats",
-            category=types.CATEGORY,
+            category=types.RENDER,
             description="Renders a scene along a camera path, each frame at its own time.",
             search_aliases=["gaussian splatting", "rasterize", "render scene"],
             inputs=[

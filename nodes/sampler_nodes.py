@@ -43,7 +43,7 @@ class ApplyViewTimeAttention(io.ComfyNode):
         return io.Schema(
             node_id="FourReal_ApplyViewTimeAttention",
             display_name="Apply View-Time Attention",
-            category=types.CATEGORY,
+            category=types.GENERATE,
             description="Makes a Wan model generate a grid of synchronised views: each token sees "
             "its own view at all times and all views at its own time. Any sampler then samples the "
             "grid LATENT.",
@@ -82,7 +82,7 @@ class ViewTimeSampler(io.ComfyNode):
         return io.Schema(
             node_id="FourReal_ViewTimeSampler",
             display_name="View-Time Sampler",
-            category=types.CATEGORY,
+            category=types.GENERATE,
             description="Generates a grid of synchronised views with fused view-time attention, "
             "and shows it while it grows: views down, times across. The embedded model makes the "
             "references that are missing first: all views of the first time, then the first view.",

@@ -28,7 +28,7 @@ class SceneToSplat(io.ComfyNode):
         return io.Schema(
             node_id="FourReal_SceneToSplat",
             display_name="Scene to Splat",
-            category=types.CATEGORY,
+            category=types.FILES,
             description="A scene as ComfyUI's own SPLAT: one batch item per time.",
             search_aliases=["gaussian splat", "export"],
             inputs=[
@@ -70,7 +70,7 @@ class SaveScene(io.ComfyNode):
         return io.Schema(
             node_id="FourReal_SaveScene",
             display_name="Save Scene",
-            category=types.CATEGORY,
+            category=types.FILES,
             description="Writes a scene to the output folder, in the format of other programs or "
             "as the file that keeps everything.",
             search_aliases=["export scene", "save splat", "ply sequence", "glb", "spz", "usd"],
@@ -154,7 +154,7 @@ class LoadScene(io.ComfyNode):
         return io.Schema(
             node_id="FourReal_LoadScene",
             display_name="Load Scene",
-            category=types.CATEGORY,
+            category=types.FILES,
             description="Reads a scene or a splat file of any format from the input or output "
             "folder.",
             search_aliases=["import scene", "open scene", "load splat", "ply", "spz", "glb"],

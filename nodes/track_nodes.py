@@ -39,7 +39,7 @@ class TrackPoints(io.ComfyNode):
         return io.Schema(
             node_id="FourReal_TrackPoints",
             display_name="Track Points",
-            category=types.CATEGORY,
+            category=types.RECONSTRUCT,
             description="Follows points of one frame through all views and times of a grid, with "
             "VGGT's track head.",
             search_aliases=["vggt", "correspondences", "point tracking", "motion"],

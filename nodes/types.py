@@ -12,7 +12,9 @@ from torch import Tensor
 
 from fourreal.gaussians import GaussianScene
 
-CATEGORY = "4Real"
+GENERATE, RECONSTRUCT, RENDER, FILES = (  # places in the menu of nodes
+    f"4Real/{name}" for name in ("generate", "reconstruct", "render", "files")
+)
 
 Reconstructor = io.Custom("FOURREAL_RECONSTRUCTOR")  # ComfyReconstructor of offloading.py
 Scene = io.Custom("FOURREAL_SCENE")  # CachedScene

@@ -97,7 +97,7 @@ class GridVACE(io.ComfyNode):
         return io.Schema(
             node_id="FourReal_GridVACE",
             display_name="Grid VACE",
-            category=types.CATEGORY,
+            category=types.GENERATE,
             description="Shows a grid of frames with holes to a Wan VACE model, which fills the "
             "holes: the views of a scene that are known in part.",
             search_aliases=["vace", "inpaint grid", "fill holes"],

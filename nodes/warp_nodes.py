@@ -42,7 +42,7 @@ class WarpGrid(io.ComfyNode):
         return io.Schema(
             node_id="FourReal_WarpGrid",
             display_name="Warp Grid",
-            category=types.CATEGORY,
+            category=types.RECONSTRUCT,
             description="Shows a scene to new still cameras as a grid of views and times, and says "
             "which pixels are known there.",
             search_aliases=["novel view", "arc", "reproject", "second camera", "inpaint"],
@@ -251,7 +251,7 @@ class PasteKnown(io.ComfyNode):
         return io.Schema(
             node_id="FourReal_PasteKnown",
             display_name="Paste Known",
-            category=types.CATEGORY,
+            category=types.RECONSTRUCT,
             description="Puts the known pixels of a warped grid back into the generated one and "
             "matches its colours to them.",
             search_aliases=["composite", "color match", "feather", "inpaint"],
