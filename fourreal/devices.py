@@ -1,5 +1,8 @@
 """Where heavy work runs: on CUDA where there is one, unless the user names another device."""
 
+import ctypes
+import sys
+
 import torch
 
 
@@ -18,3 +21,13 @@ def choose_device(device: str | None = None) -> torch.device:
             f"the device {name!r} is not here; give cpu, cuda or cuda:N, or none for the default."
         ) from error
     return chosen
+
+
+def give_back_memory() -> None:
+    """Let glibc return to the system what was freed between blocks that are still in use.
+
+    Else long work that keeps a little of every step holds the largest step's memory as well. Other
+    systems have other allocators, and nothing is done.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fourreal.commands.jobs import GenerateConfig, is_finished, list_jobs
 from fourreal.commands.pipelines import load_pipeline
-from fourreal.commands.plan import plan_generate, plan_table
+from fourreal.commands.plan import check_generate, plan_generate, plan_table
 from fourreal.commands.reconstruct import read_reconstructor, reconstruct_grid
 from fourreal.commands.results import kept_grid, write_report, write_results
 from fourreal.devices import choose_device
@@ -18,6 +18,7 @@ from fourreal.files.atomic import results_folder
 from fourreal.files.media import read_image, read_images, read_video
 from fourreal.profiling import StageProfiler, StepTimer
 from fourreal.reconstruction import Reconstructor
+from fourreal.reconstruction.reconstructor import matrix_dtype
 from fourreal.video import ViewTimePipeline
 
 logger = logging.getLogger(__name__)
@@ -110,8 +111,8 @@ def generate(config: GenerateConfig) -> Path:
     from accelerate import PartialState
 
     if config.plan:
-        on_cuda = choose_device(config.device).type == "cuda"
-        print(plan_table(plan_generate(config, torch.bfloat16 if on_cuda else torch.float32)))
+        device = choose_device(config.device)
+        print(plan_table(plan_generate(config, matrix_dtype(device)), device, config.offload))
         return config.out
     jobs, state = list_jobs(config), PartialState()
     if config.prompts:
@@ -123,6 +124,7 @@ def generate(config: GenerateConfig) -> Path:
         jobs = list(share)
     if jobs:
         device = device_of_process(config.device, state.local_process_index)
+        check_generate(jobs[0], device)
         options, loading = sampling_options(jobs[0]), StageProfiler(device)
         with loading.stage("load"):
             models = load_models(config, device)
