@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fourreal.commands.jobs import GenerateConfig, is_finished, list_jobs
 from fourreal.commands.pipelines import load_pipeline
-from fourreal.commands.plan import check_generate, plan_generate, plan_table
+from fourreal.commands.plan import check_job_fits, plan_generate, plan_table
 from fourreal.commands.reconstruct import read_reconstructor, reconstruct_grid
 from fourreal.commands.results import kept_grid, write_report, write_results
 from fourreal.devices import choose_device
@@ -124,7 +124,7 @@ def generate(config: GenerateConfig) -> Path:
         jobs = list(share)
     if jobs:
         device = device_of_process(config.device, state.local_process_index)
-        check_generate(jobs[0], device)
+        check_job_fits(jobs[0], device)
         options, loading = sampling_options(jobs[0]), StageProfiler(device)
         with loading.stage("load"):
             models = load_models(config, device)

@@ -264,7 +264,7 @@ def plan_generate(config: GenerateConfig, dtype: torch.dtype) -> list[StagePlan]
     return [*stages, plan_reconstruction(job.reconstructor, size, dtype)]
 
 
-def check_generate(config: GenerateConfig, device: torch.device) -> None:
+def check_job_fits(config: GenerateConfig, device: torch.device) -> None:
     """Raise ValueError for a job of `fourreal generate` that the device cannot hold. A folder of
     models is not looked at."""
     assert config.height is not None and config.width is not None  # list_jobs fills them in
