@@ -1,6 +1,15 @@
-"""Where heavy work runs: on CUDA where there is one, unless the user names another device."""
+"""Where heavy work runs, on CUDA unless the user names another device, and what room is there."""
 
+import ctypes
+import math
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import psutil
 import torch
+
+ENOUGH = 1000  # bytes per pixel of a grid, several times what any of these models takes
 
 
 def choose_device(device: str | None = None) -> torch.device:
@@ -18,3 +27,27 @@ def choose_device(device: str | None = None) -> torch.device:
             f"the device {name!r} is not here; give cpu, cuda or cuda:N, or none for the default."
         ) from error
     return chosen
+
+
+def give_back_memory() -> None:
+    """Let glibc return to the system what was freed between blocks that are still in use.
+
+    Else long work that keeps a little of every step holds the largest step's memory as well. Other
+    systems have other allocators, and nothing is done.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
+
+
+def free_bytes(device: torch.device) -> int:
+    """What a CUDA device has free; of a CPU, all of the machine's memory."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().total
+
+
+def is_small(size: tuple[int, int, int, int], files: Iterable[Path], device: torch.device) -> bool:
+    """Whether a grid of size (views, frames, height, width) fits anyway, so that it need not be
+    planned, which takes seconds: files of weights may unfold from fp8 to bfloat16."""
+    weights = sum(file.stat().st_size for file in files)
+    return 2 * weights + ENOUGH * math.prod(size) < free_bytes(device)

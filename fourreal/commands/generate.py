@@ -103,9 +103,10 @@ def generate(config: GenerateConfig) -> Path:
 
     if config.plan:
         from fourreal.commands.plan import plan_generate, plan_table  # diffusers takes seconds
+        from fourreal.reconstruction.reconstructor import matrix_dtype
 
-        on_cuda = choose_device(config.device).type == "cuda"
-        print(plan_table(plan_generate(config, torch.bfloat16 if on_cuda else torch.float32)))
+        device = choose_device(config.device)
+        print(plan_table(plan_generate(config, matrix_dtype(device)), device, config.offload))
         return config.out
     jobs, state = list_jobs(config), PartialState()
     if config.prompts:
@@ -116,7 +117,10 @@ def generate(config: GenerateConfig) -> Path:
     with state.split_between_processes(jobs) as share:
         jobs = list(share)
     if jobs:
+        from fourreal.commands.plan import check_job_fits  # diffusers takes seconds
+
         device = device_of_process(config.device, state.local_process_index)
+        check_job_fits(jobs[0], device)
         options, loading = sampling_options(jobs[0]), StageProfiler(device)
         with loading.stage("load"):
             models = load_models(config, device)

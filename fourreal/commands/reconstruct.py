@@ -12,13 +12,16 @@ from fourreal import weights
 from fourreal.cameras import scale_intrinsics
 from fourreal.commands.late_views import tell_late_views
 from fourreal.commands.results import progress_bar, write_report, write_results
-from fourreal.devices import choose_device
+from fourreal.devices import choose_device, is_small
 from fourreal.files.atomic import results_folder
 from fourreal.files.media import read_synchronised, view_files
 from fourreal.formats import load_scene
 from fourreal.gaussians import GaussianScene
 from fourreal.profiling import StageProfiler
 from fourreal.reconstruction import Filters, Reconstructor, StaticSplit
+from fourreal.reconstruction.reconstructor import matrix_dtype
+
+SEEN = 518  # pixels of the longer side that VGGT sees, the largest of the known models
 
 # Options of the command that are options of the reconstructor's call, under the same names.
 OPTIONS = ("shared_intrinsics", "resolution", "window", "align", "filters", "sh_degree", "refine")
@@ -120,23 +123,27 @@ def reconstruct(config: ReconstructConfig) -> Path:
         fps=config.fps,
         trim=config.trim,
     )
+    dtype = getattr(torch, config.dtype) if config.dtype else matrix_dtype(device)
+    size = (frames.shape[0], frames.shape[1], frames.shape[-2], frames.shape[-1])
+    asked = (config.reconstructor, size, dtype, config.window, config.resolution)
     if config.plan:
-        from fourreal.commands.plan import (  # diffusers takes seconds
-            plan_reconstruction,
-            plan_table,
-        )
+        from fourreal.commands.plan import plan_reconstruction, plan_table  # diffusers: seconds
 
-        size = (frames.shape[0], frames.shape[1], frames.shape[-2], frames.shape[-1])
-        asked = (config.reconstructor, size, config.window, config.resolution)
-        print(plan_table([plan_reconstruction(*asked)]))
+        print(plan_table([plan_reconstruction(*asked)], device))
         return config.out
+    side = max(config.resolution or SEEN, *size[2:])
+    if not is_small(
+        (*size[:2], side, side), [config.reconstructor] if config.reconstructor else [], device
+    ):
+        from fourreal.commands.plan import check_fits, plan_reconstruction
+
+        check_fits([plan_reconstruction(*asked)], device)
     cameras: str | tuple[Tensor, Tensor] = config.cameras
     if config.known_cameras:
         cameras = read_cameras(config.known_cameras, *frames.shape[-2:])
     profiler = StageProfiler(device)
     with results_folder(config.out) as folder:
         with profiler.stage("load"):
-            dtype = config.dtype and getattr(torch, config.dtype)
             reconstructor = read_reconstructor(config.reconstructor, device, dtype)
         if config.check_synchrony and reconstructor.track_head is not None:
             with profiler.stage("synchrony"):

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fourreal.cameras import camera_centers, scale_intrinsics, warp
+from fourreal.reconstruction.image_fit import Images
 from fourreal.reconstruction.maps import Maps
 
 CONFIDENT = 0.3  # pixels below this quantile of confidence do not vote
@@ -36,13 +37,13 @@ def scale_between(
     return (reference[votes].log() - depth[votes].log()).median().exp().item()
 
 
-def scales_over_time(maps: Maps, images: Tensor, device: torch.device | None = None) -> Tensor:
+def scales_over_time(maps: Maps, images: Images, device: torch.device | None = None) -> Tensor:
     """The factor [T] that brings the depth of each time to the scale of the first.
 
     maps of T times; images [T, V, 3, h, w], what the network saw. Computed on `device` (by default
-    where the images are), one time after the other.
+    where the maps are), one time after the other.
     """
-    device = device or images.device
+    device = device or maps.depth.device
 
     def at(time: int) -> tuple[Tensor, Tensor, Tensor]:
         parts = images[time], maps.depth[time], maps.depth_confidence[time]

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fourreal.caching import cached_tables
+from fourreal.devices import give_back_memory
 from fourreal.reconstruction.config import VGGTConfig
 
 Store = torch.device | str | None  # where maps are moved to as they come
@@ -180,6 +181,8 @@ class DenseHead(nn.Module):
         batch, views = images.shape[:2]
         levels = [level.flatten(0, 1) for level in tokens]
         frames, count = images.flatten(0, 1), batch * views
+        if store is not None:
+            give_back_memory()
         store, chunk, maps = store or images.device, chunk or count, None
         with torch.autocast(images.device.type, enabled=False):
             for i in range(0, count, chunk):

@@ -72,6 +72,10 @@ class ImageFit:
     def left(self) -> int:
         return (self.resized_width - self.width) // 2
 
+    def grid(self, frames: Tensor, device: torch.device) -> "FittedGrid":
+        """Frames [V, T, 3, H, W] of the input's size as images [T, V, 3, h, w] on a device."""
+        return FittedGrid(frames, self, device)
+
     def images(self, images: Tensor) -> Tensor:
         """Images [..., 3, H, W] of the input's size at the network's size."""
         leading = images.shape[:-3]
@@ -128,3 +132,25 @@ class ImageFit:
             return maps
         size = (self.input_height, self.input_width)
         return F.interpolate(maps, size=size, mode="bilinear", antialias=True)
+
+
+@dataclass(frozen=True)
+class FittedGrid:
+    """A grid of frames [V, T, 3, H, W] as the network sees it, [T, V, 3, h, w] on a device.
+
+    It is indexed like a tensor, and fits what is asked for anew each time: larger images of a long
+    grid would take more memory than its maps of depth.
+    """
+
+    frames: Tensor
+    fit: ImageFit
+    device: torch.device
+
+    def __len__(self) -> int:
+        return self.frames.shape[1]
+
+    def __getitem__(self, index: int | slice | tuple[slice, int]) -> Tensor:
+        return self.fit.images(self.frames.transpose(0, 1)[index].to(self.device))
+
+
+Images = Tensor | FittedGrid

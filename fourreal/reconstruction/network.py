@@ -63,6 +63,7 @@ class VGGT(nn.Module):
         camera_replacement: bool = True,
         first_camera_tokens: Tensor | None = None,
         gaussians: bool = True,
+        gaussians_from: int = 0,
         points: bool = True,
         chunk: int | None = None,
         store: torch.device | str | None = None,
@@ -76,6 +77,7 @@ class VGGT(nn.Module):
             first_camera_tokens: [B, S, C], `Maps.camera_tokens` of each scene's first time where
                 the images begin later.
             gaussians, points: False leaves out those heads, where the model has them.
+            gaussians_from: raw_gaussians begin with this one of the batch.
             chunk: frames that go through a dense head at once; all by default.
             store: device that each chunk of a map is moved to, those of Gaussians in float16; by
                 default they stay, in float32.
@@ -102,7 +104,8 @@ class VGGT(nn.Module):
         poses = (pose_iterations.to(home), camera_tokens.to(home))
         maps = Maps(*poses, depth, confidence, scales)
         if gaussians and self.config.gaussian_head != "none":
-            maps.raw_gaussians = self.gaussian_head(*decoding)
+            wanted = [level[gaussians_from:] for level in tokens], images[gaussians_from:]
+            maps.raw_gaussians = self.gaussian_head(*wanted, chunk, store)
         if points and self.config.point_head:
             maps.points, maps.points_confidence = self.point_head(*decoding)
         return maps

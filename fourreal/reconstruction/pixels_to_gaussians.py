@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from fourreal.devices import give_back_memory
 from fourreal.gaussians import Gaussians
 from fourreal.reconstruction.filters import Filters, keep_pixels, merge_voxels, shown_by_others
 from fourreal.reconstruction.gaussian_head import (
@@ -12,6 +13,7 @@ from fourreal.reconstruction.gaussian_head import (
     decode_gaussians,
     gaussians_from_depth,
 )
+from fourreal.reconstruction.image_fit import Images
 from fourreal.reconstruction.maps import Maps
 from fourreal.reconstruction.split import SplitMasks, StaticSplit, split_view
 
@@ -34,7 +36,7 @@ def pixels_to_gaussians(head: str, images: Tensor, maps: Maps, cameras: Cameras)
 
 def emit_gaussians(
     head: str,
-    images: Tensor,
+    images: Images,
     maps: Maps,
     cameras: Cameras,
     filters: Filters,
@@ -80,6 +82,7 @@ def emit_gaussians(
         return gaussians.to(home)
 
     def at(time: int) -> Maps:
+        give_back_memory()
         now = maps[time : time + 1]
         return now if raw is None else replace(now, raw_gaussians=raw.pop(0)[None])
 
@@ -93,7 +96,7 @@ def emit_gaussians(
 
 
 def static_layer(
-    images: Tensor,
+    images: Images,
     maps: Maps,
     keep: Tensor,
     split: StaticSplit,
@@ -107,7 +110,7 @@ def static_layer(
     [V, 3, h, w] and maps (N = 1), where they are (mask [V, h, w]), and the pixels left to each time
     (mask [T, V, h, w]).
     """
-    views, home = range(images.shape[1]), maps.depth.device
+    views, home = range(maps.depth.shape[1]), maps.depth.device
 
     def of_view(view: int) -> SplitMasks:
         frames, depth = images[:, view].to(device), maps.depth[:, view].to(device)

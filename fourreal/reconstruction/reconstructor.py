@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fourreal.cameras import relative_to_first, unproject
+from fourreal.devices import give_back_memory
 from fourreal.gaussians import GaussianScene
 from fourreal.reconstruction.alignment import (
     combine_pose_encodings,
@@ -26,7 +27,7 @@ from fourreal.reconstruction.camera_head import ANYSPLAT_TANGENT, pose_encoding_
 from fourreal.reconstruction.checkpoint import LICENSES, load_model, save_model
 from fourreal.reconstruction.filters import sharpen_depth
 from fourreal.reconstruction.gaussian_head import keep_harmonics
-from fourreal.reconstruction.image_fit import ImageFit, check_frames
+from fourreal.reconstruction.image_fit import ImageFit, Images, check_frames
 from fourreal.reconstruction.maps import Maps
 from fourreal.reconstruction.network import VGGT
 from fourreal.reconstruction.options import ReconstructionOptions
@@ -278,10 +279,7 @@ class Reconstructor:
         check_frames(frames)
         chosen.check_grid(frames)
         fit = self.fit(frames, chosen.resolution)
-        num_views, num_times = frames.shape[:2]
-        images = torch.empty(num_times, num_views, 3, fit.height, fit.width)
-        for view, own in enumerate(frames):
-            images[:, view] = fit.images(own.to(self.device))
+        images, num_times = fit.grid(frames, self.device), frames.shape[1]
 
         def tell(done: int) -> None:
             if progress is not None:
@@ -307,7 +305,7 @@ class Reconstructor:
         return Reconstruction(extrinsics, intrinsics, depth, confidence, scene, maps.scales)
 
     def predict_grid(
-        self, images: Tensor, options: ReconstructionOptions, tell: Callable[[int], None]
+        self, images: Images, options: ReconstructionOptions, tell: Callable[[int], None]
     ) -> tuple[Maps, list[Tensor] | None]:
         """The network on images [T, V, 3, h, w], window by window; the windows share one unit.
 
@@ -327,14 +325,16 @@ class Reconstructor:
                 images[start:end],
                 camera_replacement=options.cameras == "first",
                 first_camera_tokens=first_tokens,
+                gaussians_from=done - start,
             )
             first_tokens = maps.camera_tokens[:1] if first_tokens is None else first_tokens
             if maps.raw_gaussians is not None:
-                new = maps.raw_gaussians[done - start :]
+                new = maps.raw_gaussians
                 if self.model.config.gaussian_head == "anysplat":
                     new = keep_harmonics(new, options.sh_degree)
-                raw += [own.clone() for own in new]  # else each would hold the whole window
+                raw += new.unbind()
                 maps.raw_gaussians = None
+            give_back_memory()
             if start < done:  # times that both windows saw
                 before, again = kept[-1][start - done :], maps[: done - start]
                 sure = before.depth_confidence, again.depth_confidence
@@ -348,7 +348,7 @@ class Reconstructor:
         return Maps.cat(kept), raw or None
 
     def in_one_unit(
-        self, maps: Maps, images: Tensor, fit: ImageFit, options: ReconstructionOptions
+        self, maps: Maps, images: Images, fit: ImageFit, options: ReconstructionOptions
     ) -> tuple[Maps, Cameras]:
         """The maps of all times, and one camera per view (in the fitted image's pixels, on the
         device), in one unit of length: that of the first time, or of given cameras.
@@ -381,8 +381,11 @@ class Reconstructor:
         seen = images[0].to(self.device), maps.depth[0].to(self.device)
         return maps.scaled(unit_of_cameras(*seen, own, cameras)), cameras
 
-    def sharpened(self, images: Tensor, depth: Tensor, jump: float) -> Tensor:
+    def sharpened(self, images: Images, depth: Tensor, jump: float) -> Tensor:
         """sharpen_depth of all times, images [T, V, 3, h, w] and depth [T, V, h, w], each of them
         on the device."""
-        pairs = ((image.to(self.device), own.to(self.device)) for image, own in zip(images, depth))
-        return torch.stack([sharpen_depth(*pair, jump).to(depth.device) for pair in pairs])
+        sharp = torch.empty_like(depth)
+        for time, own in enumerate(depth):
+            image = images[time].to(self.device)
+            sharp[time] = sharpen_depth(image, own.to(self.device), jump)
+        return sharp
