@@ -21,6 +21,7 @@ EXPECTED = (
     # The tests of the pack run on a stand-in, or in another job on a real ComfyUI.
     "COMFYUI_PATH",
     "a real ComfyUI executes the workflows",
+    "a real ComfyUI asks the driver",
 )
 
 
