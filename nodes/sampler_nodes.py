@@ -62,9 +62,9 @@ class ApplyViewTimeAttention(io.ComfyNode):
     @classmethod
     def execute(cls, model: ModelPatcher, latent: dict, view_strength: float) -> io.NodeOutput:
         known = types.known_cells(latent)
-        from .view_time import check_control, patch_for_grid
+        from .view_time import check_model_of, patch_for_grid
 
-        check_control(model, latent)
+        check_model_of(latent, model)
         return io.NodeOutput(patch_for_grid(model, known, latent["samples"], view_strength))
 
 
@@ -159,7 +159,7 @@ class ViewTimeSampler(io.ComfyNode):
         from fourreal.embedded.limits import size_warning
         from fourreal.video.conditioning import stage_guidance
 
-        from .view_time import check_control, conventions_of, patch_for_grid
+        from .view_time import check_model_of, conventions_of, patch_for_grid
 
         conventions = conventions_of(model)  # a MODEL that is not Wan fails here
         # The control of VACE is that of the whole grid.
@@ -170,7 +170,7 @@ class ViewTimeSampler(io.ComfyNode):
             told = size_warning(views, 4 * frames - 3, *(8 * side for side in sides))
             if told:
                 tell_node(told, cls.hidden.unique_id)
-        check_control(model, latent, positive)
+        check_model_of(latent, model)
         samples = comfy.sample.fix_empty_latent_channels(
             model, latent["samples"], latent.get("downscale_ratio_spacial")
         )

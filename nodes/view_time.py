@@ -23,6 +23,10 @@ from fourreal.video.conditioning import WAN_CONVENTIONS, model_inputs
 from . import types
 
 KEY = "fourreal"  # of the attachment on a MODEL, which holds its conventions, and of the wrapper
+NOT_VACE = (
+    "shows a video to a VACE model, which this MODEL is not; load a Wan VACE model, or connect "
+    "Grid Latent."
+)
 
 
 def wan_conventions(channels: int, vace: bool) -> dict:
@@ -55,25 +59,10 @@ def conventions_of(model: ModelPatcher) -> dict:
     )
 
 
-def check_control(model: ModelPatcher, latent: dict, conditioning: list | tuple = ()) -> None:
-    """Raise ValueError where a LATENT or a CONDITIONING of Grid VACE goes to a MODEL that is not
-    VACE, or where the two are of different grids."""
-    frames = [part for _, given in conditioning for part in given.get("vace_frames", ())]
-    if not frames and not latent.get(types.CONTROLLED):
-        return
-    if conventions_of(model)["conditioning"] != "mask":
-        what = "CONDITIONING" if frames else "LATENT"
-        raise ValueError(
-            f"this {what} shows a video to a VACE model, which this MODEL is not; load a Wan VACE "
-            "model, or connect Grid Latent."
-        )
-    num_views, _, num_frames = latent["samples"].shape[:3]
-    for part in frames:
-        if len(part) not in (1, num_views) or part.shape[2] != num_frames:
-            raise ValueError(
-                f"this CONDITIONING shows {len(part)} views of {part.shape[2]} latent frames, but "
-                f"this LATENT has {num_views} x {num_frames}; connect the LATENT of Grid VACE."
-            )
+def check_model_of(latent: dict, model: ModelPatcher) -> None:
+    """Raise ValueError where the LATENT of Grid VACE goes to a MODEL that is not VACE."""
+    if latent.get(types.CONTROLLED) and conventions_of(model)["conditioning"] != "mask":
+        raise ValueError(f"this LATENT {NOT_VACE}")
 
 
 def patch_for_grid(
@@ -113,11 +102,13 @@ def patch_for_grid(
     )
     patched = model.clone()
     network = patched.get_model_object("diffusion_model")
-    # The class's method: on a MODEL that is patched twice, the grid's positions are set once.
+    # The classes' methods: on a MODEL that is patched twice, the last grid counts.
     stock_rope_encode = type(network).rope_encode.__get__(network)
     patched.add_object_patch(
         "diffusion_model.rope_encode", partial(patch.rope_encode, stock_rope_encode)
     )
+    stock_extra_conds = type(model.model).extra_conds.__get__(model.model)
+    patched.add_object_patch("extra_conds", partial(patch.extra_conds, stock_extra_conds))
     wrapper = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
     patched.remove_wrappers_with_key(wrapper, KEY)
     patched.add_wrapper_with_key(wrapper, KEY, patch.run_network)
@@ -125,6 +116,12 @@ def patch_for_grid(
         # The model generates the known cells itself, so the sampler must not hold them.
         patched.set_model_denoise_mask_function(lambda _, mask, **__: torch.ones_like(mask))
     return patched
+
+
+def size_of(latents: Tensor) -> str:
+    """The size of latents [V, C, F, h, w] in words."""
+    views, _, frames, height, width = latents.shape
+    return f"{views} views of {frames} latent frames of {width} x {height}"
 
 
 @dataclass
@@ -158,6 +155,21 @@ class GridPatch:
         ]
         return torch.cat(views, dim=1)
 
+    def extra_conds(self, stock: Callable[..., dict], **given) -> dict:
+        """Core's inputs of the network from a CONDITIONING. Raises ValueError where that shows a
+        video to a MODEL that is not VACE, or one of another grid, which core would repeat or cut.
+        """
+        shown, noise = given.get("vace_frames", ()), given["noise"]
+        if shown and self.conditioning != "mask":
+            raise ValueError(f"this CONDITIONING {NOT_VACE}")
+        for part in shown:
+            if len(part) not in (1, self.num_views) or part.shape[2:] != noise.shape[2:]:
+                raise ValueError(
+                    f"this CONDITIONING shows {size_of(part)}, but the LATENT has "
+                    f"{size_of(noise)}; connect the LATENT of Grid VACE."
+                )
+        return stock(**given)
+
     def run_network(
         self,
         executor: Callable[..., Tensor],
@@ -186,7 +198,11 @@ class GridPatch:
             return None if tensor is None else tensor.unflatten(0, (count, self.num_views))[:, 0]
 
         options = transformer_options or {}
-        others |= self.vace_inputs(vace_context)
+        if vace_context is not None:
+            views = {"v": self.num_views}
+            others["vace_context"] = rearrange(
+                vace_context, "(n v) k c f h w -> n k c (v f) h w", **views
+            )
         attend = self.attention_override(
             options.get("optimized_attention_override"), context.shape[1]
         )
@@ -199,18 +215,6 @@ class GridPatch:
             **others,
         )
         return sequence_to_grid(out, self.num_views)
-
-    def vace_inputs(self, vace_context: Tensor | None) -> dict[str, Tensor]:
-        """vace_context as sequences, [n, k, 96, V*F, h, w], where there is one."""
-        if vace_context is None:
-            return {}
-        if vace_context.shape[3] != self.num_frames:
-            raise ValueError(
-                f"the control has {vace_context.shape[3]} latent frames, but this grid has "
-                f"{self.num_frames}; connect the LATENT of Grid VACE, with its CONDITIONING."
-            )
-        folded = rearrange(vace_context, "(n v) k c f h w -> n k c (v f) h w", v=self.num_views)
-        return {"vace_context": folded}
 
     def sequence_inputs(self, x: Tensor, timestep: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Sequences [n, C, V*F, h, w] of n grids, with the references in, and their timesteps."""

@@ -100,11 +100,14 @@ class ModelPatcher:
     @contextlib.contextmanager
     def _patched(self):
         """The model with the object patches in place."""
-        places = [(*name.rpartition(".")[::2], new) for name, new in self.object_patches.items()]
-        for owner, name, new in places:
-            setattr(self.get_model_object(owner), name, new)
+        places = []
+        for name, new in self.object_patches.items():
+            owner, _, last = name.rpartition(".")
+            owner = self.get_model_object(owner) if owner else self.model
+            setattr(owner, last, new)
+            places.append((owner, last))
         try:
             yield
         finally:
-            for owner, name, _ in places:
-                delattr(self.get_model_object(owner), name)
+            for owner, last in places:
+                delattr(owner, last)

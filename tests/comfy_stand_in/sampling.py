@@ -60,12 +60,12 @@ def sample(
         mask = change_mask(sigmas[0], mask)
     texts = [positive] if cfg == 1.0 else [positive, negative]
     context = torch.cat([text[0][0].repeat(len(noise), 1, 1) for text in texts])
-    shown = [base._shown(text[0][1], noise) for text in texts]
-    control = dict(shown[0])
-    if control:
-        control["vace_context"] = torch.cat([part["vace_context"] for part in shown])
     x = sigmas[0] * noise + (1 - sigmas[0]) * latent
     with model._patched():
+        shown = [base.extra_conds(noise=noise, **text[0][1]) for text in texts]
+        control = dict(shown[0])
+        if control:
+            control["vace_context"] = torch.cat([part["vace_context"] for part in shown])
         for step, (sigma, following) in enumerate(pairwise(sigmas)):
             throw_exception_if_processing_interrupted()
             seen = x * mask + base._known(sigma, noise, latent) * (1 - mask)

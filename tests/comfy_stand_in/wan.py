@@ -210,7 +210,7 @@ class WAN21(nn.Module):
         """What is known, at a noise level."""
         return sigma * noise + (1 - sigma) * latent
 
-    def _shown(self, values, noise):
+    def extra_conds(self, **kwargs):
         """More inputs of the network, of a CONDITIONING's values, for a batch like noise."""
         return {}
 
@@ -218,11 +218,11 @@ class WAN21(nn.Module):
 class WAN21_Vace(WAN21):
     _network = VaceWanModel
 
-    def _shown(self, values, noise):
-        parts = zip(values["vace_frames"], values["vace_mask"])
+    def extra_conds(self, **kwargs):
+        parts, noise = zip(kwargs["vace_frames"], kwargs["vace_mask"]), kwargs["noise"]
         controls = torch.stack([torch.cat(both, dim=1) for both in parts], dim=1)
         controls = controls.repeat(len(noise) // len(controls), 1, 1, 1, 1, 1)
-        return {"vace_context": controls, "vace_strength": values["vace_strength"]}
+        return {"vace_context": controls, "vace_strength": kwargs["vace_strength"]}
 
 
 class WAN22(WAN21):

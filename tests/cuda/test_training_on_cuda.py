@@ -12,6 +12,7 @@ from fourreal.reconstruction import save_model
 
 from ..pretend_cuda import PretendCuda
 from ..tiny import tiny_model
+from ..training.short_runs import tune_embedded
 
 LOOP = [
     *("--loop.steps", "1", "--loop.batch-size", "1", "--loop.workers", "0"),
@@ -58,4 +59,15 @@ def test_a_step_of_the_reconstructor(stage, tmp_path):
     arguments += ["--num-times", "2", "--num-views", "7"]
     cpu, cuda, device = losses(arguments, tmp_path)
     assert cuda == pytest.approx(cpu, rel=1e-2)
+    assert device.operations["cuda"] > 1000
+
+
+@pytest.mark.parametrize("tune", ["lora", "all"])
+def test_a_step_of_the_video_model(tune, tmp_path):
+    options = {"steps": 1, "tune": tune, "precision": "no"}
+    (cpu,) = tune_embedded(tmp_path / "cpu", tmp_path / "scenes", **options)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    with PretendCuda() as device:
+        (cuda,) = tune_embedded(tmp_path / "cuda", tmp_path / "scenes", **options)
+    assert cuda == pytest.approx(cpu, rel=1e-3)
     assert device.operations["cuda"] > 1000

@@ -264,15 +264,20 @@ def test_what_grid_vace_shows_goes_to_vace_models_only(nodes, embedded):
             nodes.ApplyViewTimeAttention.execute(embedded.model, latent, 1.0)
         ),
         "this CONDITIONING shows a video": lambda: sampled(embedded.model, plain),
-        "shows 2 views of 2 latent frames, but this LATENT has 3 x 2": lambda: sampled(
+        "but the LATENT has 3 views of 2 latent frames of 4 x 4": lambda: sampled(
             vace, {"samples": torch.zeros(3, 16, 2, 4, 4)}
         ),
-        "the control has 2 latent frames, but this grid has 3": lambda: sample(
-            nodes.ApplyViewTimeAttention.execute(
-                vace, {"samples": torch.zeros(2, 16, 3, 4, 4)}, 1.0
-            ).args[0],
-            torch.zeros(2, 16, 3, 4, 4),
-            (positive, negative),
+        "but the LATENT has 2 views of 2 latent frames of 4 x 6": lambda: sampled(
+            vace, {"samples": torch.zeros(2, 16, 2, 6, 4)}
+        ),
+        "shows 2 views of 2 latent frames of 4 x 4, but the LATENT has 2 views of 3": lambda: (
+            sample(
+                nodes.ApplyViewTimeAttention.execute(
+                    vace, {"samples": torch.zeros(2, 16, 3, 4, 4)}, 1.0
+                ).args[0],
+                torch.zeros(2, 16, 3, 4, 4),
+                (positive, negative),
+            )
         ),
     }
     for words, call in wrong.items():

@@ -59,8 +59,10 @@ def fit(out: Path, stop_at: int | None = None, rows: int = 16, **options) -> Fit
     return done
 
 
-def tune_embedded(out, scenes, tune="lora", steps=4, architecture=None, sample=False):
-    """Tune the embedded model on one procedural scene in bf16; the losses by step."""
+def tune_embedded(
+    out, scenes, tune="lora", steps=4, architecture=None, sample=False, precision="bf16"
+):
+    """Tune the embedded model on one procedural scene; the losses by step."""
     losses = []
 
     class Recorded(Loop):
@@ -71,7 +73,7 @@ def tune_embedded(out, scenes, tune="lora", steps=4, architecture=None, sample=F
 
             super().run(recorded, draw_samples if sample else lambda folder: {}, draw)
 
-    loop = {"learning_rate": 1e-2, "warmup_steps": 1, "save_every": 2, "mixed_precision": "bf16"}
+    loop = {"learning_rate": 1e-2, "warmup_steps": 1, "save_every": 2, "mixed_precision": precision}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fourreal.training.video_run.Loop", Recorded)
         train_video(
