@@ -258,6 +258,14 @@ def test_wrong_values_are_refused_on_their_node_before_anything_runs(server, inf
         server.run(prompt)
 
 
+DEPTH = {
+    **{"num_views": 1, "depth_image": "near is white", "depth_range": 10.0},
+    **{"fov": 50.0, "fps": 8.0},
+}
+ARC = {
+    **{"cameras": "arc", "num_views": 2, "degrees": 0.0, "elevation": 0.0, "distance": 1.0},
+    **{"given": 0, "width": 0, "height": 0, "num_frames": 0, "repaint_all": False},
+}
 SOURCES = {
     "models": ("FourReal_LoadEmbeddedModels", {}),
     "scene": ("FourReal_ExampleScene", {"seed": 0, **GRID}),
@@ -266,6 +274,8 @@ SOURCES = {
     "plain": ("EmptyLatentImage", {"width": 64, "height": 64, "batch_size": 3}),
     "vae": ("VAELoader", {"vae_name": "wan2.2_vae.safetensors"}),
     "foreign": ("FourReal_GridLatent", {"vae": ["vae", 0], "fixed_view": ["row", 0], **GRID}),
+    "hole": ("SolidMask", {"value": 1.0, "width": 32, "height": 32}),
+    "surfaces": ("FourReal_SceneFromDepth", {"images": ["row", 0], "depth": ["row", 0], **DEPTH}),
 }
 WRONG = {
     "plain latent": (
@@ -287,6 +297,24 @@ WRONG = {
         "FourReal_AssembleGrid",
         {"views.view0": ["row", 0], "views.view1": ["small", 0]},
         "5 frames of 32 x 32, 5 frames of 64 x 64",
+    ),
+    "no arc": (
+        "FourReal_WarpGrid",
+        {"scene": ["surfaces", 0], **ARC},
+        "the arc is 0.0 degrees, but must be more than 0 and less than 360",
+    ),
+    "depth of other images": (
+        "FourReal_SceneFromDepth",
+        {"images": ["row", 0], "depth": ["small", 0], **DEPTH},
+        "the depth is of 5 images of 32 x 32 pixels, but there are 5 images of 64 x 64",
+    ),
+    "a mask of another size": (
+        "FourReal_PasteKnown",
+        {
+            **{"images": ["scene", 0], "num_views": 3, "warped": ["scene", 0]},
+            **{"missing": ["hole", 0], "feather": 15, "match_colors": True},
+        },
+        "the masks are 1 of 32 x 32 pixels, but all must be of one grid",
     ),
     "missing VAE": (
         "FourReal_GridLatent",
