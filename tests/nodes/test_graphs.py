@@ -28,7 +28,13 @@ from ..comfyui import (
 )
 
 # Without downloads and pictures of one's own.
-GRAPHS = ("text_to_4d", "fixed_view_to_4d", "bullet_time", "multi_view_video_to_splats")
+GRAPHS = (
+    "text_to_4d",
+    "fixed_view_to_4d",
+    "fixed_view_to_4d_vace",
+    "bullet_time",
+    "multi_view_video_to_splats",
+)
 
 
 @pytest.mark.skipif(bool(COMFYUI), reason="a real ComfyUI executes the workflows")
