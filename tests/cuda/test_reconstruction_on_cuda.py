@@ -74,10 +74,9 @@ def test_given_cameras_are_used_on_the_device(frames):
 
 
 MOVES = [
-    (reconstructor, "images.to(self.device),", "images,"),
-    (reconstructor, "(image.to(self.device), own.to(self.device))", "(image, own)"),
+    (reconstructor, "sharpen_depth(image, own.to(self.device)", "sharpen_depth(image, own"),
     (pixels_to_gaussians, "now = now.to(device)", "now = now"),
-    (pixels_to_gaussians, "images[:, view].to(device), maps", "images[:, view], maps"),
+    (pixels_to_gaussians, "maps.depth[:, view].to(device)", "maps.depth[:, view]"),
     (
         pixels_to_gaussians,
         "depth, sure = maps.depth[time].to(device), ",
