@@ -66,6 +66,17 @@ CLAIMS: dict[Path, dict[str, tuple[Number, ...]]] = {
             ("video", f"fixed_view/{FULL}"),
             ("video", f"freeze_time/{FULL}"),
         ),
+        "embedded VACE reaches {} dB on the whole frame, {} dB more than generated": (
+            ("warp_exact", "strength 1>psnr"),
+            ("warp_exact", "strength 1>psnr>change"),
+        ),
+        "the views agree {} dB better than filled one by one": (
+            ("warp_exact_strengths", "strength 1>view_consistency>change"),
+        ),
+        "with predicted depth it loses {} dB": (("warp_predicted", "strength 1>psnr>change", abs),),
+        "pasted over what is generated without geometry, gain {} dB": (
+            ("warp_exact", "fixed view, pasted>psnr>change"),
+        ),
         "come back at {} dB ({} dB at 128 pixels), with cameras predicted to {} degrees": (
             ("reconstruction", "held_out_psnr"),
             ("reconstruction", "held_out_psnr_enlarged"),
@@ -104,6 +115,18 @@ CLAIMS: dict[Path, dict[str, tuple[Number, ...]]] = {
         ),
     },
     CARD: {
+        "{}% of their pixels are known with exact depth and {}% with predicted": (
+            ("warp_exact", "fixed view>known_share"),
+            ("warp_predicted", "fixed view>known_share"),
+        ),
+        "strength 1 fills {} dB better than 0 with exact depth, and views agree {} dB better": (
+            ("warp_exact_strengths", "strength 1>psnr_missing>change"),
+            ("warp_exact_strengths", "strength 1>view_consistency>change"),
+        ),
+        "with predicted depth {} and {} dB": (
+            ("warp_predicted_strengths", "strength 1>psnr_missing>change"),
+            ("warp_predicted_strengths", "strength 1>view_consistency>change"),
+        ),
         "exact frames reach {} dB": (("video", "both/exact_view_consistency"),),
         "cameras of its own, which jitter by {} hundredths": (
             ("reconstruction", "camera_jitter_without"),
@@ -179,6 +202,15 @@ GENERATED = (FULL, "generated_ssim", "generated_moving", "gain_on_moving", VIEWS
 ABLATED = ("both/generated_full", "both/generated_moving", f"both/{VIEWS}")
 VIDEO_ABLATED = (*ABLATED, f"fixed_view/{FULL}", f"fixed_view/{VIEWS}")
 RECONSTRUCTION = ("held_out_psnr", "held_out_psnr_moving", "held_out_ssim", "flicker")
+WARPED = (
+    "psnr_known",
+    "psnr_missing",
+    "psnr",
+    "psnr_moving",
+    "view_consistency",
+    "gradient_energy",
+)
+FILLS = ("fixed view, pasted", "mean colour", *(f"strength {s}" for s in ("0", "0.25", "0.5", "1")))
 TEXT = ("generated/shown_prompts", "generated/reconstructed_psnr")
 # The card's tables in their order: the score file, and the keys of each row's numbers.
 TABLES = (
@@ -189,6 +221,14 @@ TABLES = (
             for given in ("both", "fixed_view", "freeze_time")
         ),
         *([f"both/{name}_copy_{key}" for key in COPIES] for name in ("fixed_view", "freeze_time")),
+    ),
+    *(
+        (
+            f"warp_{geometry}",
+            first_row("fixed view", *WARPED),
+            *(with_changes(fill, *WARPED) for fill in FILLS),
+        )
+        for geometry in ("exact", "predicted")
     ),
     (
         "text",
