@@ -100,7 +100,7 @@ def test_reconstruct_and_its_refinement_run_on_the_device(
     on_both(["reconstruct", str(videos), "--orbit-size", "32", "--refine", "2"], tmp_path)
     (_, plain), _, (_, scene) = written
     counts = [[len(part) for part in (s.static, *s.dynamic)] for s in (plain, scene)]
-    # The device decodes more frames at once, so the last digit of a pixel at a threshold may differ.
+    # The device decodes more frames at once: the last digit of a pixel at a threshold may differ.
     assert all(abs(a - b) <= 3 for a, b in zip(*counts, strict=True))
     print({name: dict(counts["transfers"]) for name, counts in stages.items()})
     for name in ("reconstruct", "render"):
