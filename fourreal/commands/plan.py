@@ -22,7 +22,7 @@ from torch.utils.flop_counter import flop_registry
 
 from fourreal import weights
 from fourreal.commands.jobs import GenerateConfig, list_jobs
-from fourreal.commands.pipelines import read_pipeline
+from fourreal.commands.pipelines import check_files, read_pipeline
 from fourreal.devices import free_bytes, is_small
 from fourreal.files.tensors import without_data
 from fourreal.grid import num_latent_frames
@@ -242,6 +242,7 @@ def plan_generate(config: GenerateConfig, dtype: torch.dtype) -> list[StagePlan]
     """All stages of `fourreal generate`, the weights in `dtype`. Raises ValueError for a folder of
     models, whose weights cannot be left out."""
     job = list_jobs(config)[0]
+    check_files(job)
     if job.model:
         raise ValueError(
             f"--plan reads the sizes of single files, not of the folder {job.model}; give "

@@ -151,7 +151,7 @@ def test_the_reconstructor_leaves_the_device_when_offloading(keep, monkeypatch, 
     def reconstructor(frames, **options):
         return SimpleNamespace(scene=scene)
 
-    reconstructor.to = lambda device: places.append(str(device))
+    reconstructor.to = lambda device: places.append(str(device)) or reconstructor
     monkeypatch.setattr(job, "write_results", lambda *given: None)
     models = job.Models(lambda **_: SimpleNamespace(frames=torch.rand(1, 1, 3, 8, 8)), None, keep)
     models.reconstructor = reconstructor
