@@ -22,7 +22,8 @@ class Interrupts:
     clean up, and an exception would be swallowed by some of them. After clean_up_first() by an
     exception, KeyboardInterrupt or Terminated, so that temporary files are removed. last: nothing
     comes after this context but the end of the process, which no signal shall turn into another
-    exit code. code is that of the signal that came, if any.
+    exit code. code is that of the signal that came, if any. An exception that is raised inside a
+    finaliser ends there, so the signal then comes once more.
     """
 
     def __init__(self, stopped: str, last: bool = False):
@@ -34,6 +35,7 @@ class Interrupts:
     def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._handle) for number in CODES}
+            self._hook, sys.unraisablehook = sys.unraisablehook, self._swallowed
         return self
 
     def __exit__(
@@ -42,8 +44,22 @@ class Interrupts:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._before:
+            sys.unraisablehook = self._hook
         for number, before in self._before.items():
             signal.signal(number, signal.SIG_IGN if self.last else before)  # type: ignore[arg-type]
+
+    def _swallowed(self, unraisable: "sys.UnraisableHookArgs") -> None:
+        """What is called for exceptions of finalisers, which Python ignores."""
+        number = next((n for n, code in CODES.items() if code == self.code), None)
+        ours = isinstance(unraisable.exc_value, KeyboardInterrupt | Terminated)
+        if not ours or number is None:
+            self._hook(unraisable)
+            return
+        self.code = 0
+        again = threading.Timer(0.01, os.kill, (self._process, number))
+        again.daemon = True
+        again.start()
 
     def clean_up_first(self) -> None:
         """From now on signals raise."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -37,8 +37,10 @@ from fourreal.training.warped_scenes import (
     first_view_depth,
     warp_first_view,
 )
-from fourreal.video import ViewTimePipeline
 from fourreal.warp import WarpedGrid
+
+if TYPE_CHECKING:
+    from fourreal.video import ViewTimePipeline
 
 COLUMNS = (
     *("known_share", "psnr_known", "psnr_missing", "psnr", "psnr_moving"),
@@ -145,7 +147,7 @@ class Grids:
 
 
 def fill(
-    vace: ViewTimePipeline,
+    vace: "ViewTimePipeline",
     config: WarpEvaluation,
     index: int,
     caption: str,

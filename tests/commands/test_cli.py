@@ -56,7 +56,7 @@ def test_every_group_names_its_commands_which_explain_their_options(group, capsy
     ("arguments", "words"),
     [
         (["reconstrukt"], "Available subcommands: generate, reconstruct"),
-        (["evaluate", "everything"], "Available subcommands: autoencoder, video, text"),
+        (["evaluate", "everything"], "Available subcommands: autoencoder, video, warp, text"),
         (["render", "s.safetensors", "--kind", "zigzag"], "invalid choice 'zigzag'"),
         (["render", "s.safetensors", "--time", "backwards"], "invalid choice 'backwards'"),
         (["reconstruct", "a.mp4", "--cameras", "last"], "invalid choice 'last'"),

@@ -163,3 +163,18 @@ def test_a_process_is_stopped_cleanly_in_its_first_seconds(number, code, delay, 
     started = process.returncode in (-number, 130 if number == signal.SIGINT else code)
     assert started and os.listdir(tmp_path) == []
     assert process.returncode == -number or "stopped" in printed
+
+
+def test_a_signal_that_meets_a_finaliser_comes_again(capsys):
+    """Python ignores exceptions of finalisers, and prints them."""
+
+    class Held:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Terminated), Interrupts("stopped") as interrupts:
+        interrupts.clean_up_first()
+        held = Held()
+        del held
+        time.sleep(5)
+    assert interrupts.code == 143 and "Traceback" not in capsys.readouterr().err

@@ -225,7 +225,7 @@ def test_tensorboard_has_the_losses_of_all_steps_and_the_scores(tmp_path):
 
 
 def test_a_tracker_that_is_not_installed_is_named_and_only_used_where_it_is(tmp_path, monkeypatch):
-    monkeypatch.setattr("fourreal.training.loop.is_tensorboard_available", lambda: False)
+    monkeypatch.setattr("accelerate.utils.is_tensorboard_available", lambda: False)
     with pytest.raises(ValueError, match="tensorboard is not installed"):
         fit(tmp_path, log_with="tensorboard")
     fit(tmp_path, log_with="auto")
