@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from fourreal.files.tensors import read_safetensors, save_tensors
 
@@ -40,11 +39,15 @@ class RunState:
 
 def whole(tensor: Tensor) -> Tensor:
     """A tensor that FSDP may have spread over processes, in one piece (all processes must ask)."""
+    from torch.distributed.tensor import DTensor  # half a second, which wrong options need not wait
+
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def spread_like(tensor: Tensor, example: Tensor) -> Tensor:
     """The opposite of whole: a tensor on the device, or the devices, of an example."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
     if isinstance(example, DTensor):
         return distribute_tensor(tensor.to(example.device), example.device_mesh, example.placements)
     return tensor.to(example.device)
