@@ -194,8 +194,9 @@ def test_a_vace_is_planned_with_what_it_is_shown(tmp_path, monkeypatch):
     """Its blocks beside the others: more weights and more held than the model that it stands on."""
     write_random_weights(tmp_path)
     monkeypatch.setenv("FOURREAL_WEIGHTS", str(tmp_path))
+    small = {"num_views": 2, "num_frames": 5, "height": 32, "width": 32}
     plain, vace = (
-        plan_generate(GenerateConfig(prompt="a ball", num_views=2, arc=arc), torch.float32)
+        plan_generate(GenerateConfig(prompt="a ball", arc=arc, **small), torch.float32)
         for arc in (None, 40.0)
     )
     assert [stage.name for stage in vace] == [stage.name for stage in plain]

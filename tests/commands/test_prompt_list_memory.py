@@ -32,6 +32,7 @@ print(json.dumps(seen))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read as Linux gives it")
 def test_main_memory_does_not_grow_from_the_second_prompt_to_the_fifth(tmp_path):
     prompts = tmp_path / "prompts.txt"

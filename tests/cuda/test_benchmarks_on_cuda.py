@@ -15,6 +15,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", COMMANDS.values(), ids=lambda part: part.name)
 def test_a_part_measures_what_runs_on_the_device(part, tmp_path):
     out = tmp_path / "result"

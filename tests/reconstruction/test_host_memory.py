@@ -40,6 +40,7 @@ def peak_and_gaussians(times: int, split: str) -> tuple[int, int]:
     return peak, count
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read as Linux gives it")
 @pytest.mark.parametrize("split", ["split", "whole"])
 def test_main_memory_grows_by_little_more_than_the_gaussians(split):
