@@ -137,7 +137,9 @@ def test(arguments: list[str]) -> None:
         use_comfyui(Path(arguments[1]).resolve())
         arguments = arguments[2:]
     lint([])
-    run(python(), "-m", "pytest", *arguments)
+    # A process for each core, of one thread: small tensors are slower with more.
+    workers = ("-n", min(4, os.cpu_count() or 1), "--dist", "loadfile")
+    run(python(), "-m", "pytest", *workers, *arguments, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
 def gpu(arguments: list[str]) -> None:
