@@ -82,14 +82,7 @@ class SceneFromDepth(io.ComfyNode):
                     tooltip="Horizontal field of view in degrees, where neither the geometry nor "
                     "intrinsics say it.",
                 ),
-                io.Float.Input(
-                    "fps",
-                    default=8.0,
-                    min=1.0,
-                    max=120.0,
-                    step=1.0,
-                    tooltip="Times per second when the scene is played.",
-                ),
+                types.fps_input(),
                 io.Mask.Input(
                     "sky",
                     optional=True,

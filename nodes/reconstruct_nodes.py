@@ -33,14 +33,7 @@ def first_options() -> list:
             advanced=True,
             tooltip="All views were taken with the same lens and zoom.",
         ),
-        io.Int.Input(
-            "resolution",
-            default=0,
-            min=0,
-            max=2072,
-            advanced=True,
-            tooltip="Longer side of what the network sees; 0 for the size it was trained on.",
-        ),
+        types.resolution_input(),
         io.Float.Input(
             "confidence_percentile",
             default=0.0,
@@ -209,14 +202,7 @@ class Reconstruct(io.ComfyNode):
             inputs=[
                 types.Reconstructor.Input("reconstructor", tooltip="The network, from its loader."),
                 *types.grid_inputs(),
-                io.Float.Input(
-                    "fps",
-                    default=8.0,
-                    min=1.0,
-                    max=120.0,
-                    step=1.0,
-                    tooltip="Times per second when the scene is played.",
-                ),
+                types.fps_input(),
                 *first_options(),
                 types.Extrinsics.Input(
                     "extrinsics",

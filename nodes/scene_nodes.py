@@ -15,7 +15,6 @@ from .splat_batch import as_scene, scene_to_splat
 
 SAVED_AS = ["safetensors", "4dgs", "usdc", "zip", "html", "ply", "spz", "splat", "glb"]
 READ = {".safetensors", ".4dgs", ".usd", ".usda", ".usdc", ".zip", ".ply", ".spz", ".splat", ".glb"}
-MAX_METADATA = 2**20  # letters that a scene file takes
 
 
 class SceneToSplat(io.ComfyNode):
@@ -123,6 +122,8 @@ class SaveScene(io.ComfyNode):
 def metadata_of(hidden) -> dict[str, str]:
     """The prompt and the workflow as core's nodes write them into files, unless ComfyUI was started
     with --disable-metadata; also nothing where they are longer than a scene file takes."""
+    from fourreal.formats.scene_file import MAX_METADATA  # slow to import
+
     if args.disable_metadata:
         return {}
     known = {"prompt": hidden.prompt} | (hidden.extra_pnginfo or {})

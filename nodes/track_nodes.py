@@ -73,15 +73,7 @@ class TrackPoints(io.ComfyNode):
                     advanced=True,
                     tooltip="TRACKS calls a point visible from this probability on.",
                 ),
-                io.Int.Input(
-                    "resolution",
-                    default=0,
-                    min=0,
-                    max=2072,
-                    advanced=True,
-                    tooltip="Longer side of what the network sees; 0 for the size it was trained "
-                    "on.",
-                ),
+                types.resolution_input(),
             ],
             outputs=[
                 io.Tracks.Output(

@@ -78,6 +78,28 @@ def grid_inputs() -> list:
     ]
 
 
+def fps_input() -> io.Float.Input:
+    return io.Float.Input(
+        "fps",
+        default=8.0,
+        min=1.0,
+        max=120.0,
+        step=1.0,
+        tooltip="Times per second when the scene is played.",
+    )
+
+
+def resolution_input() -> io.Int.Input:
+    return io.Int.Input(
+        "resolution",
+        default=0,
+        min=0,
+        max=2072,
+        advanced=True,
+        tooltip="Longer side of what the network sees; 0 for the size it was trained on.",
+    )
+
+
 def grid_outputs() -> list:
     """The shape of a grid, to link to the nodes that follow."""
     meanings = {

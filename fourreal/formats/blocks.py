@@ -12,6 +12,16 @@ from fourreal.gaussians import Gaussians
 BLOCK = 2**18  # bytes of the wider of a file's rows and their Gaussians, converted at a time
 
 
+def bytes_of(count: int, num_harmonics: int) -> int:
+    """Of `count` Gaussians in float32."""
+    return 4 * count * (11 + 3 * num_harmonics)
+
+
+def largest_result(path: Path) -> int:
+    """Most bytes that are unfolded of a file, which may be made to unfold without end."""
+    return max(2**26, 32 * path.stat().st_size)
+
+
 def in_blocks(
     count: int, num_harmonics: int, row: int, convert: Callable[[int, int], Gaussians], path: Path
 ) -> Gaussians:

@@ -6,7 +6,6 @@ turned by 180 degrees about x on the way out and back on the way in. Needs the e
 """
 
 import os
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fourreal.files.existing import existing_file
+from fourreal.formats.blocks import bytes_of, largest_result
 from fourreal.formats.finite import only_finite
 from fourreal.formats.scene_file import MAX_FPS, MAX_TIMES
 from fourreal.formats.similarity import moved
@@ -115,7 +115,7 @@ def read_4dgs(path: str | os.PathLike) -> tuple[Gaussians, list[Gaussians], floa
     tracked = splats.object_id is not None and scene.objects is not None
     still = ever & (splats.motions == 0).all(1) & (not tracked)
     harmonics = _harmonics(splats)
-    left = max(2**26, 32 * path.stat().st_size) - _size(still.sum(), harmonics)
+    left = largest_result(path) - bytes_of(int(still.sum()), harmonics.shape[1])
 
     def part(
         rows: np.ndarray, centers: np.ndarray, turns: np.ndarray, alpha: np.ndarray
@@ -137,7 +137,7 @@ def read_4dgs(path: str | os.PathLike) -> tuple[Gaussians, list[Gaussians], floa
         state = scene.state_at((time + 0.5) / fps)
         moving = ~still[state["indices"]]
         rows = state["indices"][moving]
-        left -= _size(len(rows), harmonics) + TIME
+        left -= bytes_of(len(rows), harmonics.shape[1]) + TIME
         if left < 0:
             raise ValueError(
                 f"{path} unfolds to more than 32 times its size at {fps:g} frames per second; "
@@ -146,11 +146,6 @@ def read_4dgs(path: str | os.PathLike) -> tuple[Gaussians, list[Gaussians], floa
         values = (state[name][moving] for name in ("centers", "orientations", "opacity"))
         dynamic.append(part(rows, *values))
     return static, dynamic, fps
-
-
-def _size(count: int, harmonics: Tensor) -> int:
-    """Bytes of so many Gaussians."""
-    return int(count) * 4 * (len(fields(Gaussians)) + 6 + 3 * harmonics.shape[1])
 
 
 def _rate(text: str | None) -> float:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from fourreal.files.existing import existing_file
 from fourreal.files.json_files import JsonValue, parse_json
-from fourreal.formats.similarity import moved, similarity_parts
+from fourreal.formats.blocks import bytes_of, largest_result
+from fourreal.formats.similarity import placed
 from fourreal.gaussians import Gaussians
 
 EXTENSION = "KHR_gaussian_splatting"
@@ -43,7 +44,7 @@ def read_glb(path: str | os.PathLike) -> Gaussians:
             f"{path} has no Gaussians: it does not use the glTF extension {EXTENSION}, so it holds "
             "meshes or points."
         )
-    left = max(2**26, 32 * path.stat().st_size)  # bytes that may be unfolded, for files that repeat
+    left = largest_result(path)  # bytes that may be unfolded, for files that repeat
     parts = []
     for mesh, matrix in _placed_meshes(document):
         for primitive in mesh.get("primitives").entries():
@@ -51,12 +52,12 @@ def read_glb(path: str | os.PathLike) -> Gaussians:
             if splats is None:
                 continue
             g = _primitive(document, binary, primitive, splats)
-            left -= 4 * len(g) * (11 + 3 * g.harmonics.shape[1])
+            left -= bytes_of(len(g), g.harmonics.shape[1])
             if left < 0:
                 raise ValueError(
                     f"{path} repeats its splats to more than 32 times its size; write them once."
                 )
-            parts.append(_moved_by(g, matrix, mesh))
+            parts.append(placed(g, matrix, mesh.place, path))
     return Gaussians.concatenate(parts) if parts else Gaussians.empty()
 
 
@@ -153,19 +154,6 @@ def _node_matrix(node: JsonValue) -> Tensor:
     matrix[:3, :3] = torch.tensor(turn, dtype=torch.float64) * torch.tensor(parts["scale"])
     matrix[:3, 3] = torch.tensor(parts["translation"], dtype=torch.float64)
     return matrix
-
-
-def _moved_by(g: Gaussians, matrix: Tensor, mesh: JsonValue) -> Gaussians:
-    """Gaussians in the world. Raises ValueError for a node that is no similarity."""
-    if torch.equal(matrix, torch.eye(4, dtype=torch.float64)):
-        return g  # exactly as it was stored
-    found = similarity_parts(matrix)
-    if found is None:
-        raise ValueError(
-            f"{mesh.file} shears, mirrors or stretches {mesh.place}, but only splats that are "
-            "moved, turned and scaled evenly are read."
-        )
-    return moved(g, *found)
 
 
 def _primitive(

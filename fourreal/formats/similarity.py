@@ -1,10 +1,12 @@
 """Gaussians moved, turned and scaled as a whole, with their harmonics."""
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
 from fourreal.cameras.pinhole import matrix_to_quaternion
-from fourreal.gaussians import Gaussians
+from fourreal.gaussians import Gaussians, turn_about_x
 from fourreal.rendering.harmonics import harmonic_basis, harmonic_degree
 
 TOLERANCE = 1e-4  # of a rotation's matrix, relative to the scale
@@ -45,6 +47,21 @@ def moved(gaussians: Gaussians, scale: float, rotation: Tensor, translation: Ten
         gaussians.opacities,
         turned_harmonics(gaussians.harmonics, rotation),
     )
+
+
+def placed(g: Gaussians, matrix: Tensor, part: str, path: Path) -> Gaussians:
+    """Gaussians after a transformation [4, 4]. Raises ValueError, naming the file and its part, for
+    other than similarities."""
+    for plain, signs in ((g, [1.0, 1, 1, 1]), (turn_about_x(g), [1.0, -1, -1, 1])):
+        if torch.allclose(matrix, torch.diag(matrix.new_tensor(signs)), atol=1e-6):
+            return plain  # exactly as it was stored
+    found = similarity_parts(matrix)
+    if found is None:
+        raise ValueError(
+            f"{path} shears, mirrors or stretches {part}, but only splats that are moved, turned "
+            "and scaled evenly are read."
+        )
+    return moved(g, *found)
 
 
 def turned_harmonics(harmonics: Tensor, rotation: Tensor) -> Tensor:

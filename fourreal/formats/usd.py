@@ -19,11 +19,12 @@ from torch import Tensor
 
 from fourreal.files.existing import existing_file
 from fourreal.formats import usd_reader
+from fourreal.formats.blocks import bytes_of, largest_result
 from fourreal.formats.finite import only_finite
-from fourreal.formats.similarity import moved, similarity_parts
+from fourreal.formats.similarity import placed
 from fourreal.formats.usd_reader import FIELDS
 from fourreal.formats.writing import written_whole
-from fourreal.gaussians import Gaussians, GaussianScene, turn_about_x
+from fourreal.gaussians import Gaussians, GaussianScene
 
 SUFFIXES = (".usd", ".usda", ".usdc")
 MAX_TIMES = 2**15
@@ -95,7 +96,7 @@ def load_usd(path: str | os.PathLike) -> list[Gaussians]:
     more memory than read_usd reads.
     """
     static, dynamic, _ = read_usd(path)
-    repeated = len(dynamic) * len(static) * 4 * (11 + 3 * static.harmonics.shape[1])
+    repeated = len(dynamic) * bytes_of(len(static), static.harmonics.shape[1])
     if repeated > largest_result(existing_file(path)):
         raise ValueError(
             f"{path} has {len(static)} Gaussians that stand still at {len(dynamic)} times, "
@@ -137,26 +138,6 @@ def read_usd(path: str | os.PathLike) -> tuple[Gaussians, list[Gaussians], float
     fps = float(about["fps"])
     good = [only_finite(part, path) for part in (static, *dynamic)]
     return good[0], good[1:], fps if 0 < fps <= 1000 else 24.0
-
-
-def placed(g: Gaussians, matrix: Tensor, prim: str, path: Path) -> Gaussians:
-    """Gaussians after a transformation [4, 4]. Raises ValueError, naming both, for other than
-    similarities."""
-    for plain, signs in ((g, [1.0, 1, 1, 1]), (turn_about_x(g), [1.0, -1, -1, 1])):
-        if torch.allclose(matrix, torch.diag(matrix.new_tensor(signs)), atol=1e-6):
-            return plain  # exactly as it was stored
-    found = similarity_parts(matrix)
-    if found is None:
-        raise ValueError(
-            f"{path} shears, mirrors or stretches {prim}, but only splats that are moved, turned "
-            "and scaled evenly are read."
-        )
-    return moved(g, *found)
-
-
-def largest_result(path: Path) -> int:
-    """Most bytes of Gaussians that are read from a file."""
-    return max(2**26, 32 * path.stat().st_size)
 
 
 def read_in_child(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

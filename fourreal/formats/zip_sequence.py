@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fourreal.files.atomic import frame_names
 from fourreal.files.existing import existing_file
+from fourreal.formats.blocks import largest_result
 from fourreal.formats.ply import save_ply
 from fourreal.formats.sequence import load_sequence
 from fourreal.formats.suffixes import FORMATS
@@ -38,7 +39,7 @@ def load_zip(path: str | os.PathLike) -> list[Gaussians]:
     that are damaged, encrypted, larger when unpacked, or without such files.
     """
     path = existing_file(path)
-    left = max(2**26, 32 * path.stat().st_size)
+    left = largest_result(path)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         try:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fourreal.formats import load_usd, save_usd, usd_reader
-from fourreal.formats.usd import largest_result
+from fourreal.formats.blocks import largest_result
 from fourreal.gaussians import Gaussians, GaussianScene
 
 from ..tiny import cloud
