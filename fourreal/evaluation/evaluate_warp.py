@@ -195,7 +195,8 @@ def evaluate_warp(config: WarpEvaluation) -> dict[str, dict]:
                 "fixed view, pasted": paste_known(generated, warped, feather=config.feather),
                 "mean colour": mean_filled(warped),
             }
-            for strength in config.strengths if vace else ():
+            for strength in config.strengths:
+                assert vace is not None
                 options = fill_options(config, index, scene.caption, strength)
                 grids[STRENGTH.format(strength)] = fill_holes(vace, warped, **options)
             if vace and config.column_first:
