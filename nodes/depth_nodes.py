@@ -30,7 +30,7 @@ class SceneFromDepth(io.ComfyNode):
     - An **IMAGE** of depth has neither: give the field of view, and the cameras of several views.
 
     Several views need cameras in the unit of the depth. MoGe sees each image on its own, so its
-    depth of several photos has no common unit; use Depth Anything 3 or Reconstruct for those.
+    depth of several photos has no common unit; use Depth Anything 3 or Reconstruct 4D for those.
     """
 
     @classmethod

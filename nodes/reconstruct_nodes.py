@@ -1,4 +1,4 @@
-"""Reconstruct: from an IMAGE grid to a scene of dynamic Gaussians, its cameras and depth."""
+"""Reconstruct 4D: from an IMAGE grid to a scene of dynamic Gaussians, its cameras and depth."""
 
 from typing import TYPE_CHECKING
 
@@ -194,7 +194,7 @@ class Reconstruct(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FourReal_Reconstruct",
-            display_name="Reconstruct",
+            display_name="Reconstruct 4D",
             category=types.RECONSTRUCT,
             description="Turns a grid of synchronised views into dynamic 3D Gaussians and the "
             "cameras of the views. No camera poses are needed.",

@@ -1,4 +1,4 @@
-"""Render Splats: a scene along a camera path."""
+"""Render 4D Splats: a scene along a camera path."""
 
 from dataclasses import replace
 
@@ -37,7 +37,7 @@ class RenderSplats(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FourReal_RenderSplats",
-            display_name="Render Splats",
+            display_name="Render 4D Splats",
             category=types.RENDER,
             description="Renders a scene along a camera path, each frame at its own time.",
             search_aliases=["gaussian splatting", "rasterize", "render scene"],

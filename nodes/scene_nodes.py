@@ -68,7 +68,7 @@ class SaveScene(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FourReal_SaveScene",
-            display_name="Save Scene",
+            display_name="Save Scene (4Real)",
             category=types.FILES,
             description="Writes a scene to the output folder, in the format of other programs or "
             "as the file that keeps everything.",
@@ -154,7 +154,7 @@ class LoadScene(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FourReal_LoadScene",
-            display_name="Load Scene",
+            display_name="Load Scene (4Real)",
             category=types.FILES,
             description="Reads a scene or a splat file of any format from the input or output "
             "folder.",

@@ -47,7 +47,8 @@ class CachedScene(GaussianScene, list):
         self.extend(self._comfy_cache_tensors())
 
     def _comfy_cache_tensors(self) -> list[Tensor]:
-        return [t for part in (self.static, *self.dynamic) for t in vars(part).values()]
+        held = [t for part in (self.static, *self.dynamic) for t in vars(part).values()]
+        return held + (self.confidences or [])
 
 
 def scene_input() -> Scene.Input:

@@ -53,7 +53,8 @@ class WarpGrid(io.ComfyNode):
                     display_name="missing", tooltip="1 where pixels must be made, for each image."
                 ),
                 types.Extrinsics.Output(
-                    display_name="EXTRINSICS", tooltip="World to camera [V, 4, 4], for Reconstruct."
+                    display_name="EXTRINSICS",
+                    tooltip="World to camera [V, 4, 4], for Reconstruct 4D.",
                 ),
                 types.Intrinsics.Output(display_name="INTRINSICS", tooltip="[V, 3, 3], in pixels."),
                 io.Int.Output(display_name="num_views", tooltip="The number of views V."),
@@ -228,7 +229,8 @@ def target_cameras(
 def first_times(scene: GaussianScene, count: int) -> GaussianScene:
     """The scene at its first `count` times, or at all where it has fewer."""
     observed = None if scene.observed is None else scene.observed[:, :count]
-    return GaussianScene(**vars(scene) | {"dynamic": scene.dynamic[:count], "observed": observed})
+    kept = {"dynamic": scene.dynamic[:count], "observed": observed, "confidences": None}
+    return GaussianScene(**vars(scene) | kept)
 
 
 def seen_by_nobody(splat: Types.SPLAT) -> GaussianScene:

@@ -165,7 +165,7 @@ def with_filled_column(
     """The warped grid whose first time is known in all views: filled as one clip, of a camera that
     moves through the views while time stands still, which video models know."""
     extrinsics, intrinsics, kept = clip_through(*cameras)
-    moment = replace(scene, dynamic=scene.dynamic[:1], observed=None)
+    moment = replace(scene, dynamic=scene.dynamic[:1], observed=None, confidences=None)
     if scene.observed is not None:
         moment.observed = scene.observed[:, :1]
     height, width = warped.frames.shape[-2:]
