@@ -65,6 +65,7 @@ class WarpGrid(io.ComfyNode):
                 io.String.Output(
                     display_name="report", tooltip="How much of each view is known, and warnings."
                 ),
+                *types.grid_outputs()[2:],
             ],
         )
 
@@ -118,6 +119,7 @@ class WarpGrid(io.ComfyNode):
             num_times,
             shares.mean().item(),
             f"known of each view: {views}" + (f"\nwarning: {warning}" if warning else ""),
+            *(width, height),
         )
 
 
