@@ -146,7 +146,7 @@ def available_scenes() -> list[str]:
 
 class LoadScene(io.ComfyNode):
     """What Save Scene (4Real) wrote is in the output folder; its name in the list ends with
-    `[output]`.
+    `[output]`. *Upload* and dropping a file on the node put one into the input folder.
 
     Files without cameras (all but scene files) get one before what they hold.
     """
