@@ -128,7 +128,7 @@ def test_a_cancelled_run_of_the_embedded_vace_leaves_nothing_and_the_next_one_wo
         return {path for folder in kept for path in folder.rglob("*") if path.is_file()}
 
     before, begun = files(), server.log.stat().st_size
-    many = 5000
+    many = 1000
     name = server.ask("/prompt", {"prompt": prompt_of(sampled(many, 1))})["prompt_id"]
 
     def at_work() -> bool:
