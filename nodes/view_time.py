@@ -164,11 +164,6 @@ class GridPatch:
         """
         shown, noise, text = given.get("vace_frames", ()), given["noise"], given.get("cross_attn")
         self.check_grid(len(noise), noise.shape[2])
-        if text is not None and text.shape[-1] != self.text_dim:
-            raise ValueError(
-                f"this CONDITIONING has {text.shape[-1]} numbers per word, but this MODEL reads "
-                f"{self.text_dim}; encode the text with the CLIP that belongs to the MODEL."
-            )
         if shown and self.conditioning != "mask":
             raise ValueError(f"this CONDITIONING {NOT_VACE}")
         for part in shown:
@@ -177,6 +172,11 @@ class GridPatch:
                     f"this CONDITIONING shows {size_of(part)}, but the LATENT has "
                     f"{size_of(noise)}; connect the LATENT of Grid VACE."
                 )
+        if text is not None and text.shape[-1] != self.text_dim:
+            raise ValueError(
+                f"this CONDITIONING has {text.shape[-1]} numbers per word, but this MODEL reads "
+                f"{self.text_dim}; encode the text with the CLIP that belongs to the MODEL."
+            )
         return stock(**given)
 
     def check_grid(self, num_views: int, num_frames: int) -> None:

@@ -54,6 +54,13 @@ def test_formats_of_one_time_are_a_folder_or_one_file(nodes, scene, folders, kin
     paths = save(nodes, scene, kind)
     assert [p.name for p in paths] == [f"frame_0001.{kind}", f"frame_0002.{kind}"]
     assert paths[0].parent.parent == Path("4real")
+    folder = f"{paths[0].parent.as_posix()}/ [output]"
+    names = nodes.scene_nodes.available_scenes()
+    assert names.index(folder) < names.index(f"{paths[1].as_posix()} [output]")
+    whole = nodes.LoadScene.execute(folder).args[0]
+    assert [len(whole.at(t)) for t in range(2)] == [17, 15]
+    newest = max((folders.output / path).stat().st_mtime for path in paths)
+    assert nodes.LoadScene.fingerprint_inputs(folder) == newest
     splat = nodes.SceneToSplat.execute(scene, 1).args[0]  # core's type, one time
     (single,) = save(nodes, splat, kind, "4real/one")
     loaded = nodes.LoadScene.execute(f"{single.as_posix()} [output]").args[0]
