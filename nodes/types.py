@@ -47,7 +47,8 @@ class CachedScene(GaussianScene, list):
         self.extend(self._comfy_cache_tensors())
 
     def _comfy_cache_tensors(self) -> list[Tensor]:
-        return [t for part in (self.static, *self.dynamic) for t in vars(part).values()]
+        held = [t for part in (self.static, *self.dynamic) for t in vars(part).values()]
+        return held + (self.confidences or [])
 
 
 def scene_input() -> Scene.Input:
@@ -73,7 +74,9 @@ def grid_inputs() -> list:
             default=8,
             min=1,
             max=64,
-            tooltip="Views in the grid; the batch holds all times of the first view first.",
+            tooltip="Views in the grid; the batch holds all times of the first view first. Link "
+            "num_views of the node that made the grid. Of images from elsewhere only a number that "
+            "does not divide the batch can be told to be wrong.",
         ),
     ]
 

@@ -65,7 +65,7 @@ def fill_column(
     one clip, of a camera that moves through the views while time stands still, which video models
     know. options: those of fill_holes."""
     extrinsics, intrinsics, kept = clip_through(*cameras)
-    moment = replace(scene, dynamic=scene.dynamic[:1], observed=None)
+    moment = replace(scene, dynamic=scene.dynamic[:1], observed=None, confidences=None)
     if scene.observed is not None:
         moment.observed = scene.observed[:, :1]
     height, width = warped.frames.shape[-2:]
