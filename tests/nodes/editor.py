@@ -71,7 +71,9 @@ class Editor:
     def drop(self, text: str, name: str):
         """Drop a workflow's file on the editor, which opens a tab for it, and lower its sizes."""
         self.page.evaluate(DROP, [text, name])
-        self.page.wait_for_function(f"(title) => ({SHOWN}) === title && {NODE}", arg=Path(name).stem)
+        self.page.wait_for_function(
+            f"(title) => ({SHOWN}) === title && {NODE}", arg=Path(name).stem
+        )
         self.page.evaluate(LOWER, SMALLER)
 
     def reload(self):
