@@ -217,14 +217,26 @@ class Server:
             port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         command = [sys.executable, "main.py", "--cpu", "--port", str(port), "--base-directory"]
+        self.command = [*command, str(base), "--disable-api-nodes"]
+        self.environment = os.environ | {"FOURREAL_WEIGHTS": str(weights)}
+        self.start()
+
+    def start(self) -> None:
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [*command, str(base), "--disable-api-nodes"],
+                self.command,
                 cwd=COMFYUI,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=os.environ | {"FOURREAL_WEIGHTS": str(weights)},
+                env=self.environment,
             )
+
+    def restart(self) -> None:
+        """End the server and start it again at the same address."""
+        self.process.terminate()
+        self.process.wait(30)
+        self.start()
+        self.wait_for(lambda: self.ask("/system_stats"), 300)
 
     def ask(self, route: str, data: dict | None = None) -> dict:
         body = json.dumps(data).encode() if data is not None else None
