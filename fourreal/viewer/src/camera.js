@@ -21,8 +21,14 @@ export class Camera {
     this.dragging = false;
     this.keys = new Set();
     this.gliding = null;
+    this.told = null; // the state that it was put into, as long as it stays there
     this.onMove = onMove;
     this.snap(0);
+  }
+
+  moved() {
+    this.told = null;
+    this.onMove();
   }
 
   get forward() {
@@ -51,7 +57,7 @@ export class Camera {
     this.optics = { ratio: fx / fy, x: 1 - (2 * cx) / width, y: (2 * cy) / height - 1 };
     this.gliding = null;
     this.fit();
-    this.onMove();
+    this.moved();
   }
 
   // The image of the input cameras lies whole in the middle of the canvas.
@@ -84,7 +90,7 @@ export class Camera {
       if (Math.abs(lowered) > Math.PI / 2 - POLE && lowered * upward > 0) continue;
       this.turnAbout(new THREE.Vector3(1, 0, 0).applyQuaternion(this.lens.quaternion), upward / steps);
     }
-    this.onMove();
+    this.moved();
   }
 
   turnAbout(axis, angle) {
@@ -116,13 +122,13 @@ export class Camera {
     // What one turns about stays where it is in the picture.
     this.pivot.add(step).addScaledVector(forward, -step.dot(forward));
     this.lens.position.add(step);
-    this.onMove();
+    this.moved();
   }
 
   move(step) {
     this.lens.position.add(step);
     this.pivot.add(step);
-    this.onMove();
+    this.moved();
   }
 
   // Glide to where a point is in the middle and nearer, and turn about it from now on.
@@ -141,7 +147,7 @@ export class Camera {
       const next = Math.min(1, share + seconds / GLIDE);
       this.lens.position.lerpVectors(from, to, THREE.MathUtils.smoothstep(next, 0, 1));
       this.gliding = next < 1 ? { from, to, share: next } : null;
-      this.onMove();
+      this.moved();
     }
     const step = new THREE.Vector3();
     for (const key of this.keys) step.add(new THREE.Vector3(...FLY[key]));
@@ -156,9 +162,16 @@ export class Camera {
     return true;
   }
 
+  setFov(degrees) {
+    this.fov = degrees;
+    this.fit();
+    this.moved();
+  }
+
   // In the scene's own place: the page draws it around its center (export.py). The target lies on
   // the view axis, where the pivot is beside it.
   get state() {
+    if (this.told) return this.told; // not what rounding makes of it
     const place = (point) => point.clone().add(this.center).toArray();
     return {
       position: place(this.lens.position),
@@ -177,6 +190,7 @@ export class Camera {
     else this.lens.lookAt(this.pivot);
     if (fov) this.fov = fov;
     this.fit();
-    this.onMove();
+    this.moved();
+    if (quaternion && fov) this.told = { position, target, quaternion, fov };
   }
 }

@@ -35,11 +35,10 @@ function connectSettings(viewer) {
   $("soft").onchange = redrawn(() => {});
   $("limit").onchange = () => (camera.limits.on = $("limit").checked);
   for (const name of ["soft", "limit"]) $(name).parentElement.hidden = !viewer.about.orbit.limits;
-  $("fov").oninput = redrawn(() => {
-    camera.fov = Number($("fov").value);
+  $("fov").oninput = () => {
+    camera.setFov(Number($("fov").value));
     viewer.takeCamera();
-    camera.fit();
-  });
+  };
 }
 
 function openPanel(on) {
