@@ -13,7 +13,7 @@ from .. import screenshots
 from ..comfyui import ROOT, SMALLER, needs_comfyui
 from ..tiny import pixels, psnr
 
-WORKFLOW = ROOT / "workflows" / "text_to_4d.json"
+WORKFLOW = ROOT / "workflows" / "Text to 4D.json"
 NODE = "app.graph.nodes.find((node) => node.type === 'FourReal_Preview4D')"
 DROP = """([text, name]) => {
   const dataTransfer = new DataTransfer();
