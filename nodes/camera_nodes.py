@@ -204,9 +204,7 @@ def given_cameras(
     any) and for a lens whose middle is not in the scene's images, as one of larger images has it.
     """
     if extrinsics is None or intrinsics is None:
-        raise ValueError(
-            "given cameras need both extrinsics and intrinsics; connect both."
-        )
+        raise ValueError("given cameras need both extrinsics and intrinsics; connect both.")
     shapes = tuple(extrinsics.shape), tuple(intrinsics.shape)
     count = len(extrinsics)
     if not (

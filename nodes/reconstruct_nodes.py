@@ -9,6 +9,7 @@ from fourreal.cameras import to_homogeneous
 from fourreal.grid import images_to_frames
 
 from . import types
+from .grid_shape import HIDDEN, frames_of_grid
 from .progress import progress_reporter
 
 if TYPE_CHECKING:
@@ -199,6 +200,7 @@ class Reconstruct(io.ComfyNode):
             description="Turns a grid of synchronised views into dynamic 3D Gaussians and the "
             "cameras of the views. No camera poses are needed.",
             search_aliases=["vggt", "gaussian splatting", "4d reconstruction"],
+            hidden=HIDDEN,
             inputs=[
                 types.Reconstructor.Input("reconstructor", tooltip="The network, from its loader."),
                 *types.grid_inputs(),
@@ -246,7 +248,7 @@ class Reconstruct(io.ComfyNode):
         **options,
     ) -> io.NodeOutput:
         """options: see reconstructor_options."""
-        frames = images_to_frames(images, num_views).float().cpu()
+        frames = frames_of_grid(images, num_views, cls.hidden).float().cpu()
         if options.get("filled") is not None:
             options["filled"] = images_to_frames(options["filled"][..., None], num_views)[:, :, 0]
         given = reconstructor_options(**options)

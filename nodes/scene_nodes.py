@@ -145,7 +145,8 @@ def available_scenes() -> list[str]:
 
 
 class LoadScene(io.ComfyNode):
-    """What Save Scene (4Real) wrote is in the output folder; its name in the list ends with `[output]`.
+    """What Save Scene (4Real) wrote is in the output folder; its name in the list ends with
+    `[output]`.
 
     Files without cameras (all but scene files) get one before what they hold.
     """

@@ -74,7 +74,9 @@ def grid_inputs() -> list:
             default=8,
             min=1,
             max=64,
-            tooltip="Views in the grid; the batch holds all times of the first view first.",
+            tooltip="Views in the grid; the batch holds all times of the first view first. Link "
+            "num_views of the node that made the grid. Of images from elsewhere only a number that "
+            "does not divide the batch can be told to be wrong.",
         ),
     ]
 

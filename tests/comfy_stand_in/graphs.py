@@ -1,6 +1,7 @@
 """Stock nodes, and running a prompt node by node."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
@@ -119,7 +120,9 @@ def execute(prompt: dict, nodes: list) -> dict:
         if name in STOCK:
             outputs[key] = STOCK[name][1](**inputs)
         else:
-            outputs[key] = known[name].execute(**inputs).args
+            hidden = SimpleNamespace(unique_id=key, prompt=prompt, extra_pnginfo=None)
+            node = type(name, (known[name],), {"hidden": hidden})
+            outputs[key] = node.execute(**inputs).args
 
     for key in prompt:
         run(key)

@@ -1,4 +1,4 @@
-"""Save Scene (4Real) and Load Scene (4Real): every format, files named for the API, splats of others."""
+"""Scenes saved and loaded in every format, files named for the API, splats of others."""
 
 import json
 from pathlib import Path
