@@ -63,11 +63,7 @@ STOCK = {
         lambda samples, vae: (vae.decode(samples["samples"]).flatten(0, 1),),
         False,
     ),
-    "ImageBatch": (
-        {"image1": "IMAGE", "image2": "IMAGE"},
-        lambda image1, image2: (torch.cat([image1, image2]),),
-        False,
-    ),
+    "BatchImagesNode": ({}, lambda images: (torch.cat(list(images.values())),), False),
     "CreateVideo": (
         {"images": "IMAGE", "fps": "FLOAT", "bit_depth": "INT"},
         lambda images, fps, bit_depth: (VideoFromComponents(VideoComponents(images, fps)),),

@@ -17,7 +17,7 @@ from .editor import DRAFT, FRAME, NODE, Editor, image
 pytestmark = needs_comfyui
 COLORS = ("red", "green", "blue")
 TIMES = 5
-WORKFLOW = ROOT / "workflows" / "text_to_4d.json"
+WORKFLOW = ROOT / "workflows" / "Text to 4D.json"
 
 
 @pytest.fixture(scope="module")
