@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-REPOSITORY = "https://github.com/fourreal/fourreal/blob/main/"  # a placeholder, as in pyproject.toml
+# A placeholder, as in pyproject.toml.
+REPOSITORY = "https://github.com/fourreal/fourreal/blob/main/"
 SOURCES = {  # pages of the site by the files that hold their text
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
@@ -70,9 +71,9 @@ def node_pages() -> dict[str, str]:
     }
     lines = [
         "# Nodes",
-        "Right-click the canvas of ComfyUI, *Add Node*, *4Real*; or double-click it and type a name. "
-        "These pages are the nodes' own help, which ComfyUI shows too (select a node and press the "
-        "question mark).",
+        "Right-click the canvas of ComfyUI, *Add Node*, *4Real*; or double-click it and type a "
+        "name. These pages are the nodes' own help, which ComfyUI shows too (select a node and "
+        "press the question mark).",
     ]
     for title, nodes in node_menus().items():
         lines.append(f"## {title}")
