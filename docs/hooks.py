@@ -201,7 +201,7 @@ def outside_links(markdown: str, page: str) -> str:
             return match[0]
         file = os.path.relpath(base / path, ROOT).replace(os.sep, "/")
         made = SOURCES.get(file) or ELSEWHERE.get(file)
-        if made is None and file.startswith("docs/"):
+        if made is None and file.startswith("docs/") and not file.endswith(".py"):
             made = file.removeprefix("docs/")
         if made is None:
             return f"[{text}]({REPOSITORY}{file}{'#' * bool(section)}{section})"

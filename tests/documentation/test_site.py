@@ -67,6 +67,7 @@ def test_a_name_without_a_place_in_the_reference_is_found():
         ("architecture.md", "../CONTRIBUTING.md#add-a-node", "contributing.md#add-a-node"),
         ("architecture.md", "../fourreal/grid.py", hooks.REPOSITORY + "fourreal/grid.py"),
         ("contributing.md", "docs/architecture.md", "architecture.md"),
+        ("contributing.md", "docs/hooks.py", hooks.REPOSITORY + "docs/hooks.py"),
         ("model-card.md", "../../README.md", "index.md"),
         ("recipes/text-to-4d.md", "../index.md", "../index.md"),
         ("gpu.md", "https://example.org/a.md", "https://example.org/a.md"),
