@@ -118,9 +118,9 @@ def draw_sample(
 
 @dataclass(frozen=True)
 class PosedScene:
-    """A scene on disk: image files [V][T], distance files alike or None, extrinsics [V, 3, 4] and
-    intrinsics [V, 3, 3] in pixels of the images as they are read, upright and without distortion;
-    of photos with distortion how it is undone [V]."""
+    """A scene on disk: image files and, or None, distance files of every view and time, extrinsics
+    [V, 3, 4] and intrinsics [V, 3, 3] in pixels of the images as they are read, upright and without
+    distortion; of photos with distortion how it is undone [V]."""
 
     path: Path
     images: tuple[tuple[Path, ...], ...]
