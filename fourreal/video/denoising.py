@@ -112,7 +112,9 @@ def denoise(
         architecture=config.architecture,
     )
     try:
-        for step, timestep in enumerate(pipeline.progress_bar(scheduler.timesteps)):
+        bar = pipeline.progress_bar(scheduler.timesteps)  # of all windows and stages
+        bar.total, bar.initial, bar.n = pipeline.num_timesteps, first_step, first_step
+        for step, timestep in enumerate(bar):
             inputs, timesteps = model_inputs(
                 latents, references, known, timestep[None], config.conditioning, rows, columns
             )
