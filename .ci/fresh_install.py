@@ -1,4 +1,4 @@
-"""Install dist/*.whl into an empty environment, and run the demo and the viewer without this folder.
+"""Install dist/*.whl into an empty environment; run the demo and the viewer without this folder.
 
 With `--borrow` torch and the other dependencies are those of the Python that runs this, so that
 nothing is downloaded; without it pip installs them.

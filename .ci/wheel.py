@@ -1,10 +1,11 @@
-"""Build what is committed as an sdist, and a wheel from that, into dist/; check that both are whole.
+"""Build what is committed as an sdist, and a wheel from it, into dist/; check that both are whole.
 
 The wheel has every file of the package, and the sdist all that the wheel is built from. It needs
 git, and pip downloads setuptools for the build.
 """
 
 import io
+import os
 import shutil
 import subprocess
 import sys
@@ -38,7 +39,8 @@ def build() -> tuple[Path, Path]:
             source.extractall(copy)
         pip("install", "-q", "--target", tools, "setuptools>=77")
         line = [sys.executable, "-c", BUILD_SDIST, str(DIST)]
-        subprocess.run(line, cwd=copy, env={"PYTHONPATH": str(tools)}, check=True)
+        environment = os.environ | {"PYTHONPATH": str(tools)}
+        subprocess.run(line, cwd=copy, env=environment, stdout=subprocess.DEVNULL, check=True)
     (sdist,) = DIST.glob("fourreal-*.tar.gz")
     pip("wheel", "-q", "--no-deps", "-w", DIST, sdist)
     (wheel,) = DIST.glob("fourreal-*.whl")
@@ -65,8 +67,8 @@ def main() -> None:
     with tarfile.open(sdist) as file:
         names = {m.name.partition("/")[2] for m in file.getmembers() if m.isfile()}
     made = {"PKG-INFO", "setup.cfg"}
-    kept = {n for n in names if ".egg-info/" not in n and not n.startswith("tests/")} - made
-    check(sdist, kept, wanted | {"LICENSE", "README.md", "pyproject.toml"})
+    kept = {name for name in names if ".egg-info/" not in name} - made
+    check(sdist, kept, wanted | {"LICENSE", "MANIFEST.in", "README.md", "pyproject.toml"})
 
 
 if __name__ == "__main__":
