@@ -60,6 +60,28 @@ class WarpedGrid:
             F.pad(self.frames, more, value=HOLE), F.pad(self.missing, more, value=1.0)
         )
 
+    def shrunk(self, factor: int) -> "WarpedGrid":
+        """The grid at 1/factor of its height and width: pixels have the mean colour of what is
+        known of them, and are missing where that is less than half. Raises ValueError where the
+        factor does not divide them."""
+        height, width = self.frames.shape[-2:]
+        if factor < 1 or height % factor or width % factor:
+            raise ValueError(
+                f"{width} x {height} pixels cannot be divided by {factor}; give a factor of 1 or "
+                "more that divides both."
+            )
+        if factor == 1:
+            return self
+
+        def means(values: Tensor) -> Tensor:
+            small = F.avg_pool2d(values.flatten(0, 1), factor)
+            return small.unflatten(0, values.shape[:2])
+
+        known = means(1 - self.missing)
+        colors = means(self.frames * (1 - self.missing)) / known.clamp_min(1e-6)
+        missing = known < 0.5
+        return WarpedGrid(torch.where(missing, HOLE, colors), missing.float())
+
     def with_references(self, references: tuple[Tensor, Tensor] | None) -> "WarpedGrid":
         """The grid in which cells of references (see warp_grid) are known whole."""
         if references is None:
