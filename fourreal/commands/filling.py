@@ -61,6 +61,19 @@ def needs_geometry(job: GenerateConfig, pipeline: "ViewTimePipeline") -> bool:
     return vace
 
 
+def filling_stages(job: GenerateConfig) -> list[str]:
+    """The stages of fill_grid, in their order; a column is left out where nothing of it is
+    missing."""
+    names = [] if job.fixed_view or job.freeze_time else ["first view"]
+    names += ["geometry", "warp"]
+    for number, count in enumerate(round_sizes(job.num_views, job.rounds), 1):
+        suffix = f" {number}" if count < job.num_views else ""
+        names += ["column" + suffix] * bool(job.column_clip and job.arc is not None)
+        names += ["video" + suffix]
+        names += ["warp" + suffix] * bool(suffix)
+    return names
+
+
 def fill_grid(
     job: GenerateConfig,
     models: Models,

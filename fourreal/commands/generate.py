@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fourreal.commands.filling import fill_grid, needs_geometry, write_warped
+from fourreal.commands.filling import fill_grid, filling_stages, needs_geometry, write_warped
 from fourreal.commands.jobs import GenerateConfig, is_finished, list_jobs
 from fourreal.commands.pipelines import Models, load_pipeline
 from fourreal.commands.reconstruct import read_reconstructor, reconstruct_grid
-from fourreal.commands.results import kept_grid, write_report, write_results
+from fourreal.commands.results import WRITING, kept_grid, write_report, write_results
 from fourreal.devices import choose_device
 from fourreal.files.atomic import results_folder
 from fourreal.files.media import read_image, read_images, read_video
@@ -124,7 +124,9 @@ def generate(config: GenerateConfig) -> Path:
         options, loading = sampling_options(jobs[0]), StageProfiler(device)
         with loading.stage("load"):
             models = load_models(config, device)
-        for job in jobs:
+        for number, job in enumerate(jobs, 1):
+            if config.prompts:
+                logger.info("Prompt %d of %d, %s: %s", number, len(jobs), job.out, job.prompt)
             generate_one(job, models, options, StageProfiler(device, dict(loading.stages)))
     print(f"results: {config.out}")
     return config.out
@@ -142,8 +144,11 @@ def generate_one(
         "callback_on_step_end": timer,
         "callback_on_step_end_tensor_inputs": (),
     }
+    by_geometry = needs_geometry(job, models.pipeline)
+    making = filling_stages(job) if by_geometry else ["video"]
+    profiler.plan = [*making, "reconstruct", *WRITING]
     with kept_grid(job.out) as keep, results_folder(job.out) as folder:
-        if needs_geometry(job, models.pipeline):
+        if by_geometry:
             filled = fill_grid(job, models, asked, profiler)
             frames = filled.frames
         else:

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from fourreal import __version__
+from fourreal.bars import bar
 from fourreal.files.atomic import REPORT
 from fourreal.files.json_files import as_json, write_json
 from fourreal.files.media import write_image, write_video
@@ -27,6 +27,7 @@ from fourreal.rendering import render_path, scene_path
 
 logger = logging.getLogger(__name__)
 
+WRITING = ("render", "write")  # the stages of write_results
 VIEWS = "views"  # the folder of a finished grid whose scene is not finished
 VIEWING_SIZE = 192  # tiles of the contact sheet and grid video are enlarged to about this
 PACKAGES = ("torch", "diffusers", "transformers", "av", "numpy", "safetensors")
@@ -35,10 +36,10 @@ PACKAGES = ("torch", "diffusers", "transformers", "av", "numpy", "safetensors")
 @contextmanager
 def progress_bar(name: str, total: int) -> Iterator[Callable[[int, int], None]]:
     """progress(done, total) for the library's long work, shown as a bar."""
-    with tqdm(total=total, desc=name) as bar:
+    with bar(name=name, total=total) as shown:
 
         def progress(done: int, _: int) -> None:
-            bar.update(done - bar.n)
+            shown.update(done - shown.n)
 
         yield progress
 

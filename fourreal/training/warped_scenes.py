@@ -13,9 +13,9 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from fourreal import weights
+from fourreal.bars import bar
 from fourreal.cameras import warp
 from fourreal.data.cache import fingerprint
 from fourreal.data.grids import DataConfig
@@ -152,7 +152,7 @@ class WarpCache:
     def fill(self, indices: Iterable[int]) -> None:
         """Draw the scenes of these indices that are not there yet."""
         left = [i for i in indices if not self._path(i).exists()]
-        for index in tqdm(left, desc=f"drawing {self.folder.name}", disable=not left):
+        for index in bar(left, name=f"drawing {self.folder.name}", disable=not left):
             self._draw(index)
 
 
