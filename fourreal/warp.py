@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fourreal.cameras import camera_centers, point_ahead, unproject
 from fourreal.gaussians import Gaussians, GaussianScene
+from fourreal.grid import check_shared_cell
 from fourreal.rendering import render
 from fourreal.rendering.path import SceneFrames
 
@@ -197,7 +198,8 @@ def reference_cells(
     """References of a grid of shape (V, T, H, W), as warp_grid takes them: `fixed_view`
     [T, 3, H, W] is a view at all times, `freeze_time` [V, 3, H, W] the first time of all views.
 
-    None without either. Raises ValueError in one sentence for another number or size of frames.
+    None without either. Raises ValueError in one sentence for another number or size of frames, and
+    for references that show different things in the cell that they share.
     """
     num_views, num_times, height, width = shape
     frames = torch.zeros(num_views, num_times, 3, height, width)
@@ -217,6 +219,8 @@ def reference_cells(
             )
         place[0].copy_(given)
         place[1].fill_(True)
+    if fixed_view is not None and freeze_time is not None:
+        check_shared_cell(fixed_view, freeze_time[view:])
     return (frames, cells) if cells.any() else None
 
 

@@ -1,16 +1,19 @@
 """Reconstruct 4D: from an IMAGE grid to a scene of dynamic Gaussians, its cameras and depth."""
 
+import logging
 from typing import TYPE_CHECKING
 
+import comfy.model_management
 from comfy_api.latest import io
 from torch import Tensor
 
 from fourreal.cameras import to_homogeneous
+from fourreal.gaussians import GaussianScene
 from fourreal.grid import images_to_frames
 
 from . import types
 from .grid_shape import HIDDEN, frames_of_grid
-from .progress import progress_reporter
+from .progress import progress_reporter, tell_node
 
 if TYPE_CHECKING:
     from .offloading import ComfyReconstructor
@@ -183,6 +186,15 @@ def reconstructor_options(
     }
 
 
+def show_fidelity(scene: GaussianScene, frames: Tensor, node_id: str | None) -> None:
+    """Tell on the node how well a scene shows the frames [V, T, 3, H, W] that it was made of."""
+    from fourreal.reconstruction.fidelity import input_fidelity
+
+    fidelity = input_fidelity(scene, frames, comfy.model_management.get_torch_device())
+    warning = fidelity.warning(scene.metadata["reconstructor"])
+    tell_node(warning or fidelity.report(), node_id, logging.WARNING if warning else logging.INFO)
+
+
 class Reconstruct(io.ComfyNode):
     """It also gives the depth of every frame. Known cameras can be connected.
 
@@ -225,6 +237,7 @@ class Reconstruct(io.ComfyNode):
                     "refinement weighs them less.",
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
             outputs=[
                 types.Scene.Output(display_name="SCENE", tooltip=types.SCENE_TOOLTIP),
                 io.Image.Output(
@@ -263,6 +276,7 @@ class Reconstruct(io.ComfyNode):
             progress=progress_reporter(num_times + given["refine"], preview),
             **given,
         )
+        show_fidelity(result.scene, frames, cls.hidden.unique_id)
         return io.NodeOutput(
             types.CachedScene(**vars(result.scene)),
             types.depth_image(result.depth.flatten(0, 1)),

@@ -16,6 +16,7 @@ from fourreal.commands.results import WRITING, kept_grid, write_report, write_re
 from fourreal.devices import choose_device
 from fourreal.files.atomic import results_folder
 from fourreal.files.media import read_image, read_images, read_video
+from fourreal.grid import check_shared_cell
 from fourreal.profiling import StageProfiler, StepTimer
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,8 @@ def sampling_options(config: GenerateConfig) -> dict[str, Any]:
             ("freeze_time", config.freeze_time, photos),
         )
     )
+    if row is not None and column is not None:
+        check_shared_cell(row, column)  # before models are loaded
     return {
         "negative_prompt": config.negative_prompt,
         "num_views": config.num_views,
@@ -162,8 +165,8 @@ def generate_one(
         with models.reconstructor_on(profiler.device) as reconstructor:
             scene = reconstruct_grid(reconstructor, frames, profiler, fps=job.fps, **known)
         scene.metadata["prompt"] = str(job.prompt)
-        write_results(folder, frames, scene, job.orbit_size, profiler)
-        figures = {} if filled is None else write_warped(folder, filled.warped)
+        figures: dict[str, Any] = write_results(folder, frames, scene, job.orbit_size, profiler)
+        figures |= {} if filled is None else write_warped(folder, filled.warped)
         write_report(folder, profiler, scene, asdict(job), **figures)
 
 

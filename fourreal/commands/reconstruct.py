@@ -157,8 +157,8 @@ def reconstruct(config: ReconstructConfig) -> Path:
             split=StaticSplit() if config.store_static_once else None,
             **{name: getattr(config, name) for name in OPTIONS},
         )
-        write_results(folder, frames, scene, config.orbit_size, profiler)
-        write_report(folder, profiler, scene, asdict(config))
+        figures = write_results(folder, frames, scene, config.orbit_size, profiler)
+        write_report(folder, profiler, scene, asdict(config), **figures)
     print(f"results: {config.out}")
     return config.out
 

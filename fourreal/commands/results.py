@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -23,6 +24,7 @@ from fourreal.formats import save_ply_sequence, save_scene
 from fourreal.gaussians import GaussianScene
 from fourreal.grid import contact_sheet, tile_views
 from fourreal.profiling import StageProfiler
+from fourreal.reconstruction.fidelity import EMBEDDED, input_fidelity
 from fourreal.rendering import render_path, scene_path
 
 logger = logging.getLogger(__name__)
@@ -97,15 +99,17 @@ def remove_grid(out: Path) -> None:
 
 def write_results(
     folder: Path, frames: Tensor, scene: GaussianScene, orbit_size: int, profiler: StageProfiler
-) -> None:
+) -> dict[str, float]:
     """Write everything but the report: grid, fixed view and freeze time as videos, a contact sheet,
     an orbit of orbit_size pixels height, the PLY sequence and the scene file.
 
-    frames [V, T, 3, H, W] in [0, 1]. The orbit is rendered on the profiler's device.
+    frames [V, T, 3, H, W] in [0, 1]. The orbit is rendered on the profiler's device. Returns
+    figures for the report: PSNR at the frames, of the scene and of flat colours, which is told too.
     """
     count = max(scene.num_frames, 2 * round(scene.fps))
     path = scene_path(scene, orbit_size, num_frames=count)
     with profiler.stage("render"):
+        figures = tell_fidelity(frames, scene, profiler.device)
         with progress_bar("rendering", count) as progress:
             color, _, _ = render_path(scene.to(profiler.device), path, progress=progress)
         write_video(folder / "orbit.mp4", color.movedim(-1, 1), scene.fps)
@@ -117,6 +121,19 @@ def write_results(
         write_image(folder / "contact_sheet.png", contact_sheet(enlarge(frames)))
         save_ply_sequence(scene, folder / "scene")
         save_scene(scene, folder / "scene.safetensors")
+    return figures
+
+
+def tell_fidelity(frames: Tensor, scene: GaussianScene, device: torch.device) -> dict[str, float]:
+    """Tell how well the scene shows the frames [V, T, 3, H, W] that it was made of, with a warning
+    where it does not; returns figures for the report."""
+    fidelity = input_fidelity(scene, frames, device)
+    warning = fidelity.warning(scene.metadata.get("reconstructor", EMBEDDED))
+    logger.log(logging.WARNING if warning else logging.INFO, "%s", warning or fidelity.report())
+    return {
+        "psnr_at_inputs": round(fidelity.psnr, 2),
+        "psnr_of_flat_colours": round(fidelity.flat, 2),
+    }
 
 
 def write_report(

@@ -155,7 +155,7 @@ def test_the_reconstructor_leaves_the_device_when_offloading(keep, monkeypatch, 
         return SimpleNamespace(scene=scene)
 
     reconstructor.to = lambda device: places.append(str(device)) or reconstructor
-    monkeypatch.setattr(job, "write_results", lambda *given: None)
+    monkeypatch.setattr(job, "write_results", lambda *given: {})
     models = job.Models(lambda **_: SimpleNamespace(frames=torch.rand(1, 1, 3, 8, 8)), None, keep)
     models.reconstructor = reconstructor
     meta = job.StageProfiler(torch.device("meta"))
