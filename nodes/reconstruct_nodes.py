@@ -237,7 +237,6 @@ class Reconstruct(io.ComfyNode):
                     "refinement weighs them less.",
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
             outputs=[
                 types.Scene.Output(display_name="SCENE", tooltip=types.SCENE_TOOLTIP),
                 io.Image.Output(

@@ -12,7 +12,7 @@ FLOORS = (
     {"caching", "cameras", "bars", "devices", "files", "gaussians", "grid", "profiling", "weights"},
     {"attention", "formats", "rendering"},
     {"metrics", "paste", "scenes", "warp"},
-    {"data", "embedded", "reconstruction", "video"},
+    {"data", "embedded", "fill", "reconstruction", "video"},
     {"benchmarks", "training", "viewer"},
     {"evaluation"},
     {"commands"},

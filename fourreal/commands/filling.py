@@ -18,11 +18,11 @@ from fourreal.commands.jobs import GenerateConfig
 from fourreal.commands.pipelines import Models
 from fourreal.commands.results import enlarge, progress_bar
 from fourreal.files.media import write_image
+from fourreal.fill import fill_column, fill_holes
 from fourreal.gaussians import GaussianScene
 from fourreal.grid import contact_sheet
 from fourreal.profiling import StageProfiler
 from fourreal.reconstruction import Reconstructor, predicted_scene, scene_from_depth
-from fourreal.video.filling import fill_column, fill_holes
 from fourreal.warp import WarpedGrid, reference_cells
 
 if TYPE_CHECKING:

@@ -28,6 +28,7 @@ from fourreal.evaluation.evaluated_models import (
 from fourreal.evaluation.examples import examples
 from fourreal.evaluation.report import Report, compare
 from fourreal.files.media import write_image
+from fourreal.fill import enlarged, fill_column, fill_holes
 from fourreal.metrics.pixels import moving_region, psnr, view_consistency
 from fourreal.paste import paste_known
 from fourreal.scenes import Scene
@@ -38,7 +39,6 @@ from fourreal.training.warped_scenes import (
     first_view_scene,
     warp_first_view,
 )
-from fourreal.video.filling import enlarged, fill_column, fill_holes
 from fourreal.warp import WarpedGrid
 
 COLUMNS = (

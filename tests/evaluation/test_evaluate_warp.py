@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from fourreal import fill as filling
 from fourreal.evaluation import evaluate_warp as warp
 from fourreal.files.media import read_image
 from fourreal.paste import paste_known
 from fourreal.scenes import make_scene, scene_seed
-from fourreal.video import filling
 from fourreal.warp import WarpedGrid
 
 from .small import SIZE, small

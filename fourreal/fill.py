@@ -1,7 +1,8 @@
 """A warped grid filled by a VACE: all views at once, or its first time before that as one clip."""
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,10 +13,8 @@ from fourreal.gaussians import GaussianScene
 from fourreal.paste import paste_known
 from fourreal.warp import WarpedGrid, warp_grid
 
-if TYPE_CHECKING:
-    from fourreal.video.pipeline import ViewTimePipeline
-
 LINES_PER_FEATHER = 32  # of a frame's height: 15 pixels of 480
+Pipeline = Callable[..., Any]  # a ViewTimePipeline, whose result has the frames
 
 
 def feather_of(grid: WarpedGrid) -> int:
@@ -24,7 +23,7 @@ def feather_of(grid: WarpedGrid) -> int:
 
 
 def fill_holes(
-    pipeline: "ViewTimePipeline",
+    pipeline: Pipeline,
     warped: WarpedGrid,
     *,
     scale: int = 1,
@@ -54,7 +53,7 @@ def enlarged(frames: Tensor, scale: int) -> Tensor:
 
 
 def fill_column(
-    pipeline: "ViewTimePipeline",
+    pipeline: Pipeline,
     scene: GaussianScene,
     warped: WarpedGrid,
     cameras: tuple[Tensor, Tensor],

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fourreal.video.filling import fill_holes
+from fourreal.fill import fill_holes
 from fourreal.warp import WarpedGrid
 
 
