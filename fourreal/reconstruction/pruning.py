@@ -29,6 +29,8 @@ def prune_scene(
     Filters(
         confidence_percentile=confidence_percentile, min_opacity=min_opacity, voxel_size=voxel_size
     )
+    if not scene.num_gaussians:
+        return scene
     parts, sure = [scene.static, *scene.dynamic], scene.confidences
     least = -torch.inf
     if confidence_percentile:
@@ -53,7 +55,7 @@ def prune_scene(
     certain: Sequence[Tensor | None] = [None] * len(parts) if sure is None else sure
     done = [pruned(part, own) for part, own in zip(parts, certain)]
     (static, *dynamic), weights = [part for part, _ in done], [own for _, own in done]
-    if scene.num_gaussians and not any(map(len, (static, *dynamic))):
+    if not any(map(len, (static, *dynamic))):
         raise ValueError(
             f"none of the {scene.num_gaussians} Gaussians would be left with min_opacity "
             f"{min_opacity}; use a smaller one."
