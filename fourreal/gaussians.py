@@ -132,7 +132,9 @@ class GaussianScene:
 
     extrinsics [V, 3, 4] (world to camera, OpenCV) and intrinsics [V, 3, 3] (pixels of a
     width x height image) are the cameras of the input views; fps is the playback rate. observed
-    [V, T] says which of these views were there at which times: all where it is None.
+    [V, T] says which of these views were there at which times: all where it is None. confidences:
+    how sure the network was of each Gaussian, [N] of the static ones and then of each time's; None
+    where nobody knows, as in files.
     """
 
     static: Gaussians
@@ -144,6 +146,7 @@ class GaussianScene:
     fps: float = 8.0
     metadata: dict[str, str] = field(default_factory=dict)
     observed: Tensor | None = None
+    confidences: list[Tensor] | None = None
 
     def __post_init__(self) -> None:
         views = self.extrinsics.shape[0]
@@ -190,4 +193,5 @@ class GaussianScene:
             self.fps,
             self.metadata,
             self.observed,
+            self.confidences and [c.to(*args, **kwargs) for c in self.confidences],
         )

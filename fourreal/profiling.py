@@ -4,7 +4,7 @@ import logging
 import statistics
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,16 +22,19 @@ WATCHED_EVERY = 0.1  # seconds between two looks at the process's memory
 class StageProfiler:
     """Seconds and peak memory of each stage, logged as they end.
 
+    plan: the names of the stages that are to come, so that what is left is logged as one begins.
     stages: by name, {"seconds", "peak_memory_mb"} (resident memory of the process) and, where
     `device` is a CUDA device, "peak_gpu_memory_mb" (allocated by PyTorch).
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     stages: dict[str, dict[str, float]] = field(default_factory=dict)
+    plan: Sequence[str] = ()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Measure what is done inside, under this name."""
+        self._announce(name)
         process, peak, ended = psutil.Process(), [0], threading.Event()
 
         def watch() -> None:
@@ -63,7 +66,18 @@ class StageProfiler:
                 torch.cuda.max_memory_allocated(self.device) / 2**20
             )
         self.stages[name] = figures
-        logger.info("%s: %s", name, ", ".join(f"{v} {k}" for k, v in figures.items()))
+        memory = f"{figures['peak_memory_mb']} MB"
+        if on_cuda:
+            memory += f", {figures['peak_gpu_memory_mb']} MB on the GPU"
+        logger.info("%s: %.1f s, %s", name, figures["seconds"], memory)
+
+    def _announce(self, name: str) -> None:
+        """Log which of the planned stages begins, and what comes after it."""
+        if name in self.plan:
+            number = self.plan.index(name) + 1
+            left = ", ".join(self.plan[number:])
+            then = f" (then {left})" if left else ""
+            logger.info("Stage %d of %d: %s%s", number, len(self.plan), name, then)
 
 
 class StepTimer:

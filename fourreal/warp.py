@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fourreal.cameras import camera_centers, point_ahead, unproject
 from fourreal.gaussians import Gaussians, GaussianScene
+from fourreal.grid import check_shared_cell
 from fourreal.rendering import render
 from fourreal.rendering.path import SceneFrames
 
@@ -59,6 +60,28 @@ class WarpedGrid:
         return WarpedGrid(
             F.pad(self.frames, more, value=HOLE), F.pad(self.missing, more, value=1.0)
         )
+
+    def shrunk(self, factor: int) -> "WarpedGrid":
+        """The grid at 1/factor of its height and width: pixels have the mean colour of what is
+        known of them, and are missing where that is less than half. Raises ValueError where the
+        factor does not divide them."""
+        height, width = self.frames.shape[-2:]
+        if factor < 1 or height % factor or width % factor:
+            raise ValueError(
+                f"{width} x {height} pixels cannot be divided by {factor}; give a factor of 1 or "
+                "more that divides both."
+            )
+        if factor == 1:
+            return self
+
+        def means(values: Tensor) -> Tensor:
+            small = F.avg_pool2d(values.flatten(0, 1), factor)
+            return small.unflatten(0, values.shape[:2])
+
+        known = means(1 - self.missing)
+        colors = means(self.frames * (1 - self.missing)) / known.clamp_min(1e-6)
+        missing = known < 0.5
+        return WarpedGrid(torch.where(missing, HOLE, colors), missing.float())
 
     def with_references(self, references: tuple[Tensor, Tensor] | None) -> "WarpedGrid":
         """The grid in which cells of references (see warp_grid) are known whole."""
@@ -175,7 +198,8 @@ def reference_cells(
     """References of a grid of shape (V, T, H, W), as warp_grid takes them: `fixed_view`
     [T, 3, H, W] is a view at all times, `freeze_time` [V, 3, H, W] the first time of all views.
 
-    None without either. Raises ValueError in one sentence for another number or size of frames.
+    None without either. Raises ValueError in one sentence for another number or size of frames, and
+    for references that show different things in the cell that they share.
     """
     num_views, num_times, height, width = shape
     frames = torch.zeros(num_views, num_times, 3, height, width)
@@ -195,6 +219,8 @@ def reference_cells(
             )
         place[0].copy_(given)
         place[1].fill_(True)
+    if fixed_view is not None and freeze_time is not None:
+        check_shared_cell(fixed_view, freeze_time[view:])
     return (frames, cells) if cells.any() else None
 
 

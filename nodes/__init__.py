@@ -22,6 +22,7 @@ from .grid_nodes import AssembleGrid, ContactSheet, PickTime, PickView
 from .latent_nodes import GridLatent, TextEncode
 from .loader_nodes import ExampleScene, LoadEmbeddedModels, LoadReconstructor
 from .preview_nodes import Preview4D, serve_page
+from .prune_nodes import PruneScene
 from .reconstruct_nodes import Reconstruct
 from .render_nodes import RenderSplats
 from .sampler_nodes import ApplyViewTimeAttention, ViewTimeSampler
@@ -44,6 +45,7 @@ NODES = [
     ContactSheet,
     LoadReconstructor,
     Reconstruct,
+    PruneScene,
     SceneFromDepth,
     WarpGrid,
     PasteKnown,

@@ -1,12 +1,15 @@
 """The cameras of a scene, and paths through it."""
 
 from comfy_api.latest import Types, io
+from torch import Tensor
 
 from fourreal.cameras import (
     PATH_KINDS,
     TIME_KINDS,
+    CameraPath,
     PathOptions,
     camera_path,
+    schedule,
     to_homogeneous,
 )
 from fourreal.gaussians import GaussianScene
@@ -69,6 +72,9 @@ class CameraPathNode(io.ComfyNode):
     - **push_in**: toward what the views look at
     - **dolly_zoom**: away from it while the lens narrows, so that it keeps its size
 
+    *extrinsics* and *intrinsics*, of Reconstruct 4D or of another pack, are a path of their own: a
+    camera per frame, as they are. *kind* then says nothing but whether time stands still.
+
     Nothing was seen from elsewhere than the views, so the camera stays near what they cover.
     """
 
@@ -121,6 +127,18 @@ class CameraPathNode(io.ComfyNode):
                     tooltip="One is seen instead of the first view by fixed_view. Several stand "
                     "for the scene's views in every kind of path.",
                 ),
+                types.Extrinsics.Input(
+                    "extrinsics",
+                    optional=True,
+                    tooltip="A camera per frame in the scene's world, world to camera [N, 4, 4], "
+                    "OpenCV: the path itself, in place of kind and camera.",
+                ),
+                types.Intrinsics.Input(
+                    "intrinsics",
+                    optional=True,
+                    tooltip="[N, 3, 3], or one for all, in pixels of the scene's images; needed "
+                    "with extrinsics.",
+                ),
             ],
             outputs=[
                 types.CameraPath.Output(display_name="CAMERA_PATH", tooltip="A camera per frame.")
@@ -136,8 +154,21 @@ class CameraPathNode(io.ComfyNode):
         freeze_at: int,
         time: str = "auto",
         camera: dict | list[dict] | None = None,
+        extrinsics: Tensor | None = None,
+        intrinsics: Tensor | None = None,
     ) -> io.NodeOutput:
         scene = as_scene(scene)
+        chosen = None if time == "auto" else time
+        if extrinsics is not None or intrinsics is not None:
+            if camera is not None:
+                raise ValueError(
+                    "camera and extrinsics are both connected, but either one is the path; "
+                    "disconnect the other."
+                )
+            cameras = given_cameras(extrinsics, intrinsics, frames, scene)
+            chosen = chosen or ("freeze" if kind == "freeze_time" else "play")
+            times = schedule(chosen, len(cameras[0]), scene.num_frames, freeze_at)
+            return io.NodeOutput(CameraPath(*cameras, times, scene.width, scene.height))
         extrinsics, intrinsics = scene.extrinsics, scene.intrinsics
         if camera is not None:
             seen = cameras_of(camera, scene.width, scene.height)
@@ -157,8 +188,41 @@ class CameraPathNode(io.ComfyNode):
                 kind,
                 frames or None,
                 freeze_at,
-                time=None if time == "auto" else time,
+                time=chosen,
                 distance=scene.at(0).viewing_distance(extrinsics[0]),
             ),
         )
         return io.NodeOutput(path)
+
+
+def given_cameras(
+    extrinsics: Tensor | None, intrinsics: Tensor | None, frames: int, scene: GaussianScene
+) -> tuple[Tensor, Tensor]:
+    """Extrinsics [N, 3, 4] and intrinsics [N, 3, 3] of batches [N, 3 or 4, 4] and [N or 1, 3, 3].
+
+    Raises ValueError for one half of them, for other shapes, for another number than frames (0:
+    any) and for a lens whose middle is not in the scene's images, as one of larger images has it.
+    """
+    if extrinsics is None or intrinsics is None:
+        raise ValueError("given cameras need both extrinsics and intrinsics; connect both.")
+    shapes = tuple(extrinsics.shape), tuple(intrinsics.shape)
+    count = len(extrinsics)
+    if not (
+        shapes[0] in ((count, 4, 4), (count, 3, 4)) and shapes[1] in ((count, 3, 3), (1, 3, 3))
+    ):
+        raise ValueError(
+            f"the extrinsics are {list(shapes[0])} and the intrinsics {list(shapes[1])}, but "
+            "[N, 4, 4] and [N, 3, 3] or [1, 3, 3] are needed: a camera for each of N frames."
+        )
+    if frames not in (0, count):
+        raise ValueError(
+            f"frames is {frames}, but {count} cameras are connected, one per frame; set it to 0."
+        )
+    x, y = intrinsics[0, 0, 2].item(), intrinsics[0, 1, 2].item()
+    if not (0 < x < scene.width and 0 < y < scene.height):
+        raise ValueError(
+            f"the middle of the first lens is at ({x:.0f}, {y:.0f}), outside the scene's images of "
+            f"{scene.width} x {scene.height}; give intrinsics in pixels of these."
+        )
+    lens = intrinsics.float().cpu().expand(count, 3, 3)
+    return extrinsics[:, :3].float().cpu(), lens

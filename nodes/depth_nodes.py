@@ -8,10 +8,10 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from fourreal.cameras import pixel_intrinsics
-from fourreal.grid import images_to_frames
 
 from . import types
 from .geometry_info import PredictedDepth, predicted_depth
+from .grid_shape import HIDDEN, frames_of_grid
 from .progress import progress_reporter
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class SceneFromDepth(io.ComfyNode):
     - An **IMAGE** of depth has neither: give the field of view, and the cameras of several views.
 
     Several views need cameras in the unit of the depth. MoGe sees each image on its own, so its
-    depth of several photos has no common unit; use Depth Anything 3 or Reconstruct for those.
+    depth of several photos has no common unit; use Depth Anything 3 or Reconstruct 4D for those.
     """
 
     @classmethod
@@ -42,6 +42,7 @@ class SceneFromDepth(io.ComfyNode):
             description="Turns images and their depth, of MoGe, Depth Anything 3 or anything else, "
             "into a scene, to be warped into other views.",
             search_aliases=["moge", "depth anything", "rgbd", "point cloud", "2.5d"],
+            hidden=HIDDEN,
             inputs=[
                 io.Image.Input("images", tooltip="The frames of a video, or a grid of views."),
                 io.Int.Input(
@@ -50,7 +51,7 @@ class SceneFromDepth(io.ComfyNode):
                     min=1,
                     max=64,
                     tooltip="Views in the images; the batch holds all times of the first view "
-                    "first.",
+                    "first. Of a grid link num_views of the node that made it.",
                 ),
                 io.MultiType.Input(
                     "depth",
@@ -116,7 +117,7 @@ class SceneFromDepth(io.ComfyNode):
         """about: depth_image, depth_range and fov."""
         from fourreal.reconstruction import scene_from_depth
 
-        frames = images_to_frames(images, num_views).float().cpu()
+        frames = frames_of_grid(images, num_views, cls.hidden).float().cpu()
         num_times, _, height, width = frames.shape[1:]
         if callable(depth):  # a RECONSTRUCTOR
             found = reconstructed_depth(depth, frames, extrinsics, intrinsics)

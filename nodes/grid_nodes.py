@@ -4,9 +4,10 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from fourreal.grid import contact_sheet, frames_to_images, images_to_frames, tile_views
+from fourreal.grid import contact_sheet, frames_to_images, tile_views
 
 from . import types
+from .grid_shape import HIDDEN, frames_of_grid
 
 
 class AssembleGrid(io.ComfyNode):
@@ -65,6 +66,7 @@ class PickView(io.ComfyNode):
             category=types.GENERATE,
             description="One view of a grid at all times: a fixed-view video.",
             search_aliases=["fixed view", "row"],
+            hidden=HIDDEN,
             inputs=[
                 *types.grid_inputs(),
                 io.Int.Input("view", default=0, min=0, max=63, tooltip=types.VIEW_TOOLTIP),
@@ -74,7 +76,7 @@ class PickView(io.ComfyNode):
 
     @classmethod
     def execute(cls, images: Tensor, num_views: int, view: int) -> io.NodeOutput:
-        frames = images_to_frames(images, num_views)
+        frames = frames_of_grid(images, num_views, cls.hidden)
         if view >= num_views:
             raise ValueError(f"view is {view}, but the grid has views 0 to {num_views - 1}.")
         return io.NodeOutput(frames_to_images(frames[view : view + 1]))
@@ -91,6 +93,7 @@ class PickTime(io.ComfyNode):
             category=types.GENERATE,
             description="All views of a grid at one time: a freeze-time video.",
             search_aliases=["freeze time", "bullet time", "column"],
+            hidden=HIDDEN,
             inputs=[
                 *types.grid_inputs(),
                 io.Int.Input("time", default=0, min=0, max=1023, tooltip="The time, from 0."),
@@ -100,7 +103,7 @@ class PickTime(io.ComfyNode):
 
     @classmethod
     def execute(cls, images: Tensor, num_views: int, time: int) -> io.NodeOutput:
-        frames = images_to_frames(images, num_views)
+        frames = frames_of_grid(images, num_views, cls.hidden)
         if time >= frames.shape[1]:
             raise ValueError(f"time is {time}, but the grid has times 0 to {frames.shape[1] - 1}.")
         return io.NodeOutput(frames_to_images(frames[:, time : time + 1]))
@@ -118,6 +121,7 @@ class ContactSheet(io.ComfyNode):
             description="The grid as one image, views down and times across, and as one video with "
             "the views as tiles.",
             search_aliases=["overview", "tiles", "grid image"],
+            hidden=HIDDEN,
             inputs=[
                 *types.grid_inputs(),
                 io.Int.Input(
@@ -132,6 +136,6 @@ class ContactSheet(io.ComfyNode):
 
     @classmethod
     def execute(cls, images: Tensor, num_views: int, max_times: int) -> io.NodeOutput:
-        frames = images_to_frames(images, num_views)
+        frames = frames_of_grid(images, num_views, cls.hidden)
         sheet = contact_sheet(frames, max_times).movedim(0, -1)[None]
         return io.NodeOutput(sheet, tile_views(frames).movedim(1, -1))

@@ -5,7 +5,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from fourreal.grid import check_size, num_latent_frames, reference_mask
+from fourreal.grid import check_shared_cell, check_size, num_latent_frames, reference_mask
 
 from . import types
 from .progress import tell_node
@@ -115,6 +115,8 @@ def grid_latent(
     check_size(height, width, 2 * stride)
     check_reference("fixed_view", fixed_view, num_frames, "frames", height, width)
     check_reference("freeze_time", freeze_time, num_views, "views", height, width)
+    if fixed_view is not None and freeze_time is not None:
+        check_shared_cell(*(given[..., :3].movedim(-1, 1) for given in (fixed_view, freeze_time)))
     known = reference_mask(num_views, frames, fixed_view is not None, int(freeze_time is not None))
     if vae is None and known.any():
         raise ValueError("references need a VAE to be encoded; connect the VAE of the MODEL.")

@@ -1,31 +1,33 @@
 """Preview 4D: the viewer page (fourreal.viewer) in a node.
 
-The page is one route of the server; a scene is a folder of temporary files that `/view` gives out.
-The widget of nodes/web/preview_4d.js holds the page and reports where one looks from.
+The page is one route of the server; a scene's files (kept_scenes.py) come through `/view`. The
+widget of nodes/web/preview_4d.js holds the page and reports where one looks from.
 """
 
-import shutil
-import tempfile
 import weakref
 from importlib.resources import files
-from pathlib import Path
 
-import folder_paths
+import comfy.model_management
+import torch
 from comfy_api.latest import Types, io
 from torch import Tensor
 
+from fourreal.gaussians import GaussianScene
 from fourreal.grid import images_to_frames
 
-from . import types
-from .camera_info import camera_info, view_camera
-from .progress import progress_reporter
+from . import kept_scenes, types
 from .splat_batch import as_scene
+from .viewer_state import Keyframe, owner_of, viewer_path, viewer_state
 
 ROUTE = "/fourreal/viewer"
 
+# The scene's name for what was last given, by id: the objects (weakly), and the name.
+written: dict[int, tuple[weakref.ref, weakref.ref | None, str]] = {}
+
 
 def serve_page() -> None:
-    """Let ComfyUI's server give out the viewer page. Without a server there is nothing to do."""
+    """Let ComfyUI's server give out the viewer page, and say which scenes are kept. Without a
+    server there is nothing to do."""
     from aiohttp import web
     from server import PromptServer
 
@@ -39,31 +41,41 @@ def serve_page() -> None:
     async def viewer_page(_) -> web.FileResponse:
         return web.FileResponse(page, headers={"Cache-Control": "no-cache"})
 
+    @server.routes.get(f"{ROUTE}/kept/{{name}}")
+    async def kept(request) -> web.Response:
+        return web.json_response(kept_scenes.is_kept(request.match_info["name"]))
 
-def viewer_folder(scene: types.CachedScene, images: Tensor | None) -> str:
-    """The folder in temp with the parts of a scene that the page asks for, written when there is
-    none. Nothing is left of it when it is cancelled."""
+
+def scene_name(
+    given: GaussianScene | Types.SPLAT, scene: GaussianScene, images: Tensor | None
+) -> str:
+    """The name of the kept files of a scene, which are written where there are none."""
     from fourreal.viewer import scene_files
 
-    temporary = Path(folder_paths.get_temp_directory())
-    written, before = scene.viewer_files
-    same_images = (before and before()) is images if images is not None else before is None
-    if written and same_images and (temporary / written).is_dir():
-        return written  # only the camera has changed
+    of, with_images, name = written.get(id(given), (None, None, ""))
+    same_images = with_images is None if images is None else with_images and with_images() is images
+    if of and of() is given and same_images and kept_scenes.is_kept(name):
+        return name  # only the camera has changed
     frames = None if images is None else images_to_frames(images, scene.num_views)
-    parts = scene_files(scene, frames)
-    progress = progress_reporter(len(parts))
-    temporary.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="4real_", dir=temporary))
-    try:
-        for done, (name, content) in enumerate(parts.items()):
-            progress(done, len(parts))
-            (folder / name).write_bytes(content())
-    except BaseException:
-        shutil.rmtree(folder)
-        raise
-    scene.viewer_files = (folder.name, None if images is None else weakref.ref(images))
-    return folder.name
+    name = kept_scenes.keep_scene(scene_files(scene, frames))
+    for key in [key for key, (of, *_) in written.items() if of() is None]:
+        del written[key]
+    with_images = None if images is None else weakref.ref(images)
+    written[id(given)] = (weakref.ref(given), with_images, name)
+    return name
+
+
+def draw(scene: GaussianScene, shown: Keyframe) -> Tensor:
+    """What the viewer shows as an IMAGE [1, H, W, 3] of the input views' size, on black."""
+    from fourreal.rendering import render
+
+    device = comfy.model_management.get_torch_device()
+    gaussians = scene.at(round(shown.time))
+    comfy.model_management.free_memory(2 * sum(t.nbytes for t in vars(gaussians).values()), device)
+    camera = (part[None].to(device) for part in (shown.extrinsics, shown.intrinsics))
+    with torch.no_grad():
+        image = render(gaussians.to(device), *camera, scene.width, scene.height).color
+    return image.clamp(0, 1).to(comfy.model_management.intermediate_device())
 
 
 class Preview4D(io.ComfyNode):
@@ -72,10 +84,12 @@ class Preview4D(io.ComfyNode):
     three lines opens the settings (size of the splats, view angle, background, what moves,
     screenshot, recording).
 
-    Where you look from is kept with the workflow and comes out as *camera* when it is queued:
-    connect it to core's Render Splat, or to Camera Path with *fixed_view*, to render just that
-    view. The viewer reads temporary files; after a restart of ComfyUI run the workflow again to
-    fill it.
+    Where you look from is kept with the workflow and comes out when it is queued: the picture as
+    *image*, and *camera* for core's Render Splat or for Camera Path with *fixed_view*. Keyframes
+    set on the timeline come out as *CAMERA_PATH*, for Render Splats.
+
+    The files that it shows are in the folder `4real/previews` of the output folder: at most 16
+    scenes and 4 GB, of which those not seen for longest go first.
     """
 
     @classmethod
@@ -109,8 +123,21 @@ class Preview4D(io.ComfyNode):
                     display_name="camera",
                     tooltip="Where you looked from when it was queued; at first the first view.",
                 ),
+                io.Image.Output(
+                    display_name="image",
+                    tooltip="What you saw when it was queued, in the size of the input views.",
+                ),
+                types.CameraPath.Output(
+                    display_name="CAMERA_PATH",
+                    tooltip="Through the keyframes of the timeline; without any, the camera as it "
+                    "is while time plays.",
+                ),
             ],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, **_) -> int:
+        return kept_scenes.count_gone()  # ComfyUI may remember a result whose files are gone
 
     @classmethod
     def execute(
@@ -119,11 +146,19 @@ class Preview4D(io.ComfyNode):
         images: Tensor | None = None,
         view: dict | None = None,
     ) -> io.NodeOutput:
-        scene = as_scene(scene)
-        folder = viewer_folder(scene, images)
-        shown = {"filename": "scene.json", "subfolder": folder, "type": "temp"}
-        camera = view_camera(scene, 0)
-        if view:  # the viewer's camera has LOAD3D_CAMERA's axes
-            seen = (view[name] for name in ("position", "target", "quaternion", "fov"))
-            camera = camera_info(*seen, aspect=scene.width / scene.height)
-        return io.NodeOutput(scene, camera, ui={"fourreal_scene": [shown]})
+        as_given, scene = scene, as_scene(scene)
+        name = scene_name(as_given, scene, images)
+        shown, keyframes = viewer_state(view, scene)
+        place = {
+            "filename": "scene.json",
+            "subfolder": (kept_scenes.PLACE / name).as_posix(),
+            "type": "output",
+            "owner": owner_of(view),
+        }
+        return io.NodeOutput(
+            scene,
+            shown.camera,
+            draw(scene, shown),
+            viewer_path(shown, keyframes, scene),
+            ui={"fourreal_scene": [place]},
+        )

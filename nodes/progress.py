@@ -12,11 +12,11 @@ from torch import Tensor
 PREVIEW_SIZE = 512  # pixels of the longer side
 
 
-def tell_node(text: str, node_id: str | None) -> None:
+def tell_node(text: str, node_id: str | None, level: int = logging.WARNING) -> None:
     """Show a sentence on a node that works, and in the terminal."""
     from server import PromptServer
 
-    logging.warning("%s", text)
+    logging.log(level, "%s", text)
     if node_id:
         PromptServer.instance.send_progress_text(text, node_id)
 

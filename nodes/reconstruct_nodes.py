@@ -1,15 +1,19 @@
-"""Reconstruct: from an IMAGE grid to a scene of dynamic Gaussians, its cameras and depth."""
+"""Reconstruct 4D: from an IMAGE grid to a scene of dynamic Gaussians, its cameras and depth."""
 
+import logging
 from typing import TYPE_CHECKING
 
+import comfy.model_management
 from comfy_api.latest import io
 from torch import Tensor
 
 from fourreal.cameras import to_homogeneous
+from fourreal.gaussians import GaussianScene
 from fourreal.grid import images_to_frames
 
 from . import types
-from .progress import progress_reporter
+from .grid_shape import HIDDEN, frames_of_grid
+from .progress import progress_reporter, tell_node
 
 if TYPE_CHECKING:
     from .offloading import ComfyReconstructor
@@ -182,6 +186,15 @@ def reconstructor_options(
     }
 
 
+def show_fidelity(scene: GaussianScene, frames: Tensor, node_id: str | None) -> None:
+    """Tell on the node how well a scene shows the frames [V, T, 3, H, W] that it was made of."""
+    from fourreal.reconstruction.fidelity import input_fidelity
+
+    fidelity = input_fidelity(scene, frames, comfy.model_management.get_torch_device())
+    warning = fidelity.warning(scene.metadata["reconstructor"])
+    tell_node(warning or fidelity.report(), node_id, logging.WARNING if warning else logging.INFO)
+
+
 class Reconstruct(io.ComfyNode):
     """It also gives the depth of every frame. Known cameras can be connected.
 
@@ -194,11 +207,12 @@ class Reconstruct(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FourReal_Reconstruct",
-            display_name="Reconstruct",
+            display_name="Reconstruct 4D",
             category=types.RECONSTRUCT,
             description="Turns a grid of synchronised views into dynamic 3D Gaussians and the "
             "cameras of the views. No camera poses are needed.",
             search_aliases=["vggt", "gaussian splatting", "4d reconstruction"],
+            hidden=HIDDEN,
             inputs=[
                 types.Reconstructor.Input("reconstructor", tooltip="The network, from its loader."),
                 *types.grid_inputs(),
@@ -246,7 +260,7 @@ class Reconstruct(io.ComfyNode):
         **options,
     ) -> io.NodeOutput:
         """options: see reconstructor_options."""
-        frames = images_to_frames(images, num_views).float().cpu()
+        frames = frames_of_grid(images, num_views, cls.hidden).float().cpu()
         if options.get("filled") is not None:
             options["filled"] = images_to_frames(options["filled"][..., None], num_views)[:, :, 0]
         given = reconstructor_options(**options)
@@ -261,6 +275,7 @@ class Reconstruct(io.ComfyNode):
             progress=progress_reporter(num_times + given["refine"], preview),
             **given,
         )
+        show_fidelity(result.scene, frames, cls.hidden.unique_id)
         return io.NodeOutput(
             types.CachedScene(**vars(result.scene)),
             types.depth_image(result.depth.flatten(0, 1)),

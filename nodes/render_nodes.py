@@ -1,10 +1,11 @@
-"""Render Splats: a scene along a camera path."""
+"""Render 4D Splats: a scene along a camera path."""
 
 from dataclasses import replace
 
 import comfy.model_management
 import torch
 from comfy_api.latest import InputImpl, Types, io
+from torch import Tensor
 
 from fourreal.cameras import CameraPath, scale_intrinsics
 from fourreal.gaussians import GaussianScene
@@ -25,19 +26,29 @@ def parse_color(text: str) -> list[float]:
         raise ValueError(f"the colour is {text!r}, but must be like #rrggbb.") from None
 
 
+def even_sized(images: Tensor) -> Tensor:
+    """Images [N, H, W, C] with a copy of the last row or column where their number is odd."""
+    for dim in (1, 2):
+        if images.shape[dim] % 2:
+            last = images.narrow(dim, images.shape[dim] - 1, 1)
+            images = torch.cat([images, last], dim)
+    return images
+
+
 class RenderSplats(io.ComfyNode):
     """On CUDA gsplat draws, where it is installed and works; else a rasterizer in plain torch does,
     with the same result.
 
-    For a SPLAT the path comes from the scene that it was made of, so that a scene can leave through
-    Scene to Splat, be transformed or merged by core's nodes, and be rendered in motion.
+    The path may come from another scene: one leaves through Scene to Splat, is transformed or
+    merged by core's nodes, and is rendered in motion. What has one time only, as a SPLAT of a file,
+    stands still along any path.
     """
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FourReal_RenderSplats",
-            display_name="Render Splats",
+            display_name="Render 4D Splats",
             category=types.RENDER,
             description="Renders a scene along a camera path, each frame at its own time.",
             search_aliases=["gaussian splatting", "rasterize", "render scene"],
@@ -50,7 +61,9 @@ class RenderSplats(io.ComfyNode):
                         default=0,
                         min=0,
                         max=4096,
-                        tooltip=f"Pixels; 0 for the {name} of the input views.",
+                        tooltip=f"Pixels; 0 for the {name} of the input views. The video is "
+                        "rounded up to an even number, by a copy of the last pixels, as H.264 "
+                        "needs it.",
                     )
                     for name in ("width", "height")
                 ),
@@ -103,6 +116,7 @@ class RenderSplats(io.ComfyNode):
         width, height = width or camera_path.width, height or camera_path.height
         path = replace(
             camera_path,
+            times=camera_path.times.clamp(max=0) if scene.num_frames == 1 else camera_path.times,
             width=width,
             height=height,
             intrinsics=scale_intrinsics(
@@ -123,11 +137,9 @@ class RenderSplats(io.ComfyNode):
         from fractions import Fraction  # here, as it takes longer to import than this file
 
         images = color.clamp(0, 1).to(out)
-        video = InputImpl.VideoFromComponents(
-            Types.VideoComponents(
-                images=images, frame_rate=Fraction(fps or scene.fps).limit_denominator(1001)
-            )
-        )
+        rate = Fraction(fps or scene.fps).limit_denominator(1001)
+        shown = Types.VideoComponents(images=even_sized(images), frame_rate=rate)
+        video = InputImpl.VideoFromComponents(shown)
         return io.NodeOutput(
             images, alpha[..., 0].to(out), types.depth_image(depth[..., 0]).to(out), video
         )

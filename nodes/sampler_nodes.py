@@ -1,15 +1,20 @@
 """Apply View-Time Attention, and the View-Time Sampler that includes it."""
 
+from dataclasses import dataclass, replace
+
 import comfy.sample
 import comfy.samplers
 import comfy.utils
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
+from torch import Tensor
 
 from fourreal.grid import sampling_stages
 
 from . import types
 from .progress import sampler_callback, tell_node
+
+AUTO = "auto"
 
 
 def model_input() -> io.Model.Input:
@@ -28,6 +33,33 @@ def view_strength_input() -> io.Float.Input:
         advanced=True,
         tooltip="Weight of the other views: 1 is the method, 0 independent views.",
     )
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """What View-Time Sampler's widgets stand for where they leave the choice to the MODEL."""
+
+    steps: int
+    cfg: float
+    sampler_name: str
+    scheduler: str = "simple"
+
+
+def settings_of(conventions: dict, known: Tensor) -> SamplerSettings:
+    """Settings that suit a MODEL of these conventions, of a grid with known cells [V, F].
+
+    The text hardly matters beside both references (paper, supplement), so cfg is 1 then.
+    """
+    from fourreal.video.conditioning import GUIDANCE_BOTH
+
+    if "grid" not in conventions:
+        found = SamplerSettings(20, 5.0, "uni_pc")  # core's templates of Wan have these
+    elif conventions["conditioning"] == "mask":
+        found = SamplerSettings(8, conventions["guidance_scale"], "euler")
+    else:
+        found = SamplerSettings(10, conventions["guidance_scale"], "lcm")
+    both = bool(known[0].all() and known[:, 0].all())
+    return replace(found, cfg=GUIDANCE_BOTH) if both else found
 
 
 class ApplyViewTimeAttention(io.ComfyNode):
@@ -71,6 +103,10 @@ class ApplyViewTimeAttention(io.ComfyNode):
 class ViewTimeSampler(io.ComfyNode):
     """It is Apply View-Time Attention and a KSampler in one node.
 
+    Left at 0 and *auto*, steps, cfg, sampler and scheduler suit the MODEL: for the embedded one 10
+    steps of lcm with cfg 3, for its VACE 8 of euler without, for Wan 20 of uni_pc with cfg 5. The
+    timestep shift is the MODEL's own; core's ModelSamplingSD3 changes it.
+
     With both references cfg 1 is enough and twice as fast. Each reference that the embedded model
     makes takes *steps* steps: the first one with *cfg*, the second one with a cfg halfway to 1; the
     rest follows with cfg 1. The result is an ordinary LATENT; VAE Decode makes the views one after
@@ -105,32 +141,34 @@ class ViewTimeSampler(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "steps",
-                    default=20,
-                    min=1,
+                    default=0,
+                    min=0,
                     max=1000,
-                    tooltip="Denoising steps; more are slower and usually cleaner.",
+                    tooltip="Denoising steps; more are slower and usually cleaner. 0 for as many "
+                    "as suit the MODEL.",
                 ),
                 io.Float.Input(
                     "cfg",
-                    default=5.0,
+                    default=0.0,
                     min=0.0,
                     max=100.0,
                     step=0.1,
                     round=0.01,
-                    tooltip="How strongly the text guides. With both references 1 is enough, and "
-                    "twice as fast.",
+                    tooltip="How strongly the text guides; 0 for what suits the MODEL. With both "
+                    "references 1 is enough, and twice as fast.",
                 ),
                 io.Combo.Input(
                     "sampler_name",
-                    options=comfy.samplers.KSampler.SAMPLERS,
-                    default="euler",
-                    tooltip="The rule of a denoising step; lcm suits the embedded model.",
+                    options=[AUTO, *comfy.samplers.KSampler.SAMPLERS],
+                    default=AUTO,
+                    tooltip="The rule of a denoising step; auto for what suits the MODEL.",
                 ),
                 io.Combo.Input(
                     "scheduler",
-                    options=comfy.samplers.KSampler.SCHEDULERS,
-                    default="simple",
-                    tooltip="How the noise levels are spread over the steps.",
+                    options=[AUTO, *comfy.samplers.KSampler.SCHEDULERS],
+                    default=AUTO,
+                    tooltip="How the noise levels are spread over the steps; auto for what suits "
+                    "the MODEL.",
                 ),
                 view_strength_input(),
             ],
@@ -165,6 +203,10 @@ class ViewTimeSampler(io.ComfyNode):
         # The control of VACE is that of the whole grid.
         staged = conventions.get("staged") and conventions["conditioning"] != "mask"
         known = types.known_cells(latent)
+        suited = settings_of(conventions, known)
+        steps, cfg = steps or suited.steps, cfg or suited.cfg
+        sampler_name = suited.sampler_name if sampler_name == AUTO else sampler_name
+        scheduler = suited.scheduler if scheduler == AUTO else scheduler
         views, _, frames, *sides = latent["samples"].shape
         if "grid" in conventions:  # the embedded model
             told = size_warning(views, 4 * frames - 3, *(8 * side for side in sides))

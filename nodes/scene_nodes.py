@@ -14,7 +14,8 @@ from . import types
 from .splat_batch import as_scene, scene_to_splat
 
 SAVED_AS = ["safetensors", "4dgs", "usdc", "zip", "html", "ply", "spz", "splat", "glb"]
-READ = {".safetensors", ".4dgs", ".usd", ".usda", ".usdc", ".zip", ".ply", ".spz", ".splat", ".glb"}
+ONE_TIME = {".ply", ".spz", ".splat", ".glb"}  # formats of which there is a file for each time
+READ = {".safetensors", ".4dgs", ".usd", ".usda", ".usdc", ".zip"} | ONE_TIME
 
 
 class SceneToSplat(io.ComfyNode):
@@ -68,7 +69,7 @@ class SaveScene(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FourReal_SaveScene",
-            display_name="Save Scene",
+            display_name="Save Scene (4Real)",
             category=types.FILES,
             description="Writes a scene to the output folder, in the format of other programs or "
             "as the file that keeps everything.",
@@ -132,20 +133,29 @@ def metadata_of(hidden) -> dict[str, str]:
 
 
 def available_scenes() -> list[str]:
-    """Scenes in the input and output folders, newest first, as LoadImage would name them."""
+    """Scenes in the input and output folders, newest first, as LoadImage would name them. A folder
+    of files of one time each is one too, before its files; its name ends with a slash."""
     found = []
     for folder, mark in (
         (folder_paths.get_input_directory(), ""),
         (folder_paths.get_output_directory(), " [output]"),
     ):
+        sequences: dict[Path, list[float]] = {}
         for path in Path(folder).rglob("*"):
             if path.suffix.lower() in READ and path.is_file():
-                found.append((path.stat().st_mtime, path.relative_to(folder).as_posix() + mark))
-    return [name for _, name in sorted(found, key=lambda entry: (-entry[0], entry[1]))]
+                changed, name = path.stat().st_mtime, path.relative_to(folder)
+                found.append((-changed, 1, name.as_posix() + mark))
+                if path.suffix.lower() in ONE_TIME and name.parent != Path():
+                    sequences.setdefault(name.parent, []).append(changed)
+        for name, changes in sequences.items():
+            if len(changes) > 1:
+                found.append((-max(changes), 0, f"{name.as_posix()}/{mark}"))
+    return [name for *_, name in sorted(found)]
 
 
 class LoadScene(io.ComfyNode):
-    """What Save Scene wrote is in the output folder; its name in the list ends with `[output]`.
+    """What Save Scene (4Real) wrote is in the output folder; its name in the list ends with
+    `[output]`. *Upload* and dropping a file on the node put one into the input folder.
 
     Files without cameras (all but scene files) get one before what they hold.
     """
@@ -154,7 +164,7 @@ class LoadScene(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FourReal_LoadScene",
-            display_name="Load Scene",
+            display_name="Load Scene (4Real)",
             category=types.FILES,
             description="Reads a scene or a splat file of any format from the input or output "
             "folder.",
@@ -163,8 +173,8 @@ class LoadScene(io.ComfyNode):
                 io.Combo.Input(
                     "scene_file",
                     options=available_scenes(),
-                    tooltip="A scene file, PLY, SPZ, .splat, GLB, OpenUSD, .4dgs or .zip of one "
-                    "file per time; the newest first.",
+                    tooltip="A scene file, PLY, SPZ, .splat, GLB, OpenUSD, .4dgs, or a .zip or "
+                    "folder (its name ends with /) of one file per time; the newest first.",
                 ),
             ],
             outputs=[types.Scene.Output(display_name="SCENE", tooltip=types.SCENE_TOOLTIP)],
@@ -172,7 +182,9 @@ class LoadScene(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, scene_file: str) -> float:
-        return Path(folder_paths.get_annotated_filepath(scene_file)).stat().st_mtime
+        path = Path(folder_paths.get_annotated_filepath(scene_file))
+        parts = path.iterdir() if path.is_dir() else [path]
+        return max(part.stat().st_mtime for part in parts)
 
     @classmethod
     def execute(cls, scene_file: str) -> io.NodeOutput:

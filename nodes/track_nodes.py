@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io
 from torch import Tensor
 
-from fourreal.grid import frames_to_images, images_to_frames
+from fourreal.grid import frames_to_images
 
 from . import types
+from .grid_shape import HIDDEN, frames_of_grid
 from .progress import progress_reporter
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class TrackPoints(io.ComfyNode):
             description="Follows points of one frame through all views and times of a grid, with "
             "VGGT's track head.",
             search_aliases=["vggt", "correspondences", "point tracking", "motion"],
+            hidden=HIDDEN,
             inputs=[
                 types.Reconstructor.Input(
                     "reconstructor", tooltip="VGGT-1B, from Load Reconstructor."
@@ -103,7 +105,7 @@ class TrackPoints(io.ComfyNode):
         from fourreal.reconstruction.track_drawing import draw_tracks
         from fourreal.reconstruction.tracking import num_sequences
 
-        frames = images_to_frames(images, num_views).float().cpu()
+        frames = frames_of_grid(images, num_views, cls.hidden).float().cpu()
         tracks = reconstructor.track(
             frames,
             points_of_text(points, rows, *frames.shape[-2:]),

@@ -4,8 +4,6 @@ A grid of V views and T times is an IMAGE [V*T, H, W, 3], index v*T + t, and a L
 are [V, C, F, h, w]. Other nodes and packs use both as they are: a batch of views.
 """
 
-import weakref
-
 import torch
 from comfy_api.latest import io
 from torch import Tensor
@@ -19,7 +17,7 @@ GENERATE, RECONSTRUCT, RENDER, FILES = (  # places in the menu of nodes
 Reconstructor = io.Custom("FOURREAL_RECONSTRUCTOR")  # ComfyReconstructor of offloading.py
 Scene = io.Custom("FOURREAL_SCENE")  # CachedScene
 CameraPath = io.Custom("FOURREAL_CAMERA_PATH")  # fourreal.cameras.CameraPath
-View = io.Custom("FOURREAL_VIEW")  # a widget: {position, target, quaternion, fov} of the viewer
+View = io.Custom("FOURREAL_VIEW")  # a widget: the state of the viewer (viewer_state.py)
 MoGeGeometry = io.Custom("MOGE_GEOMETRY")  # core's, see geometry_info.py
 DA3Geometry = io.Custom("DA3_GEOMETRY")
 Extrinsics = io.Custom("EXTRINSICS")  # [V, 4, 4] world to camera, OpenCV, as other packs have it
@@ -36,18 +34,16 @@ class CachedScene(GaussianScene, list):
     """A scene that tells ComfyUI's cache how much memory it holds.
 
     Core 0.28 counts the tensors that it finds in lists, so this is also the list of its tensors;
-    later versions ask `_comfy_cache_tensors`. viewer_files: the temporary folder that Preview 4D
-    has written of it, and the images (weakly, None for none) that are in there.
+    later versions ask `_comfy_cache_tensors`.
     """
-
-    viewer_files: tuple[str | None, weakref.ref | None] = (None, None)
 
     def __post_init__(self):
         super().__post_init__()
         self.extend(self._comfy_cache_tensors())
 
     def _comfy_cache_tensors(self) -> list[Tensor]:
-        return [t for part in (self.static, *self.dynamic) for t in vars(part).values()]
+        held = [t for part in (self.static, *self.dynamic) for t in vars(part).values()]
+        return held + (self.confidences or [])
 
 
 def scene_input() -> Scene.Input:
@@ -73,7 +69,9 @@ def grid_inputs() -> list:
             default=8,
             min=1,
             max=64,
-            tooltip="Views in the grid; the batch holds all times of the first view first.",
+            tooltip="Views in the grid; the batch holds all times of the first view first. Link "
+            "num_views of the node that made the grid. Of images from elsewhere only a number that "
+            "does not divide the batch can be told to be wrong.",
         ),
     ]
 

@@ -11,6 +11,7 @@ from fourreal.grid import check_size, frames_to_images, images_to_frames, num_la
 from fourreal.video.conditioning import known_and_missing, letterbox, mask_channels
 
 from . import types
+from .grid_shape import HIDDEN, frames_of_grid
 
 CHANNELS, STRIDE = 16, 8  # of the Wan 2.1 VAE, the one of VACE, and the embedded one
 
@@ -101,6 +102,7 @@ class GridVACE(io.ComfyNode):
             description="Shows a grid of frames with holes to a Wan VACE model, which fills the "
             "holes: the views of a scene that are known in part.",
             search_aliases=["vace", "inpaint grid", "fill holes"],
+            hidden=HIDDEN,
             inputs=[
                 io.Conditioning.Input("positive", tooltip="What the scene shows."),
                 io.Conditioning.Input("negative", tooltip="What it should not show."),
@@ -151,8 +153,8 @@ class GridVACE(io.ComfyNode):
         reference_image: Tensor | None = None,
         freeze_time: Tensor | None = None,
     ) -> io.NodeOutput:
+        frames = frames_of_grid(images, num_views, cls.hidden)
         check_vace_inputs(vae, images, mask, num_views)
-        frames = images_to_frames(images, num_views)
         mask = mask.unflatten(0, frames.shape[:2])[:, :, None]
         if freeze_time is not None:
             frames, mask = with_column(frames, mask, freeze_time)

@@ -99,6 +99,7 @@ def patch_for_grid(
         conventions["conditioning"],
         conventions["max_frames"],
         view_strength,
+        model.get_model_object("diffusion_model").text_dim,
     )
     patched = model.clone()
     network = patched.get_model_object("diffusion_model")
@@ -129,7 +130,7 @@ class GridPatch:
     """What a patched MODEL does for one grid.
 
     known [V, F]; references [1, C, V*F, h, w] as the network sees latents, None where nothing is
-    known; the rest as in patch_for_grid.
+    known; text_dim: the width of the text that the network reads; the rest as in patch_for_grid.
     """
 
     known: Tensor
@@ -137,6 +138,7 @@ class GridPatch:
     conditioning: str
     max_frames: int
     view_strength: float
+    text_dim: int
 
     @property
     def num_views(self) -> int:
@@ -156,10 +158,12 @@ class GridPatch:
         return torch.cat(views, dim=1)
 
     def extra_conds(self, stock: Callable[..., dict], **given) -> dict:
-        """Core's inputs of the network from a CONDITIONING. Raises ValueError where that shows a
-        video to a MODEL that is not VACE, or one of another grid, which core would repeat or cut.
+        """Core's inputs of the network from a CONDITIONING, for a LATENT like noise. Raises
+        ValueError for a LATENT of another grid, for a text of another encoder, and for a video that
+        is shown to a MODEL that is not VACE or is of another grid, which core would repeat or cut.
         """
-        shown, noise = given.get("vace_frames", ()), given["noise"]
+        shown, noise, text = given.get("vace_frames", ()), given["noise"], given.get("cross_attn")
+        self.check_grid(len(noise), noise.shape[2])
         if shown and self.conditioning != "mask":
             raise ValueError(f"this CONDITIONING {NOT_VACE}")
         for part in shown:
@@ -168,7 +172,21 @@ class GridPatch:
                     f"this CONDITIONING shows {size_of(part)}, but the LATENT has "
                     f"{size_of(noise)}; connect the LATENT of Grid VACE."
                 )
+        if text is not None and text.shape[-1] != self.text_dim:
+            raise ValueError(
+                f"this CONDITIONING has {text.shape[-1]} numbers per word, but this MODEL reads "
+                f"{self.text_dim}; encode the text with the CLIP that belongs to the MODEL."
+            )
         return stock(**given)
+
+    def check_grid(self, num_views: int, num_frames: int) -> None:
+        """Raise ValueError unless the sampler's LATENT has the size of the patch."""
+        if (num_views, num_frames) != tuple(self.known.shape):
+            raise ValueError(
+                f"this MODEL was set up for a grid of {self.num_views} views x {self.num_frames} "
+                f"latent frames, but is given one of {num_views} x {num_frames}; connect the same "
+                "LATENT to Apply View-Time Attention and to the sampler."
+            )
 
     def run_network(
         self,
@@ -186,13 +204,7 @@ class GridPatch:
 
         vace_context [n*V, k, 96, F, h, w]: what a VACE network is shown, k times.
         """
-        count, remainder = divmod(len(x), self.num_views)
-        if remainder or x.shape[2] != self.num_frames:
-            raise ValueError(
-                f"this MODEL was set up for a grid of {self.num_views} views x {self.num_frames} "
-                f"latent frames, but is given a batch of {len(x)} x {x.shape[2]}; connect the same "
-                "LATENT to Apply View-Time Attention and to the sampler."
-            )
+        count = len(x) // self.num_views
 
         def first_view_of_each(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.unflatten(0, (count, self.num_views))[:, 0]

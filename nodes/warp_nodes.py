@@ -16,6 +16,7 @@ from fourreal.grid import frames_to_images, images_to_frames
 
 from . import types
 from .camera_info import cameras_of
+from .grid_shape import HIDDEN, frames_of_grid
 from .progress import progress_reporter
 from .splat_batch import as_scene
 
@@ -53,7 +54,8 @@ class WarpGrid(io.ComfyNode):
                     display_name="missing", tooltip="1 where pixels must be made, for each image."
                 ),
                 types.Extrinsics.Output(
-                    display_name="EXTRINSICS", tooltip="World to camera [V, 4, 4], for Reconstruct."
+                    display_name="EXTRINSICS",
+                    tooltip="World to camera [V, 4, 4], for Reconstruct 4D.",
                 ),
                 types.Intrinsics.Output(display_name="INTRINSICS", tooltip="[V, 3, 3], in pixels."),
                 io.Int.Output(display_name="num_views", tooltip="The number of views V."),
@@ -64,6 +66,7 @@ class WarpGrid(io.ComfyNode):
                 io.String.Output(
                     display_name="report", tooltip="How much of each view is known, and warnings."
                 ),
+                *types.grid_outputs()[2:],
             ],
         )
 
@@ -117,6 +120,7 @@ class WarpGrid(io.ComfyNode):
             num_times,
             shares.mean().item(),
             f"known of each view: {views}" + (f"\nwarning: {warning}" if warning else ""),
+            *(width, height),
         )
 
 
@@ -228,7 +232,8 @@ def target_cameras(
 def first_times(scene: GaussianScene, count: int) -> GaussianScene:
     """The scene at its first `count` times, or at all where it has fewer."""
     observed = None if scene.observed is None else scene.observed[:, :count]
-    return GaussianScene(**vars(scene) | {"dynamic": scene.dynamic[:count], "observed": observed})
+    kept = {"dynamic": scene.dynamic[:count], "observed": observed, "confidences": None}
+    return GaussianScene(**vars(scene) | kept)
 
 
 def seen_by_nobody(splat: Types.SPLAT) -> GaussianScene:
@@ -255,6 +260,7 @@ class PasteKnown(io.ComfyNode):
             description="Puts the known pixels of a warped grid back into the generated one and "
             "matches its colours to them.",
             search_aliases=["composite", "color match", "feather", "inpaint"],
+            hidden=HIDDEN,
             inputs=[
                 *types.grid_inputs(),
                 io.Image.Input("warped", tooltip="The images of Warp Grid."),
@@ -302,9 +308,9 @@ class PasteKnown(io.ComfyNode):
             )
             raise ValueError(f"{sizes} pixels, but all must be of one grid.")
         grid = WarpedGrid(
-            images_to_frames(warped, num_views),
+            frames_of_grid(warped, num_views, cls.hidden, "warped"),
             images_to_frames(missing[..., None], num_views),
         )
-        frames = images_to_frames(images, num_views)
+        frames = frames_of_grid(images, num_views, cls.hidden)
         pasted = paste_known(frames, grid, feather=feather, match_colors=match_colors)
         return io.NodeOutput(frames_to_images(pasted))

@@ -21,6 +21,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 COMFYUI = os.environ.get("COMFYUI_PATH")
+FRONTEND = os.environ.get("COMFYUI_FRONTEND")  # another than the checkout wants: a static folder
 CHANNELS = 16  # of the latents of the untrained models made here
 needs_comfyui = pytest.mark.skipif(
     not COMFYUI, reason="set COMFYUI_PATH to a ComfyUI checkout to run this"
@@ -29,6 +30,7 @@ one_conditioning = pytest.mark.parametrize("weights", ["replace"], indirect=True
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 BLUEPRINT = ROOT / "subgraphs" / "Text to 4D (4Real).json"
 NOTES = {"Note", "MarkdownNote"}
+MUTED = 2  # a node's mode in a workflow's file
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COLOR")
 FRAMES, PATH_FRAMES, SIZE = 5, 6, 64
 SMALLER = {
@@ -44,12 +46,12 @@ SMALLER = {
 
 def to_api(workflow: dict, object_info: dict) -> dict:
     """A workflow in the editor's format as the prompt that the editor would queue."""
-    links = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
+    nodes = [n for n in workflow["nodes"] if n["type"] not in NOTES and n["mode"] != MUTED]
+    present = {node["id"] for node in nodes}
+    links = {k[0]: [str(k[1]), k[2]] for k in workflow["links"] if k[1] in present}
     prompt = {}
-    for node in workflow["nodes"]:
-        if node["type"] in NOTES:
-            continue
-        inputs = {i["name"]: links[i["link"]] for i in node["inputs"] if i["link"]}
+    for node in nodes:
+        inputs = {i["name"]: links[i["link"]] for i in node["inputs"] if i["link"] in links}
         values = iter(node.get("widgets_values", []))
         schema = object_info[node["type"]]["input"]
         optional = schema.get("optional", {})
@@ -210,21 +212,33 @@ class Server:
             base / "custom_nodes" / "tiny_wan" / "__init__.py",
         )
         write_model_files(base / "models")
-        for view in range(8):
-            Image.new("RGB", (96, 72), (30 * view, 80, 200)).save(base / f"input/view_{view}.jpg")
+        Image.new("RGB", (96, 72), (30, 80, 200)).save(base / "input/example.png")  # as in ComfyUI
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         command = [sys.executable, "main.py", "--cpu", "--port", str(port), "--base-directory"]
+        frontend = ["--front-end-root", FRONTEND] if FRONTEND else []
+        self.command = [*command, str(base), "--disable-api-nodes", *frontend]
+        self.environment = os.environ | {"FOURREAL_WEIGHTS": str(weights)}
+        self.start()
+
+    def start(self) -> None:
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [*command, str(base), "--disable-api-nodes"],
+                self.command,
                 cwd=COMFYUI,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=os.environ | {"FOURREAL_WEIGHTS": str(weights)},
+                env=self.environment,
             )
+
+    def restart(self) -> None:
+        """End the server and start it again at the same address."""
+        self.process.terminate()
+        self.process.wait(30)
+        self.start()
+        self.wait_for(lambda: self.ask("/system_stats"), 300)
 
     def ask(self, route: str, data: dict | None = None) -> dict:
         body = json.dumps(data).encode() if data is not None else None

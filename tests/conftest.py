@@ -17,11 +17,16 @@ FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader
 torch.set_num_threads(min(torch.get_num_threads(), 2))
 
 
+def chromium() -> str | None:
+    """The path of a Chromium, if one is here."""
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
 @pytest.fixture(scope="module")
 def browser():
     """Headless Chromium that draws WebGL on the CPU."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    found = chromium()
     if not found:
         pytest.skip("no Chromium is here (apt-get install chromium, or set CHROMIUM to its path)")
     with sync_api.sync_playwright() as playwright:

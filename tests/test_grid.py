@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fourreal.grid import (
+    check_shared_cell,
     check_size,
     contact_sheet,
     frames_to_images,
@@ -15,12 +16,44 @@ from fourreal.grid import (
     sequence_to_grid,
     tile_views,
 )
+from fourreal.scenes import make_scene, scene_seed
 
 
 def numbered(num_views=3, num_times=5, height=2, width=4):
     """Frames [V, T, 3, H, W] whose every pixel is 10 v + t."""
     number = 10 * torch.arange(num_views)[:, None] + torch.arange(num_times)
     return number[:, :, None, None, None].expand(-1, -1, 3, height, width).float()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x,
+        lambda x: (x + 0.05 * torch.randn_like(x)).clamp(0, 1),  # grain
+        lambda x: (1.3 * x).clamp(0, 1),  # other light
+        lambda x: x**1.4,
+        lambda x: x.roll(1, -1),
+        lambda x: (x * 16).round() / 16,
+    ],
+)
+@pytest.mark.parametrize("size", [32, 256])  # larger ones are compared at 64 pixels
+def test_references_may_differ_by_codecs_light_and_small_shifts(change, size):
+    torch.manual_seed(0)
+    scene = make_scene(scene_seed("validation", 3), 2, 2, size, size).frames
+    check_shared_cell(scene[0], torch.cat([change(scene[:1, 0]), scene[1:, 0]]))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_references_of_two_scenes_or_moments_are_refused(seed):
+    """A fixed view of one scene with photos of another, and a mirrored one."""
+    row, column = (make_scene(scene_seed("validation", s), 2, 1, 48, 64).frames for s in (seed, 9))
+    for wrong in (column[:, 0], row[:, 0].flip(-1)):
+        with pytest.raises(ValueError, match=r"one cell of the grid, but show different.*video's"):
+            check_shared_cell(row[0], wrong)
+    grey = torch.full_like(row[0], 0.5)
+    check_shared_cell(grey, grey + 0.03 * torch.rand_like(grey))  # nothing that could correlate
+    with pytest.raises(ValueError, match="show different things"):
+        check_shared_cell(grey, grey + 0.3)
 
 
 @pytest.mark.parametrize("frames, latents", [(1, 1), (5, 2), (29, 8), (81, 21)])

@@ -9,10 +9,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
-    {"caching", "cameras", "devices", "files", "gaussians", "grid", "profiling", "weights"},
+    {"caching", "cameras", "bars", "devices", "files", "gaussians", "grid", "profiling", "weights"},
     {"attention", "formats", "rendering"},
     {"metrics", "paste", "scenes", "warp"},
-    {"data", "embedded", "reconstruction", "video"},
+    {"data", "embedded", "fill", "reconstruction", "video"},
     {"benchmarks", "training", "viewer"},
     {"evaluation"},
     {"commands"},

@@ -22,7 +22,20 @@ def test_a_stage_has_its_seconds_and_the_memory_at_its_peak(caplog):
     assert list(work) == ["seconds", "peak_memory_mb"]
     assert work["seconds"] >= 3 * profiling.WATCHED_EVERY and idle["seconds"] >= 0
     assert work["peak_memory_mb"] - idle["peak_memory_mb"] > 200
-    assert "work: " in caplog.text and "peak_memory_mb" in caplog.text
+    assert f"work: {work['seconds']:.1f} s, {work['peak_memory_mb']} MB" in caplog.text
+
+
+def test_stages_that_are_planned_are_announced_with_what_is_left(caplog):
+    caplog.set_level("INFO", logger="fourreal")
+    profiler = StageProfiler(plan=("load", "work", "write"))
+    for name in ("load", "aside", "work", "write"):
+        with profiler.stage(name):
+            pass
+    assert [said for said in caplog.messages if said.startswith("Stage")] == [
+        "Stage 1 of 3: load (then work, write)",
+        "Stage 2 of 3: work (then write)",
+        "Stage 3 of 3: write",
+    ]
 
 
 def test_a_stage_on_cuda_has_the_memory_of_the_gpu(monkeypatch):

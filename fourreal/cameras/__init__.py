@@ -2,6 +2,7 @@
 
 from fourreal.cameras.arcs import arc_cameras, clip_through, point_ahead
 from fourreal.cameras.coverage import Coverage
+from fourreal.cameras.keyframe_path import keyframe_path
 from fourreal.cameras.paths import (
     PATH_KINDS,
     TIME_KINDS,
@@ -51,6 +52,7 @@ __all__ = [
     "from_opengl",
     "interpolate_cameras",
     "invert",
+    "keyframe_path",
     "look_at",
     "matrix_to_quaternion",
     "pixel_grid",

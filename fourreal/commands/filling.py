@@ -6,22 +6,21 @@ makes the first view before that.
 """
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from fourreal.cameras import clip_through
 from fourreal.commands.arc_options import Cameras, cameras_on_arc, warp_to
 from fourreal.commands.jobs import GenerateConfig
 from fourreal.commands.pipelines import Models
 from fourreal.commands.results import enlarge, progress_bar
 from fourreal.files.media import write_image
+from fourreal.fill import fill_column, fill_holes
 from fourreal.gaussians import GaussianScene
 from fourreal.grid import contact_sheet
-from fourreal.paste import paste_known
 from fourreal.profiling import StageProfiler
 from fourreal.reconstruction import Reconstructor, predicted_scene, scene_from_depth
 from fourreal.warp import WarpedGrid, reference_cells
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from fourreal.video import ViewTimePipeline
 
 logger = logging.getLogger(__name__)
-LINES_PER_FEATHER = 32  # of a frame's height: 15 pixels of 480
 REFERENCES = ("fixed_view", "freeze_time", "image")
 
 
@@ -61,6 +59,19 @@ def needs_geometry(job: GenerateConfig, pipeline: "ViewTimePipeline") -> bool:
             "transformer is none; give one of VACE with --transformer."
         )
     return vace
+
+
+def filling_stages(job: GenerateConfig) -> list[str]:
+    """The stages of fill_grid, in their order; a column is left out where nothing of it is
+    missing."""
+    names = [] if job.fixed_view or job.freeze_time else ["first view"]
+    names += ["geometry", "warp"]
+    for number, count in enumerate(round_sizes(job.num_views, job.rounds), 1):
+        suffix = f" {number}" if count < job.num_views else ""
+        names += ["column" + suffix] * bool(job.column_clip and job.arc is not None)
+        names += ["video" + suffix]
+        names += ["warp" + suffix] * bool(suffix)
+    return names
 
 
 def fill_grid(
@@ -104,14 +115,13 @@ def fill_views(
         suffix = f" {number}" if count < len(cameras[0]) else ""  # the last one is "video"
         part = WarpedGrid(known.frames[:count], known.missing[:count])
         seen = cameras[0][:count], cameras[1][:count]
+        fill = options | {"scale": job.fill_scale}
         if job.column_clip and part.missing[:, 0].any():
             with profiler.stage("column" + suffix):
-                given = models.pipeline, scene, part, seen, options, profiler.device
-                part = with_filled_column(*given)
+                given = models.pipeline, scene, part, seen, profiler.device
+                part = fill_column(*given, **fill)
         with profiler.stage("video" + suffix):
-            shown = {"video": part.frames, "mask": part.missing, "num_views": count}
-            made = models.pipeline(**options | shown).frames
-        frames = paste_known(made, part, feather=feather_of(part))
+            frames = fill_holes(models.pipeline, part, **fill)
         if count < len(cameras[0]):
             with profiler.stage("warp" + suffix):
                 scene = scene_of_filled(job, models, frames, seen, profiler.device)
@@ -147,38 +157,6 @@ def warp_further(
     given[: len(frames)], cells[: len(frames)] = frames, True
     height, width = frames.shape[-2:]
     return warp_to(scene, cameras, width, height, device, references=(given, cells))
-
-
-def feather_of(grid: WarpedGrid) -> int:
-    """Pixels over which known pixels fade into made ones, for frames of this size."""
-    return round(grid.frames.shape[-2] / LINES_PER_FEATHER)
-
-
-def with_filled_column(
-    pipeline: "ViewTimePipeline",
-    scene: GaussianScene,
-    warped: WarpedGrid,
-    cameras: Cameras,
-    options: dict[str, Any],
-    device: torch.device,
-) -> WarpedGrid:
-    """The warped grid whose first time is known in all views: filled as one clip, of a camera that
-    moves through the views while time stands still, which video models know."""
-    extrinsics, intrinsics, kept = clip_through(*cameras)
-    moment = replace(scene, dynamic=scene.dynamic[:1], observed=None)
-    if scene.observed is not None:
-        moment.observed = scene.observed[:, :1]
-    height, width = warped.frames.shape[-2:]
-    clip = warp_to(moment, (extrinsics, intrinsics), width, height, device)
-    clip.frames[kept], clip.missing[kept] = warped.frames[:, :1], warped.missing[:, :1]
-    shown = {"video": clip.frames.transpose(0, 1), "mask": clip.missing.transpose(0, 1)}
-    size = {"num_views": 1, "num_frames": len(extrinsics)}
-    made = pipeline(**options | shown | size).frames[0, kept, None]
-    column = WarpedGrid(warped.frames[:, :1], warped.missing[:, :1])
-    filled = WarpedGrid(warped.frames.clone(), warped.missing.clone())
-    filled.frames[:, :1] = paste_known(made, column, feather=feather_of(column))
-    filled.missing[:, :1] = 0
-    return filled
 
 
 def scene_of_references(

@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fourreal.commands.filling import fill_grid, needs_geometry, write_warped
+from fourreal.commands.filling import fill_grid, filling_stages, needs_geometry, write_warped
 from fourreal.commands.jobs import GenerateConfig, is_finished, list_jobs
 from fourreal.commands.pipelines import Models, load_pipeline
 from fourreal.commands.reconstruct import read_reconstructor, reconstruct_grid
-from fourreal.commands.results import kept_grid, write_report, write_results
+from fourreal.commands.results import WRITING, kept_grid, write_report, write_results
 from fourreal.devices import choose_device
 from fourreal.files.atomic import results_folder
 from fourreal.files.media import read_image, read_images, read_video
+from fourreal.grid import check_shared_cell
 from fourreal.profiling import StageProfiler, StepTimer
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,8 @@ def sampling_options(config: GenerateConfig) -> dict[str, Any]:
             ("freeze_time", config.freeze_time, photos),
         )
     )
+    if row is not None and column is not None:
+        check_shared_cell(row, column)  # before models are loaded
     return {
         "negative_prompt": config.negative_prompt,
         "num_views": config.num_views,
@@ -124,7 +127,9 @@ def generate(config: GenerateConfig) -> Path:
         options, loading = sampling_options(jobs[0]), StageProfiler(device)
         with loading.stage("load"):
             models = load_models(config, device)
-        for job in jobs:
+        for number, job in enumerate(jobs, 1):
+            if config.prompts:
+                logger.info("Prompt %d of %d, %s: %s", number, len(jobs), job.out, job.prompt)
             generate_one(job, models, options, StageProfiler(device, dict(loading.stages)))
     print(f"results: {config.out}")
     return config.out
@@ -142,8 +147,11 @@ def generate_one(
         "callback_on_step_end": timer,
         "callback_on_step_end_tensor_inputs": (),
     }
+    by_geometry = needs_geometry(job, models.pipeline)
+    making = filling_stages(job) if by_geometry else ["video"]
+    profiler.plan = [*making, "reconstruct", *WRITING]
     with kept_grid(job.out) as keep, results_folder(job.out) as folder:
-        if needs_geometry(job, models.pipeline):
+        if by_geometry:
             filled = fill_grid(job, models, asked, profiler)
             frames = filled.frames
         else:
@@ -157,8 +165,8 @@ def generate_one(
         with models.reconstructor_on(profiler.device) as reconstructor:
             scene = reconstruct_grid(reconstructor, frames, profiler, fps=job.fps, **known)
         scene.metadata["prompt"] = str(job.prompt)
-        write_results(folder, frames, scene, job.orbit_size, profiler)
-        figures = {} if filled is None else write_warped(folder, filled.warped)
+        figures: dict[str, Any] = write_results(folder, frames, scene, job.orbit_size, profiler)
+        figures |= {} if filled is None else write_warped(folder, filled.warped)
         write_report(folder, profiler, scene, asdict(job), **figures)
 
 

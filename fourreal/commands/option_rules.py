@@ -107,6 +107,7 @@ RULES: dict[str, Rule] = {
     "elevation": Number(-89, 89, reason="degrees"),
     "distance": POSITIVE,
     "rounds": COUNT,
+    "fill_scale": COUNT,
     "WarpConfig.num_views": TWO_VIEWS,
     "WarpConfig.height": PIXELS,
     "WarpConfig.width": PIXELS,
@@ -160,6 +161,7 @@ RULES: dict[str, Rule] = {
     "ReconstructorConfig.temporal": one_of("token", "view", "none"),
     "size": PIXELS,
     "render_size": PIXELS,
+    "fewest_views": COUNT,
     "ReconstructorConfig.num_views": Number(7, reason="its validation reads views 1 to 7"),
     "num_times": Number(1, 11, reason="its validation takes every second of a scene's times"),
     "posed": path_to_read,
@@ -257,6 +259,11 @@ def check_generate(config: Any) -> None:
             "--image is the grid's first cell, which --fixed-view and --freeze-time hold already; "
             "give either the image or those."
         )
+    for name, size in (("height", config.height), ("width", config.width)):
+        if size and size % config.fill_scale:
+            raise ValueError(
+                f"--{name} is {size}, but must be a multiple of --fill-scale ({config.fill_scale})."
+            )
     check_option("seed", config.seed, SEED)
 
 
@@ -268,15 +275,23 @@ def check_warp(config: Any) -> None:
 
 def check_reconstructor(config: Any) -> None:
     """Sizes of a network from nothing, which has tokens of 8 x 8 pixels."""
-    if config.start_from is None:
-        check_option("size", config.size, Number(8, multiple=8, reason="its tokens"))
-        if config.stage != "geometry":
-            raise ValueError(
-                f"the {config.stage} stage needs --start-from, the file of the stage before."
-            )
-    if config.render_size and config.render_size < config.size:
+    if not config.size:
+        raise ValueError("--size needs one number of pixels or several, such as 64 128.")
+    for size in config.size if config.start_from is None else ():
+        check_option("size", size, Number(8, multiple=8, reason="its tokens"))
+    if config.start_from is None and config.stage != "geometry":
         raise ValueError(
-            f"--render-size is {config.render_size}, but must be at least --size ({config.size})."
+            f"the {config.stage} stage needs --start-from, the file of the stage before."
+        )
+    most = max(config.size)
+    if config.render_size and config.render_size < most:
+        raise ValueError(
+            f"--render-size is {config.render_size}, but must be at least --size ({most})."
+        )
+    if config.fewest_views > config.num_views:
+        raise ValueError(
+            f"--fewest-views is {config.fewest_views}, but --num-views is {config.num_views}; give "
+            "as many or fewer."
         )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from fourreal.bars import bars_are_hidden
 from fourreal.files.weights_files import weights_format
 from fourreal.reconstruction import Reconstructor
 
@@ -105,7 +106,7 @@ def load_pipeline(options: PipelineOptions, device: torch.device) -> "ViewTimePi
         pipeline.enable_group_offload(device, num_blocks_per_group=1)
     else:
         pipeline.to(device)
-    pipeline.set_progress_bar_config(desc="sampling")
+    pipeline.set_progress_bar_config(desc="sampling", disable=bars_are_hidden())
     return pipeline
 
 

@@ -252,13 +252,13 @@ def plan_generate(config: GenerateConfig, dtype: torch.dtype) -> list[StagePlan]
     assert job.num_inference_steps is not None
     with without_data():
         pipeline = read_pipeline(job, dtype)
-    frame, bare = (3, job.height, job.width), Bare()
     vace, grid = pipeline.config.conditioning == "mask", (job.num_views, job.num_frames)
+    scale, bare = job.fill_scale if vace else 1, Bare()
+    frame = 3, job.height // scale, job.width // scale
     request = GridRequest(
         job.num_views,
         job.num_frames,
-        job.height,
-        job.width,
+        *frame[1:],
         bare.tensor(job.num_frames, *frame) if job.fixed_view else None,
         bare.tensor(job.num_views, *frame) if job.freeze_time else None,
         bare.tensor(*frame) if job.image else None,

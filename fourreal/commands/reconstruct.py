@@ -11,7 +11,7 @@ from torch import Tensor
 from fourreal import weights
 from fourreal.cameras import scale_intrinsics
 from fourreal.commands.late_views import tell_late_views
-from fourreal.commands.results import progress_bar, write_report, write_results
+from fourreal.commands.results import WRITING, progress_bar, write_report, write_results
 from fourreal.devices import choose_device, is_small
 from fourreal.files.atomic import results_folder
 from fourreal.files.media import read_synchronised, view_files
@@ -141,7 +141,7 @@ def reconstruct(config: ReconstructConfig) -> Path:
     cameras: str | tuple[Tensor, Tensor] = config.cameras
     if config.known_cameras:
         cameras = read_cameras(config.known_cameras, *frames.shape[-2:])
-    profiler = StageProfiler(device)
+    profiler = StageProfiler(device, plan=("load", "reconstruct", *WRITING))
     with results_folder(config.out) as folder:
         with profiler.stage("load"):
             reconstructor = read_reconstructor(config.reconstructor, device, dtype)
@@ -157,8 +157,8 @@ def reconstruct(config: ReconstructConfig) -> Path:
             split=StaticSplit() if config.store_static_once else None,
             **{name: getattr(config, name) for name in OPTIONS},
         )
-        write_results(folder, frames, scene, config.orbit_size, profiler)
-        write_report(folder, profiler, scene, asdict(config))
+        figures = write_results(folder, frames, scene, config.orbit_size, profiler)
+        write_report(folder, profiler, scene, asdict(config), **figures)
     print(f"results: {config.out}")
     return config.out
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from fourreal.cameras import PathKind, TimeKind
+from fourreal.commands.results import progress_bar
 from fourreal.devices import choose_device
 from fourreal.files.media import write_depth, write_images, write_video
 from fourreal.formats import open_scene
@@ -67,7 +68,8 @@ def render_scene(config: RenderConfig) -> None:
         keyframes=keyframes,
         beyond=config.beyond,
     )
-    color, _, depth = render_path(scene.to(device), path)
+    with progress_bar("rendering", len(path.times)) as progress:
+        color, _, depth = render_path(scene.to(device), path, progress=progress)
     if config.out.suffix:
         write_video(config.out, color.movedim(-1, 1), scene.fps)
     else:

@@ -10,11 +10,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from fourreal import __version__
+from fourreal.bars import bar
 from fourreal.files.atomic import REPORT
 from fourreal.files.json_files import as_json, write_json
 from fourreal.files.media import write_image, write_video
@@ -23,10 +24,12 @@ from fourreal.formats import save_ply_sequence, save_scene
 from fourreal.gaussians import GaussianScene
 from fourreal.grid import contact_sheet, tile_views
 from fourreal.profiling import StageProfiler
+from fourreal.reconstruction.fidelity import EMBEDDED, input_fidelity
 from fourreal.rendering import render_path, scene_path
 
 logger = logging.getLogger(__name__)
 
+WRITING = ("render", "write")  # the stages of write_results
 VIEWS = "views"  # the folder of a finished grid whose scene is not finished
 VIEWING_SIZE = 192  # tiles of the contact sheet and grid video are enlarged to about this
 PACKAGES = ("torch", "diffusers", "transformers", "av", "numpy", "safetensors")
@@ -35,10 +38,10 @@ PACKAGES = ("torch", "diffusers", "transformers", "av", "numpy", "safetensors")
 @contextmanager
 def progress_bar(name: str, total: int) -> Iterator[Callable[[int, int], None]]:
     """progress(done, total) for the library's long work, shown as a bar."""
-    with tqdm(total=total, desc=name) as bar:
+    with bar(name=name, total=total) as shown:
 
         def progress(done: int, _: int) -> None:
-            bar.update(done - bar.n)
+            shown.update(done - shown.n)
 
         yield progress
 
@@ -96,15 +99,17 @@ def remove_grid(out: Path) -> None:
 
 def write_results(
     folder: Path, frames: Tensor, scene: GaussianScene, orbit_size: int, profiler: StageProfiler
-) -> None:
+) -> dict[str, float]:
     """Write everything but the report: grid, fixed view and freeze time as videos, a contact sheet,
     an orbit of orbit_size pixels height, the PLY sequence and the scene file.
 
-    frames [V, T, 3, H, W] in [0, 1]. The orbit is rendered on the profiler's device.
+    frames [V, T, 3, H, W] in [0, 1]. The orbit is rendered on the profiler's device. Returns
+    figures for the report: PSNR at the frames, of the scene and of flat colours, which is told too.
     """
     count = max(scene.num_frames, 2 * round(scene.fps))
     path = scene_path(scene, orbit_size, num_frames=count)
     with profiler.stage("render"):
+        figures = tell_fidelity(frames, scene, profiler.device)
         with progress_bar("rendering", count) as progress:
             color, _, _ = render_path(scene.to(profiler.device), path, progress=progress)
         write_video(folder / "orbit.mp4", color.movedim(-1, 1), scene.fps)
@@ -116,6 +121,19 @@ def write_results(
         write_image(folder / "contact_sheet.png", contact_sheet(enlarge(frames)))
         save_ply_sequence(scene, folder / "scene")
         save_scene(scene, folder / "scene.safetensors")
+    return figures
+
+
+def tell_fidelity(frames: Tensor, scene: GaussianScene, device: torch.device) -> dict[str, float]:
+    """Tell how well the scene shows the frames [V, T, 3, H, W] that it was made of, with a warning
+    where it does not; returns figures for the report."""
+    fidelity = input_fidelity(scene, frames, device)
+    warning = fidelity.warning(scene.metadata.get("reconstructor", EMBEDDED))
+    logger.log(logging.WARNING if warning else logging.INFO, "%s", warning or fidelity.report())
+    return {
+        "psnr_at_inputs": round(fidelity.psnr, 2),
+        "psnr_of_flat_colours": round(fidelity.flat, 2),
+    }
 
 
 def write_report(

@@ -102,8 +102,9 @@ def warp_source(config: WarpConfig) -> Path:
     Raises ValueError for wrong input; a stopped or failed run leaves `out` as it was.
     """
     device = choose_device(config.device)
-    profiler = StageProfiler(device)
     source = read_source(config)
+    before = () if isinstance(source, GaussianScene) else ("load", "geometry")
+    profiler = StageProfiler(device, plan=(*before, "warp", "write"))
     with results_folder(config.out) as folder:
         if isinstance(source, GaussianScene):
             scene, references = source, None

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from fourreal.bars import bar
 from fourreal.files.atomic import atomic_path
 from fourreal.files.tensors import save_tensors
 from fourreal.scenes import SceneBatch, describe, scene_seed
@@ -98,5 +98,5 @@ class SceneCache:
     def fill(self, count: int) -> None:
         """Draw the first `count` scenes that are not there yet."""
         missing = [i for i in range(count) if not self._path(i).exists()]
-        for index in tqdm(missing, desc=f"drawing {self.split} scenes", disable=not missing):
+        for index in bar(missing, name=f"drawing {self.split} scenes", disable=not missing):
             self.frames(index)

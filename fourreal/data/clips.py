@@ -17,8 +17,8 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from fourreal.bars import bar
 from fourreal.data.kubric import COLOR_FILES, kubric_arc
 from fourreal.files.json_files import JsonValue, parse_json, read_json
 from fourreal.files.media import (
@@ -304,7 +304,9 @@ def find_clips(
 
     with ThreadPoolExecutor() as pool:
         found = pool.map(check, entries)
-        checked = list(tqdm(found, f"checking {root}", len(entries), disable=len(entries) < 50))
+        checked = list(
+            bar(found, name=f"checking {root}", total=len(entries), disable=len(entries) < 50)
+        )
     # One bad file of captions is a problem of all its clips.
     problems += dict.fromkeys(c for c in checked if isinstance(c, str))
     return [c for c in checked if isinstance(c, Clip)], problems

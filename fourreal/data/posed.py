@@ -85,14 +85,15 @@ class Sample:
         return Sample(self.frames[:, :, views], depth, *cameras)
 
     def resized(self, size: int) -> "Sample":
-        """The same scenes at size x size pixels, at most as large as they are; pixels averaged."""
+        """The same scenes at size x size pixels, at most as large as they are. Colours are
+        averaged; depth is picked, because a mean across an edge is the depth of nothing."""
         old = self.frames.shape[-1]
         if old == size:
             return self
         frames = F.interpolate(self.frames.flatten(0, 2), size=(size, size), mode="area")
         depth = self.depth
         if depth is not None:
-            depth = F.interpolate(depth.flatten(0, 1), size=(size, size), mode="area")
+            depth = F.interpolate(depth.flatten(0, 1), size=(size, size), mode="nearest-exact")
             depth = depth.unflatten(0, self.frames.shape[:2])
         return Sample(
             frames.unflatten(0, self.frames.shape[:3]),

@@ -253,7 +253,7 @@ def score_split(scene: Scene) -> dict[str, float]:
 
     def score(split: StaticSplit | None) -> tuple[int, float, float]:
         images = scene.frames.transpose(0, 1)
-        static, dynamic = emit_gaussians("none", images, maps, cameras, Filters(), split)
+        static, dynamic, _ = emit_gaussians("none", images, maps, cameras, Filters(), split)
         built = GaussianScene(static, dynamic, *cameras, width, height)
         shown = draw_scene(built, times, cameras)
         return built.num_gaussians, psnr(shown, exact), psnr(shown, exact, moving)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from fourreal.evaluation.evaluated_models import (
 from fourreal.evaluation.examples import examples
 from fourreal.evaluation.report import Report, compare
 from fourreal.files.media import write_image
+from fourreal.fill import enlarged, fill_column, fill_holes
 from fourreal.metrics.pixels import moving_region, psnr, view_consistency
 from fourreal.paste import paste_known
 from fourreal.scenes import Scene
@@ -35,18 +36,16 @@ from fourreal.training.warped_scenes import (
     GEOMETRIES,
     KnownGeometry,
     first_view_depth,
+    first_view_scene,
     warp_first_view,
 )
 from fourreal.warp import WarpedGrid
-
-if TYPE_CHECKING:
-    from fourreal.video import ViewTimePipeline
 
 COLUMNS = (
     *("known_share", "psnr_known", "psnr_missing", "psnr", "psnr_moving"),
     *("view_consistency", "gradient_energy"),
 )
-STRENGTH = "strength {:g}"  # the name of a row
+STRENGTH, COLUMN_FIRST = "strength {:g}", "column first"  # names of rows
 PICTURED = 3  # grids in the picture
 
 
@@ -67,6 +66,12 @@ class WarpEvaluation(ReconstructorModel, Sampling):
     grow: tuple[int, int] = (0, 2)
     """Pixels by which holes are widened, with exact and with predicted geometry, whose edges are
     wrong by some."""
+    fill_scale: int = 1
+    """Generate at 1 / N of the height and width, and enlarge; what is known keeps its full size.
+    The embedded models were made for 64 pixels."""
+    column_first: bool = False
+    """A row more for each geometry: the last view strength, the first time of all views filled as
+    one clip before that."""
     feather: int = 0
     """Pixels over which pasted pixels fade into the fill."""
     cache: Path | None = None
@@ -125,40 +130,47 @@ class Grids:
 
     def generated(self, index: int, scene: Scene) -> Tensor:
         """Today's way: the whole grid generated from the first view."""
-        config, given = self.config, {"fixed_view": scene.frames[0]}
-        options = config.num_inference_steps, config.guidance_scale, config.staged
+        config = self.config
+        scale, row = config.fill_scale, scene.frames[:1]
+        row = WarpedGrid(row, torch.zeros_like(row[:, :, :1])).shrunk(scale).frames[0]
+        given = {"fixed_view": row, "height": row.shape[-2], "width": row.shape[-1]}
+        options = config.num_inference_steps, config.guidance_scale, config.staged, scale
         key = f"{self.names[0]} {tuple(scene.frames.shape)} {scene.seed} {index} {options}"
         generate = partial(generate_grid, self.video, config, index, scene.caption, **given)
-        return self._kept(key, generate)
+        return enlarged(self._kept(key, generate), scale)
+
+    def depth(self, scene: Scene, geometry: KnownGeometry) -> Tensor:
+        """Depth [1, T, H, W] of the first view."""
+        if geometry == "exact":
+            return scene.depth[:1]
+        return first_view_depth(scene, self.reconstructor)
 
     def warped(self, scene: Scene, geometry: KnownGeometry) -> WarpedGrid:
         """The first view in the other cameras, by this geometry."""
         grow = self.config.grow[GEOMETRIES.index(geometry)]
 
         def warp() -> Tensor:
-            depth = scene.depth[:1]
-            if geometry == "predicted":
-                depth = first_view_depth(scene, self.reconstructor)
-            grid = warp_first_view(scene, depth, grow)
+            grid = warp_first_view(scene, self.depth(scene, geometry), grow)
             return torch.cat([grid.frames, grid.missing], dim=2)
 
         key = f"{self.names[1]} {tuple(scene.frames.shape)} {scene.seed} {geometry} {grow}"
         return WarpedGrid(*self._kept(key, warp).split([3, 1], dim=2))
 
 
-def fill(
-    vace: "ViewTimePipeline",
-    config: WarpEvaluation,
-    index: int,
-    caption: str,
-    warped: WarpedGrid,
-    strength: float,
-) -> Tensor:
-    """The warped grid with its holes filled by a VACE, whose noise has the seed `index`."""
-    steps = config.vace_steps
-    given = {"video": warped.frames, "mask": warped.missing, "view_strength": strength}
-    made = generate_grid(vace, config, index, caption, num_inference_steps=steps, **given)
-    return paste_known(made, warped, feather=config.feather)
+def fill_options(
+    config: WarpEvaluation, index: int, caption: str, strength: float
+) -> dict[str, Any]:
+    """Options of fill_holes for example `index`, the seed of the noise."""
+    return {
+        "prompt": caption,
+        "num_inference_steps": config.vace_steps,
+        "guidance_scale": config.guidance_scale,
+        "staged": config.staged,
+        "view_strength": strength,
+        "generator": torch.Generator().manual_seed(index),
+        "scale": config.fill_scale,
+        "feather": config.feather,
+    }
 
 
 def evaluate_warp(config: WarpEvaluation) -> dict[str, dict]:
@@ -183,9 +195,16 @@ def evaluate_warp(config: WarpEvaluation) -> dict[str, dict]:
                 "fixed view, pasted": paste_known(generated, warped, feather=config.feather),
                 "mean colour": mean_filled(warped),
             }
-            for strength in config.strengths if vace else ():
-                grid = fill(vace, config, index, scene.caption, warped, strength)
-                grids[STRENGTH.format(strength)] = grid
+            for strength in config.strengths:
+                assert vace is not None
+                options = fill_options(config, index, scene.caption, strength)
+                grids[STRENGTH.format(strength)] = fill_holes(vace, warped, **options)
+            if vace and config.column_first:
+                options = fill_options(config, index, scene.caption, config.strengths[-1])
+                seen = first_view_scene(scene, made_first.depth(scene, geometry))
+                cameras = scene.extrinsics, scene.intrinsics
+                column = fill_column(vace, seen, warped, cameras, vace.device, **options)
+                grids[COLUMN_FIRST] = fill_holes(vace, column, **options)
             for name, grid in grids.items():
                 report = reports[geometry].setdefault(name, Report())
                 report.add(score_warp(grid, warped, scene))

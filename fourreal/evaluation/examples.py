@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 import torch
 import tyro
 from torch import Tensor
-from tqdm import tqdm
 
+from fourreal.bars import bar
 from fourreal.scenes import Scene, make_scene, scene_seed
 
 
@@ -59,7 +59,7 @@ def examples(config: Evaluation) -> Iterator[ExactGrid]:
 def scene_examples(config: Evaluation) -> Iterator[ExactGrid]:
     """Procedural scenes."""
     size = config.num_views, config.num_frames, config.height, config.width
-    for index in tqdm(range(config.scenes)):
+    for index in bar(range(config.scenes), name="scenes"):
         scene = make_scene(scene_seed(config.split, index), *size)
         yield ExactGrid(scene.frames, scene.caption, scene)
 
@@ -74,7 +74,7 @@ def clip_examples(config: Evaluation, folder: Path) -> Iterator[ExactGrid]:
     if problems or not clips:
         found = "; ".join(problems[:5]) or f"{folder} holds no clips"
         raise ValueError(f"{found}. An evaluation needs all of its clips.")
-    for clip in tqdm(clips[: config.scenes]):
+    for clip in bar(clips[: config.scenes], name="clips"):
         views = [read_window(view, 0, count) for view in clip.views[: config.num_views]]
         fitted = [fit_frames(view, count, config.height, config.width) for view in views]
         yield ExactGrid(torch.stack(fitted), clip.caption, None)

@@ -64,7 +64,7 @@ def framed_scene(
     static: Gaussians, dynamic: list[Gaussians], fps: float, name: str | os.PathLike
 ) -> GaussianScene:
     """A scene with one camera of 640 x 480 pixels, at such a distance that it sees SHARE of what is
-    there at first.
+    there at first. It has observed nothing.
 
     Raises ValueError, with the name of where they come from, where there are no Gaussians.
     """
@@ -78,4 +78,13 @@ def framed_scene(
     extrinsics = torch.eye(3, 4)
     extrinsics[:, 3] = torch.tensor([0, 0, distance]) - middle
     intrinsics = torch.tensor([[FOCAL, 0, WIDTH / 2], [0, FOCAL, HEIGHT / 2], [0, 0, 1]])
-    return GaussianScene(static, dynamic, extrinsics[None], intrinsics[None], WIDTH, HEIGHT, fps)
+    return GaussianScene(
+        static,
+        dynamic,
+        extrinsics[None],
+        intrinsics[None],
+        WIDTH,
+        HEIGHT,
+        fps,
+        observed=torch.zeros(1, len(dynamic), dtype=torch.bool),
+    )

@@ -14,6 +14,7 @@ from fourreal.reconstruction.maps import Maps
 from fourreal.reconstruction.network import VGGT, replace_camera_tokens
 from fourreal.reconstruction.options import ReconstructionOptions
 from fourreal.reconstruction.predicted_scene import predicted_scene
+from fourreal.reconstruction.pruning import prune_scene, static_and_dynamic
 from fourreal.reconstruction.reconstructor import Geometry, Reconstruction, Reconstructor
 from fourreal.reconstruction.refinement import refine_scene
 from fourreal.reconstruction.split import StaticSplit
@@ -38,8 +39,10 @@ __all__ = [
     "load_model",
     "pose_encoding_to_cameras",
     "predicted_scene",
+    "prune_scene",
     "refine_scene",
     "replace_camera_tokens",
     "save_model",
     "scene_from_depth",
+    "static_and_dynamic",
 ]

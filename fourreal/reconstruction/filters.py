@@ -200,14 +200,14 @@ def consistent(depth: Tensor, extrinsics: Tensor, intrinsics: Tensor, tolerance:
     return (balance >= -1).reshape(depth.shape)
 
 
-def merge_voxels(gaussians: Gaussians, size: float, weights: Tensor) -> Gaussians:
+def merge_voxels(gaussians: Gaussians, size: float, weights: Tensor) -> tuple[Gaussians, Tensor]:
     """One Gaussian per voxel of edge `size` (world units), averaged with weights [N] >= 0.
 
     Opacity and scale are averaged too, so a merged Gaussian is as large and as solid as its parts;
-    the quaternion is that of the part with the largest weight.
+    the quaternion is that of the part with the largest weight, which is returned beside them.
     """
     if not len(gaussians):
-        return gaussians
+        return gaussians, weights
     cells = (gaussians.means / size).floor().long()
     cells = cells - cells.amin(0)
     extent = cells.amax(0) + 1
@@ -225,10 +225,11 @@ def merge_voxels(gaussians: Gaussians, size: float, weights: Tensor) -> Gaussian
     position = torch.arange(len(index), device=index.device)
     position = position.where(weights == most[index], len(index))
     heaviest = position.new_full((voxels,), len(index)).scatter_reduce(0, index, position, "amin")
-    return Gaussians(
+    merged = Gaussians(
         average(gaussians.means),
         gaussians.quaternions[heaviest],
         average(gaussians.scales),
         average(gaussians.opacities),
         average(gaussians.harmonics),
     )
+    return merged, most

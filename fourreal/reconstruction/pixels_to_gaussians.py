@@ -44,8 +44,9 @@ def emit_gaussians(
     device: torch.device | None = None,
     filled: Tensor | None = None,
     raw: list[Tensor] | None = None,
-) -> tuple[Gaussians, list[Gaussians]]:
-    """The static Gaussians, and those of each time, where the maps are.
+) -> tuple[Gaussians, list[Gaussians], list[Tensor]]:
+    """The static Gaussians, and those of each time, where the maps are; and how certain the depth
+    of each of them is, of the static ones first.
 
     images [T, V, 3, h, w]; maps of all T times, with depth in the unit of the cameras; `filters`
     choose the pixels, of those in filled [T, V, h, w] only such as no other pixel shows; without
@@ -70,15 +71,17 @@ def emit_gaussians(
     if voxel:
         voxel *= (maps.depth.median() / cameras[1][:, 0, 0].median()).item()
 
+    sure: list[Tensor] = []
+
     def finished(images: Tensor, now: Maps, mask: Tensor) -> Gaussians:
         """The Gaussians of one time's pixels in a mask [V, h, w]."""
         now = now.to(device)
         gaussians = pixels_to_gaussians(head, images.to(device), now, cameras)
         chosen = mask.to(device).flatten() & (gaussians.opacities >= filters.min_opacity)
-        gaussians = gaussians[chosen]
+        gaussians, certain = gaussians[chosen], now.depth_confidence.flatten()[chosen]
         if voxel:
-            weights = now.depth_confidence.flatten()[chosen]
-            gaussians = merge_voxels(gaussians, voxel, weights)
+            gaussians, certain = merge_voxels(gaussians, voxel, certain)
+        sure.append(certain.to(home))
         return gaussians.to(home)
 
     def at(time: int) -> Maps:
@@ -88,11 +91,12 @@ def emit_gaussians(
 
     if split is None:
         dynamic = [finished(images[t], at(t), keep[t]) for t in times]
-        return Gaussians.empty(dynamic[0].harmonics.shape[1]), dynamic
+        nothing = Gaussians.empty(dynamic[0].harmonics.shape[1])
+        return nothing, dynamic, [nothing.opacities, *sure]
     color, still, mask, emit = static_layer(images, maps, keep, split, device, raw)
     static = finished(color, still, mask)
     del color, still
-    return static, [finished(images[t], at(t), emit[t]) for t in times]
+    return static, [finished(images[t], at(t), emit[t]) for t in times], sure
 
 
 def static_layer(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fourreal.gaussians import GaussianScene
+from fourreal.grid import check_shared_cell
 from fourreal.reconstruction.from_depth import scene_from_depth
 from fourreal.reconstruction.reconstructor import Reconstruction
 
@@ -29,13 +30,15 @@ def predicted_scene(
     Frames are in [0, 1]; at least one of the two is given. Of both, the video shows the first
     photo's view and begins when the photos were taken: the animated real scene. reconstruct: a
     Reconstructor, with its options. The world is the first view's camera. Raises ValueError as the
-    reconstructor does.
+    reconstructor does, and where the first photo is not the video's first frame.
     """
     if freeze_time is None:
         assert fixed_view is not None
         row = reconstruct(fixed_view[None], fps=fps, **options)
         cameras = row.extrinsics, row.intrinsics
         return scene_from_depth(fixed_view[None], row.depth, *cameras, fps=fps)
+    if fixed_view is not None:
+        check_shared_cell(fixed_view, freeze_time)
     photos = reconstruct(freeze_time[:, None], **options)
     cameras = photos.extrinsics, photos.intrinsics
     if fixed_view is None:

@@ -290,10 +290,11 @@ class Reconstructor:
         head = self.model.config.gaussian_head
         filled = None if chosen.filled is None else fit.masks(chosen.filled.transpose(0, 1))
         which = chosen.filters, chosen.split, self.device, filled
-        emitted = emit_gaussians(head, images, maps, cameras, *which, raw=raw)
+        static, dynamic, sure = emit_gaussians(head, images, maps, cameras, *which, raw=raw)
         extrinsics, intrinsics = cameras[0].cpu(), fit.intrinsics_back(cameras[1]).cpu()
         (height, width), metadata = frames.shape[-2:], {"reconstructor": self.kind}
-        scene = GaussianScene(*emitted, extrinsics, intrinsics, width, height, chosen.fps, metadata)
+        views = extrinsics, intrinsics, width, height, chosen.fps
+        scene = GaussianScene(static, dynamic, *views, metadata, confidences=sure)
         if chosen.refine:
             refined = scene.to(self.device), frames.float(), chosen.refine, chosen.filled
             scene = refine_scene(*refined, progress=lambda done: tell(num_times + done)).to("cpu")

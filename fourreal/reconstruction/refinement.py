@@ -105,4 +105,5 @@ def refine_scene(
         scene.height,
         scene.fps,
         scene.metadata | {"refinement_steps": str(steps)},
+        confidences=scene.confidences,
     )

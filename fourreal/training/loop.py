@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
+from fourreal.bars import bar
 from fourreal.files.json_files import as_json, write_json
 from fourreal.training.draws import Draw, Draws, draw_ahead
 from fourreal.training.optimizers import OptimizerName, make_optimizers, rate_factor
@@ -184,10 +185,10 @@ class Loop:
         draws pictures with the averaged weights and returns scores for the log. All processes call
         all three; only the main one (accelerator.is_main_process) should write.
         """
-        bar = tqdm(
+        shown = bar(
             total=self.config.steps,
             initial=self.state.step,
-            desc=str(self.config.out),
+            name=str(self.config.out),
             disable=not self.accelerator.is_local_main_process,
             mininterval=5,
         )
@@ -205,11 +206,11 @@ class Loop:
             for name, value in losses.items():
                 kept = self.state.recent.get(name, value)
                 self.state.recent[name] = 0.98 * kept + 0.02 * value
-            bar.update()
-            bar.set_postfix({k: f"{v:.4f}" for k, v in self.state.recent.items()}, refresh=False)
+            shown.update()
+            shown.set_postfix({k: f"{v:.4f}" for k, v in self.state.recent.items()}, refresh=False)
             if self.state.step % self.config.save_every == 0 or self.progress >= 1:
                 self._checkpoint(sample)
-        bar.close()
+        shown.close()
         for tracker in self.accelerator.trackers:
             tracker.finish()
 

@@ -29,7 +29,8 @@ from fourreal.training.reconstruction_losses import (
 )
 
 NUM_TIMES = 29  # of a procedural scene
-NUM_TARGETS = 6  # views that are rendered per scene, from four of them
+NUM_TARGETS = 6  # views that are rendered per scene, from four of them or fewer
+INPUTS = 4
 GEOMETRY_WEIGHT = 0.1  # in the dynamic stage: what its temporal layers may not lose
 TEMPORAL, HEAD, POINTS = "aggregator.temporal_blocks.", "gaussian_head.", "point_head."
 
@@ -46,13 +47,15 @@ class ReconstructorConfig:
     """
     start_from: Path | None = None
     """A reconstructor file to go on from; geometry may start from nothing."""
-    size: int = 64
-    """Height and width of the frames that the network sees."""
+    size: tuple[int, ...] = (64,)
+    """Height and width of the frames that the network sees; each step has one of them."""
     render_size: int | None = None
-    """Height and width of the views that its Gaussians are compared with, `size` or more; Gaussians
-    trained at `size` alone show gaps when they are drawn larger."""
+    """Height and width of the views that its Gaussians are compared with, every `size` or more;
+    Gaussians trained at `size` alone show gaps when they are drawn larger."""
     num_views: int = 8
     """Cameras on each scene's arc."""
+    fewest_views: int = 4
+    """Views that the network sees at once, at least; 1 teaches it what a video alone tells."""
     num_times: int = 4
     """Times per scene in the dynamic stage."""
     posed: tuple[Path, ...] = ()
@@ -101,10 +104,11 @@ def start_model(config: ReconstructorConfig) -> VGGT:
 
 def drawn_size(config: ReconstructorConfig) -> int:
     """Pixels of the samples of a stage. Raises ValueError when `render_size` is below `size`."""
-    size = config.render_size or config.size
-    if size < config.size:
-        raise ValueError(f"render_size is {size}, but must be size ({config.size}) or more.")
-    return config.size if config.stage == "geometry" else size
+    most = max(config.size)
+    size = config.render_size or most
+    if size < most:
+        raise ValueError(f"render_size is {size}, but must be size ({most}) or more.")
+    return most if config.stage == "geometry" else size
 
 
 class Source:
@@ -125,9 +129,17 @@ class Source:
                     f"{scene.path} has no depth, which the geometry stage needs; leave it out."
                 )
 
-    def draw(self, split: str, generator: torch.Generator, count: int, batch: int) -> Sample:
-        """`count` random views of `batch` scenes: one time, or several in the dynamic stage."""
-        config = self.config
+    def draw(
+        self,
+        split: str,
+        generator: torch.Generator,
+        count: int,
+        batch: int,
+        size: int | None = None,
+    ) -> Sample:
+        """`count` random views of `batch` scenes, at another size than the stage's if given: one
+        time, or several in the dynamic stage."""
+        config, size = self.config, size or self.size
 
         def below(limit: int) -> int:
             return int(torch.randint(limit, (1,), generator=generator))
@@ -152,12 +164,10 @@ class Source:
             scenes += [alike[below(len(alike))] for _ in range(batch - 1)]
             chosen = times(min(scene.num_times for scene in scenes))
             return Sample.cat(
-                [scene.read(views(scene.num_views), chosen, self.size) for scene in scenes]
+                [scene.read(views(scene.num_views), chosen, size) for scene in scenes]
             )
         seeds = [scene_seed(split, below(2**31)) for _ in range(batch)]
-        return draw_sample(
-            seeds, views(config.num_views), times(NUM_TIMES), config.num_views, self.size
-        )
+        return draw_sample(seeds, views(config.num_views), times(NUM_TIMES), config.num_views, size)
 
 
 def train_stage_parts(model: VGGT, config: ReconstructorConfig) -> None:
@@ -185,18 +195,26 @@ def stage_loss(
     """
     config = source.config
     batch = config.loop.batch_size
+
+    def below(limit: int) -> int:
+        return int(torch.randint(limit, (1,), generator=generator))
+
+    size = config.size[below(len(config.size))]
     if config.stage == "geometry":
-        count = int(torch.randint(4, config.num_views + 1, (1,), generator=generator))
-        sample = source.draw("train", generator, count, batch).to(device)
+        count = config.fewest_views + below(config.num_views + 1 - config.fewest_views)
+        sample = source.draw("train", generator, count, batch, size).to(device)
         images = sample.frames.flatten(0, 1)
         return geometry_loss(model(images, temporal=False, gaussians=False), sample)
-    inputs = [0, *(torch.randperm(5, generator=generator)[:3].sort().values + 1).tolist()]
+    fewest = min(config.fewest_views, INPUTS)
+    others = fewest - 1 + below(INPUTS + 1 - fewest)
+    chosen = torch.randperm(NUM_TARGETS - 1, generator=generator)[:others] + 1
+    inputs = [0, *chosen.sort().values.tolist()]
     sample = source.draw("train", generator, NUM_TARGETS, batch).to(device)
     return novel_view_loss(
         model,
         sample,
         inputs,
-        size=config.size,
+        size=size,
         perceptual=perceptual,
         lpips=lpips,
         geometry=GEOMETRY_WEIGHT if config.stage == "dynamic" else 0.0,
@@ -216,7 +234,7 @@ def score_validation(
     times = [start + 2 * k for k in range(steps)]
     drawn = draw_sample(seeds, [0, 2, 4, 6, 1, 3], times, config.num_views, drawn_size(config))
     drawn = drawn.to(device)
-    seen = drawn.resized(config.size)
+    seen = drawn.resized(max(config.size))
     assert seen.depth is not None  # of procedural scenes
     maps = model(seen.frames.flatten(0, 1), steps, points=False, temporal=config.joined)
     scores = {k: round(float(v), 5) for k, v in geometry_loss(maps, seen).items()}

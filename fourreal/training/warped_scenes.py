@@ -13,13 +13,14 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from fourreal import weights
+from fourreal.bars import bar
 from fourreal.cameras import warp
 from fourreal.data.cache import fingerprint
 from fourreal.data.grids import DataConfig
 from fourreal.files.atomic import atomic_path
+from fourreal.gaussians import GaussianScene
 from fourreal.grid import num_latent_frames
 from fourreal.reconstruction import Reconstructor, scene_from_depth
 from fourreal.scenes import Scene, describe, make_scene, scene_seed
@@ -46,10 +47,15 @@ def warp_first_view(scene: Scene, depth: Tensor, grow: int = 2) -> WarpedGrid:
     """The first view of a scene, a fixed-view video with depth [1, T, H, W], warped into all of the
     scene's cameras, holes widened by `grow` pixels. The first view itself is known whole."""
     cameras = scene.extrinsics, scene.intrinsics
-    seen = scene_from_depth(scene.frames[:1], depth, *(part[:1] for part in cameras))
     num_views, num_times, _, height, width = scene.frames.shape
     given = reference_cells((num_views, num_times, height, width), fixed_view=scene.frames[0])
+    seen = first_view_scene(scene, depth)
     return warp_grid(seen, *cameras, width, height, grow=grow, references=given)
+
+
+def first_view_scene(scene: Scene, depth: Tensor) -> GaussianScene:
+    """What the first view of a scene shows, by its depth [1, T, H, W]."""
+    return scene_from_depth(scene.frames[:1], depth, scene.extrinsics[:1], scene.intrinsics[:1])
 
 
 def seen_from_first_view(scene: Scene) -> WarpedGrid:
@@ -146,7 +152,7 @@ class WarpCache:
     def fill(self, indices: Iterable[int]) -> None:
         """Draw the scenes of these indices that are not there yet."""
         left = [i for i in indices if not self._path(i).exists()]
-        for index in tqdm(left, desc=f"drawing {self.folder.name}", disable=not left):
+        for index in bar(left, name=f"drawing {self.folder.name}", disable=not left):
             self._draw(index)
 
 

@@ -111,8 +111,10 @@ def denoise(
         backend=sampler.backend,
         architecture=config.architecture,
     )
+    bar = pipeline.progress_bar(total=pipeline.num_timesteps)  # goes on from that before
+    bar.n = bar.initial = bar.last_print_n = first_step
     try:
-        for step, timestep in enumerate(pipeline.progress_bar(scheduler.timesteps)):
+        for step, timestep in enumerate(scheduler.timesteps):
             inputs, timesteps = model_inputs(
                 latents, references, known, timestep[None], config.conditioning, rows, columns
             )
@@ -132,7 +134,9 @@ def denoise(
                 answer = sampler.callback(pipeline, first_step + step, timestep, given) or {}
                 if "latents" in answer:
                     latents = grid_to_sequence(answer["latents"])
+            bar.update()
     finally:
+        bar.close()
         apply_view_time(transformer, None)
     return sequence_to_grid(latents, num_views)
 

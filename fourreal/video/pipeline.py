@@ -97,6 +97,7 @@ class ViewTimePipeline(DiffusionPipeline, LoraMixin):
         staged: bool = False,
     ):
         super().__init__()
+        self._num_timesteps = 0
         check_parts(transformer, vae, text_encoder)
         conventions = WAN_CONVENTIONS[transformer.config["in_channels"]]
         vace = isinstance(transformer, WanVACETransformer3DModel)

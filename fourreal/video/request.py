@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fourreal.grid import TEMPORAL_STRIDE, check_size, num_latent_frames
+from fourreal.grid import TEMPORAL_STRIDE, check_shared_cell, check_size, num_latent_frames
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,8 @@ class GridRequest:
                 )
             if not torch.isfinite(given).all():
                 raise ValueError(f"{name} holds NaN or infinite values; give pixels in [0, 1].")
+        if self.fixed_view is not None and self.freeze_time is not None:
+            check_shared_cell(self.fixed_view, self.freeze_time)
         if self.image is not None and (self.fixed_view is not None or self.freeze_time is not None):
             raise ValueError(
                 "image is the grid's first cell, which fixed_view and freeze_time hold already; "

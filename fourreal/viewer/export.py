@@ -2,7 +2,8 @@
 
 The page asks for these parts by name:
 
-- `scene.json`: the counts of Gaussians, the cameras, the frame rate, and the scene's `center`
+- `scene.json`: the counts of Gaussians, the cameras, the frame rate, the scene's `center`, and its
+  `orbit` (orbit.py)
 - `static.bin`: the Gaussians that stand still
 - `<t>.bin`: the moving Gaussians of time t
 - `<view>_<t>.jpg`: the input frames, if there are any
@@ -32,6 +33,7 @@ from torch import Tensor
 from fourreal.files.atomic import atomic_path
 from fourreal.files.media import to_uint8
 from fourreal.gaussians import Gaussians, GaussianScene, harmonics_to_rgb
+from fourreal.viewer.orbit import orbit
 
 LN_SCALE = (-12.0, 9.0)  # the log scales that Spark's bytes 1 and 255 stand for
 COLOR_RANGE = (-0.5, 1.5)  # of degree 0, where the sum with higher degrees is what lies in 0..1
@@ -140,6 +142,7 @@ def scene_files(scene: GaussianScene, frames: Tensor | None = None) -> dict[str,
 
     moved = scene.extrinsics.detach().cpu().double().clone()
     moved[:, :, 3] += moved[:, :, :3] @ torch.tensor(center, dtype=torch.float64)
+    depths = [first.viewing_distance(camera) for camera in scene.extrinsics]
     about = {
         "width": scene.width,
         "height": scene.height,
@@ -149,7 +152,8 @@ def scene_files(scene: GaussianScene, frames: Tensor | None = None) -> dict[str,
         "center": center,
         "extrinsics": moved.tolist(),
         "intrinsics": scene.intrinsics.tolist(),
-        "depths": [first.viewing_distance(camera) for camera in scene.extrinsics],
+        "depths": depths,
+        "orbit": orbit(scene, depths[len(depths) // 2], center),
         "frames": frames is not None,
         "degree": degree,
         "color_range": color_range,

@@ -90,6 +90,7 @@ class PartServer(ThreadingHTTPServer):
 
     def __init__(self, address: tuple[str, int], parts: Mapping[str, Part]):
         self.free = threading.BoundedSemaphore(THREADS)
+        self.parts = parts
         super().__init__(address, partial(PartHandler, parts, threading.Lock()))
 
     def process_request(self, request: Any, client_address: Any) -> None:

@@ -1,6 +1,7 @@
 """Stock nodes, and running a prompt node by node."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
@@ -62,11 +63,7 @@ STOCK = {
         lambda samples, vae: (vae.decode(samples["samples"]).flatten(0, 1),),
         False,
     ),
-    "ImageBatch": (
-        {"image1": "IMAGE", "image2": "IMAGE"},
-        lambda image1, image2: (torch.cat([image1, image2]),),
-        False,
-    ),
+    "BatchImagesNode": ({}, lambda images: (torch.cat(list(images.values())),), False),
     "CreateVideo": (
         {"images": "IMAGE", "fps": "FLOAT", "bit_depth": "INT"},
         lambda images, fps, bit_depth: (VideoFromComponents(VideoComponents(images, fps)),),
@@ -123,7 +120,9 @@ def execute(prompt: dict, nodes: list) -> dict:
         if name in STOCK:
             outputs[key] = STOCK[name][1](**inputs)
         else:
-            outputs[key] = known[name].execute(**inputs).args
+            hidden = SimpleNamespace(unique_id=key, prompt=prompt, extra_pnginfo=None)
+            node = type(name, (known[name],), {"hidden": hidden})
+            outputs[key] = node.execute(**inputs).args
 
     for key in prompt:
         run(key)

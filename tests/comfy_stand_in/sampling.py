@@ -62,7 +62,7 @@ def sample(
     context = torch.cat([text[0][0].repeat(len(noise), 1, 1) for text in texts])
     x = sigmas[0] * noise + (1 - sigmas[0]) * latent
     with model._patched():
-        shown = [base.extra_conds(noise=noise, **text[0][1]) for text in texts]
+        shown = [base.extra_conds(noise=noise, cross_attn=t[0][0], **t[0][1]) for t in texts]
         control = dict(shown[0])
         if control:
             control["vace_context"] = torch.cat([part["vace_context"] for part in shown])

@@ -79,7 +79,7 @@ class WanModel(nn.Module):
     def __init__(self, patch_size, in_dim, dim, num_heads, num_layers, eps, **sizes):
         super().__init__()
         self.patch_size, self.in_dim, self.freq_dim = patch_size, in_dim, sizes["freq_dim"]
-        self.head_dim = dim // num_heads
+        self.head_dim, self.text_dim = dim // num_heads, sizes["text_dim"]
         self.patch_embedding = nn.Conv3d(in_dim, dim, patch_size, patch_size)
         self.text_embedding = nn.Sequential(
             nn.Linear(sizes["text_dim"], dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)

@@ -27,7 +27,7 @@ def test_help_names_every_command_and_imports_none_of_them():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.returncode == 0
-    assert all(f"• {name} " in found.stdout for name in (*COMMANDS, *GROUPS))
+    assert all(f"  {name} " in found.stdout for name in (*COMMANDS, *GROUPS))
 
 
 @pytest.mark.parametrize("arguments", [[], ["-h"]])

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import zlib
+from types import FunctionType
 
 import av
 import pytest
@@ -46,10 +47,12 @@ def bomb(path):
 
 def in_our_room(function):
     """The function as if it were of the package: its locals hold the path that it works on."""
-    code = "def reader(path):\n    return function(path)\n"
-    space = {"__name__": "fourreal.files.reader", "function": function}
-    exec(code, space)
-    return space["reader"]
+
+    def reader(path, read):
+        return read(path)
+
+    room = {"__name__": "fourreal.files.reader"}
+    return FunctionType(reader.__code__, room, argdefs=(function,))
 
 
 @pytest.mark.parametrize(

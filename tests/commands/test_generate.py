@@ -1,6 +1,7 @@
 """The main job from the command line, with tiny untrained models: files, errors, interrupts."""
 
 import json
+import re
 import shlex
 import shutil
 from types import SimpleNamespace
@@ -83,12 +84,14 @@ def test_single_files_and_their_options_reach_the_pipeline(tmp_path, files, seen
     assert type(seen[1][1].pipeline.transformer).__name__ == "WanTransformer3DModel"
 
 
-def test_a_longer_video_is_made_in_overlapping_windows(tmp_path, caplog):
+def test_a_longer_video_is_made_in_overlapping_windows(tmp_path, caplog, capsys):
     arguments = ["--num-frames", "13", "--window", "9", "--window-overlap", "5"]
     out = tmp_path / "out"
     assert main(["generate", "a ball", "--out", str(out), *SMALL, *arguments]) == 0
     assert len(read_video(out / "fixed_view.mp4")[0]) == 13
-    assert "13 frames in 2 window(s)" in caplog.text
+    steps = re.search(r"13 frames in 2 window\(s\), (\d+) steps", caplog.text)[1]
+    printed = capsys.readouterr().err  # the bar counts the steps of both windows
+    assert f"sampling: 100%|██████████| {steps}/{steps} [" in printed
 
 
 def test_compilation_and_caching_are_switched_on_when_asked_for(monkeypatch):
@@ -152,7 +155,7 @@ def test_the_reconstructor_leaves_the_device_when_offloading(keep, monkeypatch, 
         return SimpleNamespace(scene=scene)
 
     reconstructor.to = lambda device: places.append(str(device)) or reconstructor
-    monkeypatch.setattr(job, "write_results", lambda *given: None)
+    monkeypatch.setattr(job, "write_results", lambda *given: {})
     models = job.Models(lambda **_: SimpleNamespace(frames=torch.rand(1, 1, 3, 8, 8)), None, keep)
     models.reconstructor = reconstructor
     meta = job.StageProfiler(torch.device("meta"))

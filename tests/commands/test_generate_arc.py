@@ -14,9 +14,19 @@ from fourreal.scenes import make_scene, scene_seed
 from fourreal.video import ViewTimePipeline
 
 from .small_job import FILES, SMALL
+from .stage_messages import announced_and_done
 
 TRUTH = make_scene(scene_seed("validation", 0), 3, 5, 32, 32)
 STAGES = ["load", "geometry", "warp", "video", "reconstruct", "render", "write"]
+
+
+@pytest.fixture(autouse=True)
+def stages_are_those_that_were_announced(caplog):
+    yield
+    starts = [i for i, said in enumerate(caplog.messages) if said.startswith("load: ")]
+    for start, stop in zip(starts, [*starts[1:], None]):
+        planned, ended = announced_and_done(caplog.messages[start:stop])
+        assert ended == ["load", *planned]
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ def videos(tmp_path):
     return tmp_path / "in"
 
 
-def test_reconstruct_takes_synchronised_videos(tmp_path, videos):
+def test_reconstruct_takes_synchronised_videos(tmp_path, videos, caplog):
     arguments = ["--out", str(tmp_path / "out"), "--orbit-size", "32"]
     assert main(["reconstruct", str(videos), *arguments]) == 0
     assert {p.name for p in (tmp_path / "out").iterdir()} == FILES
@@ -33,6 +33,8 @@ def test_reconstruct_takes_synchronised_videos(tmp_path, videos):
     assert (scene.width, scene.height, scene.fps, scene.num_frames) == (48, 32, 8, 3)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert set(report["stages"]) == {"load", "reconstruct", "render", "write"}
+    # Tiny random videos are no scene, which is told.
+    assert report["psnr_at_inputs"] < 19 and "no reconstruction" in caplog.text
     assert report["settings"]["filters"]["min_opacity"] == Filters().min_opacity
 
 

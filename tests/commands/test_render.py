@@ -31,7 +31,7 @@ def test_the_scene_is_rendered_on_the_device_that_is_asked_for(tmp_path, monkeyp
     """Meta tensors stand for those of a GPU."""
     places = []
 
-    def render_path(scene, path):
+    def render_path(scene, path, progress):
         places.append(scene.static.means.device.type)
         raise KeyboardInterrupt
 

@@ -1,5 +1,5 @@
-"""The nodes whose work is the pack's own, on the pretend device: Reconstruct, Track Points and
-Render Splats. What ComfyUI's own code moves (MODEL, CLIP, VAE) is ComfyUI's."""
+"""The nodes whose work is the pack's own, on the pretend device: Reconstruct 4D, Track Points
+and Render 4D Splats. What ComfyUI's own code moves (MODEL, CLIP, VAE) is ComfyUI's."""
 
 import pytest
 import torch

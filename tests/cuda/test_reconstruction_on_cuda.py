@@ -3,6 +3,8 @@
 import inspect
 import sys
 from collections import Counter
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from types import FunctionType, ModuleType
 
 import pytest
@@ -86,14 +88,24 @@ MOVES = [
 ]
 
 
+class Rewritten(SourceFileLoader):
+    """Loads another text than that of the file."""
+
+    text: str
+
+    def get_code(self, fullname):
+        return self.source_to_code(self.text.encode(), self.path)
+
+
 def rewritten(module: ModuleType, text: str, instead: str, monkeypatch) -> None:
     """Run a module's source with one text replaced, and put its functions and methods in place."""
     source = inspect.getsource(module)
     assert source.count(text) == 1, text
-    other = ModuleType(module.__name__)
-    other.__file__ = module.__file__
+    loader = Rewritten(module.__name__, module.__file__)
+    loader.text = source.replace(text, instead)
+    other = module_from_spec(spec_from_loader(module.__name__, loader))
     monkeypatch.setitem(sys.modules, module.__name__, other)
-    exec(compile(source.replace(text, instead), module.__file__, "exec"), vars(other))
+    loader.exec_module(other)
     monkeypatch.undo()
     for name, value in vars(other).items():
         if isinstance(value, FunctionType) and value.__module__ == module.__name__:

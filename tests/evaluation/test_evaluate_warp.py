@@ -3,13 +3,16 @@ paired."""
 
 import json
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from fourreal import fill as filling
 from fourreal.evaluation import evaluate_warp as warp
 from fourreal.files.media import read_image
+from fourreal.paste import paste_known
 from fourreal.scenes import make_scene, scene_seed
 from fourreal.warp import WarpedGrid
 
@@ -87,7 +90,7 @@ def test_rows_are_compared_by_scene_and_known_pixels_are_kept(monkeypatch, tmp_p
         """Today's generation: the given view in all the others' places."""
         return SimpleNamespace(frames=fixed_view[None].expand(VIEWS, -1, -1, -1, -1))
 
-    def vace(caption, video, mask, view_strength, generator, **options):
+    def vace(prompt, video, mask, view_strength, generator, **options):
         """A fill that is the better the stronger the views are joined, and black where known."""
         exact = scenes[generator.initial_seed()].frames
         asked.append(view_strength)
@@ -95,12 +98,14 @@ def test_rows_are_compared_by_scene_and_known_pixels_are_kept(monkeypatch, tmp_p
         return SimpleNamespace(frames=(exact + 0.2 * (1 - view_strength)) * mask)
 
     monkeypatch.setattr(warp, "video_model", lambda *_: video)
+    vace.device = torch.device("cpu")
     monkeypatch.setattr(warp, "vace_model", lambda *_: vace)
     video.transformer = network()
     monkeypatch.setattr(warp, "reconstruction_model", lambda *_: Wall())
     # Colours are matched on known pixels, which this model gives black: that is not the subject.
-    paste = warp.paste_known
-    monkeypatch.setattr(warp, "paste_known", lambda *a, **b: paste(*a, **b, match_colors=False))
+    for module in (warp, filling):
+        unmatched = partial(paste_known, match_colors=False)
+        monkeypatch.setattr(module, "paste_known", unmatched)
     options = small(num_views=VIEWS, num_frames=FRAMES, out=tmp_path / "warp.json")
     config = warp.WarpEvaluation(
         **options, strengths=(0.0, 0.5, 1.0), vace_steps=2, montage=tmp_path / "warp.png"
@@ -150,3 +155,33 @@ def test_what_does_not_depend_on_the_vace_is_kept(monkeypatch, tmp_path):
             assert again["exact"][name]["scores"][column]["mean"] == pytest.approx(
                 score["mean"], abs=0.01
             )
+
+
+def test_grids_are_made_smaller_and_the_column_first_when_asked_for(monkeypatch):
+    shown = []
+
+    def made(video, fixed_view, **options):
+        size = options["num_views"], options["num_frames"], 3, options["height"], options["width"]
+        shown.append(size)
+        return SimpleNamespace(frames=torch.full(size, 0.5))
+
+    def model(prompt, video=None, fixed_view=None, **options):
+        assert (fixed_view if video is None else video).shape[-1] == options["width"]
+        return made(video, fixed_view, **options)
+
+    model.transformer, model.device = network(), torch.device("cpu")
+    monkeypatch.setattr(warp, "video_model", lambda *_: model)
+    monkeypatch.setattr(warp, "vace_model", lambda *_: model)
+    monkeypatch.setattr(warp, "reconstruction_model", lambda *_: Wall())
+    options = small(num_views=VIEWS, num_frames=FRAMES, scenes=1)
+    config = warp.WarpEvaluation(
+        **options, strengths=(1.0,), geometries=("exact",), fill_scale=2, column_first=True
+    )
+    rows = warp.evaluate_warp(config)["exact"]
+    small_size = 3, SIZE // 2, SIZE // 2
+    assert shown[:2] == [(VIEWS, FRAMES, *small_size)] * 2 and shown[3] == shown[0]
+    views, clip, *size = shown[2]
+    assert views == 1 and clip % 4 == 1 and clip >= VIEWS and tuple(size) == small_size
+    known = {name: row["scores"]["psnr_known"]["mean"] for name, row in rows.items()}
+    assert known["column first"] == known["strength 1"] > known["fixed view"]
+    assert "column first" in rows and rows["column first"]["scores"]["psnr"]["mean"] > 10

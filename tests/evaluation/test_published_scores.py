@@ -1,4 +1,4 @@
-"""Every score in README and model card is the one that its evaluation wrote, as rounded there.
+"""Every score in README, docs and model card is the one that its evaluation wrote, as rounded there.
 
 A sentence is a claim: a text with {} for each number, and where each number stands in the score
 files. Numbers of a table belong to the keys of its row. A number with a unit that belongs to no
@@ -15,9 +15,11 @@ import pytest
 from fourreal import weights
 
 ROOT = Path(__file__).parents[2]
-README, CARD = ROOT / "README.md", weights.folder() / "README.md"
+README, LIMITS = ROOT / "README.md", ROOT / "docs" / "limits.md"
+CARD = weights.folder() / "README.md"
 SECTIONS = {  # where the scores are
-    README: ("The embedded models, honestly",),
+    README: ("What you get with which weights",),
+    LIMITS: ("The embedded models, honestly",),
     CARD: ("Scores", "Ablations", "What they cannot do"),
 }
 NUMBER = r"([-+]?\d+(?:\.\d+)?)(?: ± (\d+(?:\.\d+)?))?"
@@ -58,8 +60,17 @@ def of_hundred(mean: float) -> float:
 
 Number = tuple[str, str] | tuple[str, str, Callable[[float], float]]
 FULL, VIEWS = "generated_full", "generated_view_consistency"
+METHOD: dict[str, tuple[Number, ...]] = {
+    "held-out views reach {} dB; from the references alone, without the generated grid, {}": (
+        ("pipeline", "generated/psnr"),
+        ("pipeline", "references/psnr"),
+    ),
+    "From text alone {}% of the prompts show": (("text", "generated/shown_prompts"),),
+}
 CLAIMS: dict[Path, dict[str, tuple[Number, ...]]] = {
-    README: {
+    README: METHOD,
+    LIMITS: {
+        **METHOD,
         "the unseen cells reach {} dB on the whole frame": (("video", f"both/{FULL}"),),
         "better of two plain copies by {} dB": (("video", "both/gain_on_moving"),),
         "fixed view alone they reach {} dB, with the freeze time alone {} dB": (
@@ -82,11 +93,6 @@ CLAIMS: dict[Path, dict[str, tuple[Number, ...]]] = {
             ("reconstruction", "held_out_psnr_enlarged"),
             ("reconstruction", "rotation_error_degrees"),
         ),
-        "held-out views reach {} dB; from the references alone, without the generated grid, {}": (
-            ("pipeline", "generated/psnr"),
-            ("pipeline", "references/psnr"),
-        ),
-        "From text alone {}% of the prompts show": (("text", "generated/shown_prompts"),),
         "stores {}% fewer Gaussians for {} dB": (
             ("split", "fewer_gaussians"),
             ("split", "psnr_change", abs),

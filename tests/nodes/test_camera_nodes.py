@@ -77,3 +77,45 @@ def test_a_camera_path_follows_its_time_schedule_and_refuses_a_camera_it_cannot_
     assert len(path.times) == 5
     with pytest.raises(ValueError, match="views 0 to 1"):
         nodes.SceneCamera.execute(scene, 2)
+
+
+def test_given_cameras_are_the_path(nodes):
+    """Each of them as it is, whatever the kind; time goes on as ever."""
+    from fourreal.cameras import look_at, pixel_intrinsics, to_homogeneous
+    from fourreal.gaussians import Gaussians
+
+    lens = pixel_intrinsics(torch.ones(1), 48, 64)
+    scene = nodes.types.CachedScene(
+        Gaussians.empty(), [Gaussians.empty()] * 5, torch.eye(3, 4)[None], lens, 64, 48
+    )
+    eyes = torch.linspace(-30, 30, 9)[:, None] * torch.tensor([1.0, 0, 0])  # far outside
+    up = torch.tensor([0.0, -1, 0])
+    views = torch.stack([look_at(eye, torch.tensor([0.0, 0, 4]), up) for eye in eyes])
+    lenses = lens.repeat(9, 1, 1)
+    lenses[:, 0, 0] = torch.linspace(40, 60, 9)
+
+    def path(*given, **more):
+        cameras = {"extrinsics": to_homogeneous(views), "intrinsics": lenses}
+        return nodes.CameraPathNode.execute(scene, *given, **cameras | more).args[0]
+
+    for kind in ("orbit", "fixed_view"):
+        found = path(kind, 0, 0)
+        assert torch.equal(found.extrinsics, views) and torch.equal(found.intrinsics, lenses)
+        assert (found.width, found.height) == (64, 48)
+        assert found.times.tolist() == [0, 0, 1, 2, 2, 2, 3, 4, 4]
+    assert path("freeze_time", 9, 3).times.tolist() == [3] * 9
+    one = path("orbit", 0, 0, "ping_pong", extrinsics=views, intrinsics=lens)
+    assert one.intrinsics.shape == (9, 3, 3) and one.times.max() == 4
+    camera = nodes.SceneCamera.execute(scene, 0).args[0]
+    for wrong, words in (
+        ({"intrinsics": None}, "connect both"),
+        ({"extrinsics": None}, "connect both"),
+        ({"intrinsics": lenses[:4]}, r"extrinsics are \[9, 4, 4\] and the intrinsics \[4, 3, 3\]"),
+        ({"intrinsics": lenses * 20}, "outside the scene's images of 64 x 48"),
+        ({"camera": camera}, "both connected"),
+    ):
+        with pytest.raises(ValueError, match=words) as caught:
+            path("orbit", 0, 0, **wrong)
+        assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="frames is 5, but 9 cameras are connected"):
+        path("orbit", 5, 0)

@@ -27,13 +27,14 @@ from ..comfyui import (
     to_api,
 )
 
-# Without downloads and pictures of one's own.
+# Without downloads.
 GRAPHS = (
-    "text_to_4d",
-    "fixed_view_to_4d",
-    "fixed_view_to_4d_vace",
-    "bullet_time",
-    "multi_view_video_to_splats",
+    "Text to 4D",
+    "Video to 4D",
+    "Video to 4D with small VACE",
+    "Photos to 4D",
+    "Bullet time",
+    "Synchronised videos to 4D",
 )
 
 

@@ -1,46 +1,13 @@
-"""Preview 4D: its files and its camera, and the node in the real editor in headless Chromium."""
+"""Preview 4D: its files, and what it gives of what the viewer reports."""
 
-import base64
 import json
-import urllib.request
+import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-
-from .. import screenshots
-from ..comfyui import ROOT, SMALLER, needs_comfyui
-from ..tiny import pixels, psnr
-
-WORKFLOW = ROOT / "workflows" / "text_to_4d.json"
-NODE = "app.graph.nodes.find((node) => node.type === 'FourReal_Preview4D')"
-DROP = """([text, name]) => {
-  const dataTransfer = new DataTransfer();
-  dataTransfer.items.add(new File([text], name, { type: "application/json" }));
-  const canvas = document.getElementById("graph-canvas");
-  canvas.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true }));
-}"""
-
-LOWER = """(smaller) => {
-  for (const widget of app.graph.nodes.flatMap((node) => node.widgets ?? []))
-    if (widget.name in smaller && widget.value > smaller[widget.name])
-      widget.value = smaller[widget.name];
-}"""
-
-# Resolves once nothing of the frame's place has changed over ten images of the editor.
-STILL = """async () => {
-  const place = () =>
-    JSON.stringify(document.querySelector("iframe[title='4D viewer']")?.getBoundingClientRect());
-  for (let before = place(), still = 0; still < 10; still = before === place() ? still + 1 : 0) {
-    before = place();
-    await new Promise(requestAnimationFrame);
-  }
-}"""
-
-# The editor keeps drafts of what has changed, as JSON.
-DRAFT = """(number) => [localStorage, sessionStorage].some((storage) =>
-  Object.values(storage).some((text) => text.includes(number)))"""
 
 
 @pytest.fixture
@@ -71,184 +38,161 @@ def scene(nodes):
     )
 
 
-def test_the_files_are_those_of_the_viewer_and_written_once(nodes, scene):
+def state_of(camera: dict, **more) -> dict:
+    """The page's state with a LOAD3D_CAMERA: three.js's lists in place of ComfyUI's dicts."""
+    seen = {k: list(camera[k].values()) for k in ("position", "target", "quaternion")}
+    return seen | {"fov": camera["fov"]} | more
+
+
+def kept_folder(out) -> Path:
+    """Where the files are that a run of the node showed."""
     import folder_paths
 
+    (shown,) = out.ui["fourreal_scene"]
+    assert (shown["type"], shown["filename"]) == ("output", "scene.json")
+    return Path(folder_paths.get_output_directory()) / shown["subfolder"]
+
+
+def test_the_files_are_those_of_the_viewer_and_written_once(nodes, scene):
     from fourreal.viewer import scene_files
 
     preview = nodes.Preview4D
     out = preview.execute(scene)
     assert out.args[0] is scene
-    (shown,) = out.ui["fourreal_scene"]
-    assert (shown["type"], shown["filename"]) == ("temp", "scene.json")
-    folder = Path(folder_paths.get_temp_directory()) / shown["subfolder"]
+    folder = kept_folder(out)
     assert {f.name: f.read_bytes() for f in folder.iterdir()} == {
         name: content() for name, content in scene_files(scene).items()
     }
     view = {"position": [1, 2, 3], "target": [0, 0, 0], "quaternion": [0, 0, 0, 1], "fov": 40.0}
-    assert preview.execute(scene, view=view).ui == out.ui  # the viewer is not loaded again
+    again = preview.execute(scene, view=view | {"owner": "this node"})
+    assert kept_folder(again) == folder  # the viewer is not loaded again
+    assert again.ui["fourreal_scene"][0]["owner"] == "this node"
     images = torch.rand(4, 48, 64, 3)
-    with_images = preview.execute(scene, images).ui["fourreal_scene"][0]["subfolder"]
-    assert (folder.parent / with_images / "1_1.jpg").is_file()
+    assert (kept_folder(preview.execute(scene, images)) / "1_1.jpg").is_file()
     with pytest.raises(ValueError, match="cannot be split into 2 views"):
         preview.execute(scene, images[:3])
     del images
-    again = preview.execute(scene).ui["fourreal_scene"][0]["subfolder"]
-    assert not (folder.parent / again / "1_1.jpg").exists()  # as none are connected now
+    assert kept_folder(preview.execute(scene)) == folder  # as none are connected now
 
 
 def test_a_cancelled_preview_leaves_no_files(nodes, scene):
     import comfy.model_management as management
-    import folder_paths
 
-    preview = nodes.Preview4D
-    temporary = Path(folder_paths.get_temp_directory())
-    before = set(temporary.glob("4real_*"))
+    kept = nodes.kept_scenes.scenes_folder
+    before = set(kept().glob("*"))
     management.interrupt_current_processing(True)
     with pytest.raises(management.InterruptProcessingException):
-        preview.execute(scene)
-    assert set(temporary.glob("4real_*")) == before
+        nodes.Preview4D.execute(replace(scene, fps=9.0))
+    assert set(kept().glob("*")) == before
+
+
+def test_scenes_not_seen_for_longest_make_room_and_are_written_again(nodes, scene, monkeypatch):
+    preview, kept = nodes.Preview4D, nodes.kept_scenes
+    shutil.rmtree(kept.scenes_folder(), ignore_errors=True)
+    monkeypatch.setattr(kept, "MOST_SCENES", 2)
+    remembered = preview.fingerprint_inputs(scene=None)
+    scenes = [replace(scene, fps=fps) for fps in (10.0, 11.0, 12.0)]
+    folders = []
+    for hour, of in enumerate([*scenes[:2], scenes[0], scenes[2]]):
+        folders.append(kept_folder(preview.execute(of)))
+        os.utime(folders[-1], (hour * 3600 - 1e6,) * 2)
+    assert folders[2] == folders[0]
+    assert set(kept.scenes_folder().iterdir()) == {folders[0], folders[3]}
+    assert kept.is_kept(folders[0].name) and not kept.is_kept(folders[1].name)
+    assert not kept.is_kept("..") and not kept.is_kept("")
+    # ComfyUI's cache of the node then counts as old, once.
+    changed = preview.fingerprint_inputs(scene=None)
+    assert changed != remembered and changed == preview.fingerprint_inputs(scene=None)
+    assert kept_folder(preview.execute(scenes[1])) == folders[1]
+    monkeypatch.setattr(kept, "MOST_BYTES", 0)
+    newest = kept_folder(preview.execute(replace(scene, fps=13.0)))
+    assert list(kept.scenes_folder().iterdir()) == [newest]  # however large
 
 
 def test_the_viewers_camera_comes_out_as_the_one_of_other_nodes(nodes, scene):
     for view in (0, 1):
         camera = nodes.SceneCamera.execute(scene, view).args[0]
-        # As the page reports it: three.js's lists in place of ComfyUI's dicts.
-        seen = {k: list(camera[k].values()) for k in ("position", "target", "quaternion")}
-        again = nodes.Preview4D.execute(scene, view=seen | {"fov": camera["fov"]}).args[1]
+        again = nodes.Preview4D.execute(scene, view=state_of(camera)).args[1]
         assert again == camera
     assert nodes.Preview4D.execute(scene).args[1] == nodes.SceneCamera.execute(scene, 0).args[0]
 
 
-class Editor:
-    """ComfyUI's editor in a browser, with one of its two ways of drawing nodes."""
+def test_the_image_is_what_the_viewer_shows(nodes, scene):
+    from fourreal.rendering import render
 
-    def __init__(self, browser, server, vue_nodes: bool):
-        self.server, self.errors = server, []
-        settings = {
-            "Comfy.VueNodes.Enabled": vue_nodes,
-            "Comfy.VueNodes.AutoScaleLayout": False,
-            "Comfy.TutorialCompleted": True,
-            "Comfy.Release.Status": "skipped",
-        }
-        body = json.dumps(settings).encode()
-        urllib.request.urlopen(urllib.request.Request(f"{server.url}/settings", body)).close()
-        self.page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        self.page.set_default_timeout(120_000)
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.goto(server.url)
-        self.page.wait_for_function("window.app?.graph && app.extensionManager?.workflow")
-        self.name = "vue" if vue_nodes else "classic"
+    scene.intrinsics[1, 0, 2] += 5  # a principal point, which LOAD3D_CAMERA does not hold
+    cameras = [nodes.SceneCamera.execute(scene, view).args[0] for view in (0, 1)]
 
-    def drop(self, path):
-        """Drop a workflow's file on the editor, and lower its sizes."""
-        self.page.evaluate(DROP, [path.read_text(encoding="utf-8"), path.name])
-        self.page.wait_for_function(NODE)
-        self.page.evaluate(LOWER, SMALLER)
+    def drawn(view: int, time: int, intrinsics=scene.intrinsics):
+        camera = scene.extrinsics[view, None], intrinsics[view, None]
+        return render(scene.at(time), *camera, 64, 48).color.clamp(0, 1)
 
-    def look(self):
-        """Bring the node into view at its own size."""
-        self.page.evaluate(
-            f"() => {{ const node = {NODE}; app.canvas.ds.scale = 1; app.canvas.centerOnNode(node);"
-            "app.canvas.setDirty(true, true); }"
-        )
-        self.page.evaluate(STILL)
+    def image(view: dict | None):
+        return nodes.Preview4D.execute(scene, view=view).args[2]
 
-    def viewer(self):
-        """The frame with the viewer, once it has drawn."""
-        element = self.page.wait_for_selector("iframe[title='4D viewer']", state="visible")
-        frame = element.content_frame()
-        frame.wait_for_function("window.fourreal?.state.drawn > 0 && fourreal.idle()")
-        return frame
-
-    def state(self) -> dict:
-        """What the node's properties keep of the viewer."""
-        return self.page.evaluate(f"() => {NODE}.properties['Viewer state']")
-
-    def prompt(self) -> dict:
-        """The node as the next prompt would have it."""
-        return self.page.evaluate(
-            f"async () => (await app.graphToPrompt()).output[{NODE}.id].inputs"
-        )
-
-    def keep(self, name: str):
-        """Leave a screenshot for people to look at, if they ask for it."""
-        screenshots.keep(self.page, f"preview_{self.name}_{name}")
+    assert torch.equal(image(None), drawn(0, 0))
+    assert torch.equal(image({"owner": "this node"}), drawn(0, 0))
+    assert torch.equal(image(state_of(cameras[1], view=1, time=1)), drawn(1, 1))
+    assert torch.equal(image(state_of(cameras[1], view=1, time=7)), drawn(1, 1))  # the last
+    assert image(None).std() > 0.02
+    centred = scene.intrinsics.clone()
+    centred[1, 0, 2] -= 5
+    for view in (-1, 9):  # none, and one of another scene
+        seen = image(state_of(cameras[1], view=view, time=1))
+        assert torch.allclose(seen, drawn(1, 1, centred), atol=1e-3)
 
 
-def image(frame) -> np.ndarray:
-    """The viewer's canvas [H, W, 3] in [0, 1], drawn anew."""
-    frame.evaluate("() => { fourreal.state.dirty = true; }")
-    frame.wait_for_function("fourreal.idle()")
-    url = frame.evaluate("document.getElementById('canvas').toDataURL()")
-    return pixels(base64.b64decode(url.split(",")[1]))
+def test_the_path_goes_through_the_viewers_keyframes(nodes, scene):
+    from fourreal.cameras import camera_centers
+
+    cameras = [nodes.SceneCamera.execute(scene, view).args[0] for view in (0, 1)]
+    centers = camera_centers(scene.extrinsics)
+    path = nodes.Preview4D.execute(scene, view=state_of(cameras[1], time=1)).args[3]
+    assert path.times.tolist() == [0, 1] and (path.width, path.height) == (64, 48)
+    assert torch.allclose(camera_centers(path.extrinsics), centers[[1, 1]], atol=1e-5)
+    keyframes = [{"time": time, "camera": state_of(cameras[time])} for time in (0, 1)]
+    view = state_of(cameras[1], time=1, path=keyframes)
+    path = nodes.Preview4D.execute(scene, view=view).args[3]
+    assert torch.allclose(camera_centers(path.extrinsics), centers, atol=1e-5)
+    images = nodes.RenderSplats.execute(scene, path, 0, 0, "#000000").args[0]
+    assert images.shape == (2, 48, 64, 3)
+    # A still scene's timeline is four seconds of its camera.
+    still = replace(scene, dynamic=scene.dynamic[:1], fps=10.0)
+    keyframes[1]["time"] = 39
+    path = nodes.Preview4D.execute(still, view=view).args[3]
+    assert path.times.tolist() == [0] * 40
+    ends = camera_centers(path.extrinsics)[[0, 39]]
+    assert torch.allclose(ends, centers, atol=1e-5)
 
 
-@needs_comfyui
-@pytest.mark.parametrize("vue_nodes", [False, True], ids=["classic", "vue"])
-def test_a_dropped_workflow_shows_its_scene_and_keeps_where_one_looks_from(
-    browser, server, info, vue_nodes
-):
-    editor = Editor(browser, server, vue_nodes)
-    page = editor.page
-    editor.drop(WORKFLOW)
-    editor.look()
-    editor.keep("before")
-    assert editor.prompt()["view"] is None
-    done = len(server.ask("/history"))
-    page.keyboard.press("Control+Enter")
-    server.wait_for(lambda: len(server.ask("/history")) > done, 300)
-    viewer = editor.viewer()
-    editor.look()
-    editor.keep("queued")
-    assert editor.state() is None  # nobody has touched it
-    first = image(viewer)
-    assert first.std() > 0.02
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"position": None},
+        {"position": [1, float("inf"), 2]},
+        {"fov": "wide"},
+        {"time": float("nan")},
+        {"path": [{"time": 1}]},
+        {"path": 3},
+        {"view": "first"},
+    ],
+    ids=str,
+)
+def test_what_is_no_state_of_the_viewer_is_refused_in_a_sentence(nodes, scene, change):
+    view = state_of(nodes.SceneCamera.execute(scene, 0).args[0]) | change
+    with pytest.raises(ValueError, match=r"view is no state of the viewer .*; leave it out, or"):
+        nodes.Preview4D.execute(scene, view=view)
 
-    # Scrub, by a click into the middle of the timeline.
-    slider = viewer.locator("#time")
-    slider.click()
-    viewer.wait_for_function("fourreal.state.shown > 0 && fourreal.idle()")
-    scrubbed = image(viewer)
-    assert psnr(first, scrubbed) < 40
-    time = editor.state()["time"]
-    assert time == viewer.evaluate("fourreal.state.time") > 0
 
-    # Orbit, by dragging over the canvas.
-    box = viewer.locator("#canvas").bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.move(x, y)
-    page.mouse.down()
-    page.mouse.move(x + 90, y + 30, steps=4)
-    page.mouse.up()
-    turned = image(viewer)
-    editor.keep("orbit")
-    assert psnr(scrubbed, turned) < 40
-    kept = editor.state()
-    assert kept["view"] == -1 and kept["time"] == time
-    assert editor.prompt()["view"] == kept["camera"]
-
-    # The workflow's own file has it, and so has the editor after a reload.
-    saved = page.evaluate("() => app.graph.serialize()")
-    (node,) = (n for n in saved["nodes"] if n["type"] == "FourReal_Preview4D")
-    assert node["properties"]["Viewer state"] == kept and not node.get("widgets_values")
-    page.wait_for_function(DRAFT, arg=repr(kept["camera"]["position"][0]))
-    page.reload()
-    page.wait_for_function(f"window.app?.graph && {NODE}")
-    editor.look()
-    viewer = editor.viewer()
-    viewer.wait_for_function(f"fourreal.state.shown === {time} && fourreal.idle()")
-    assert editor.state() == kept
-    again = image(viewer)
-    editor.keep("reloaded")
-    assert again.shape == turned.shape and psnr(again, turned) > 40
-
-    # Queued again, only the camera has changed: the same files are shown, and go on being shown.
-    done = len(server.ask("/history"))
-    scene = page.evaluate(f"() => {NODE}.properties['Viewer scene'].subfolder")
-    page.keyboard.press("Control+Enter")
-    server.wait_for(lambda: len(server.ask("/history")) > done, 300)
-    assert page.evaluate(f"() => {NODE}.properties['Viewer scene'].subfolder") == scene
-    assert psnr(image(viewer), turned) > 40
-    assert editor.errors == []
-    page.close()
+def test_a_splat_is_a_scene_with_a_time_for_each_item(nodes, scene):
+    """And its files are written once for one SPLAT, however often the camera changes."""
+    splat = nodes.SceneToSplat.execute(scene, -1).args[0]
+    out = nodes.Preview4D.execute(splat)
+    about = json.loads((kept_folder(out) / "scene.json").read_bytes())
+    assert (about["static"], about["dynamic"]) == (0, [12, 11])
+    os.utime(kept_folder(out) / "0.bin", (0, 0))
+    again = nodes.Preview4D.execute(splat, view=state_of(out.args[1]))
+    assert again.ui == out.ui and (kept_folder(out) / "0.bin").stat().st_mtime == 0
+    still = nodes.Preview4D.execute(nodes.SceneToSplat.execute(scene, 1).args[0])
+    about = json.loads((kept_folder(still) / "scene.json").read_bytes())
+    assert (about["static"], about["dynamic"]) == (11, [0])

@@ -1,4 +1,4 @@
-"""Reconstruct: its options, cancel, offloading, and the memory that its scene is known to hold."""
+"""Reconstruct 4D: options, cancel, offloading, and the memory that its scene is known to hold."""
 
 from dataclasses import asdict
 from types import SimpleNamespace

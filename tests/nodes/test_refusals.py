@@ -68,6 +68,10 @@ WRONG = {
         lambda g: g.grid(2, 5, 32, 32, g.embedded.vae, freeze_time=IMAGES),
         "needs 2 views",
     ),
+    "references that contradict each other": (
+        lambda g: g.grid(2, 5, 32, 32, g.embedded.vae, fixed_view=IMAGES, freeze_time=IMAGES[1:3]),
+        "are one cell of the grid",
+    ),
     "a reference without a VAE": (
         lambda g: g.grid(2, 5, 32, 32, fixed_view=IMAGES),
         "connect the VAE",

@@ -1,4 +1,4 @@
-"""Save Scene and Load Scene: every format, files named for the API, splats of others."""
+"""Scenes saved and loaded in every format, files named for the API, splats of others."""
 
 import json
 from pathlib import Path
@@ -54,6 +54,13 @@ def test_formats_of_one_time_are_a_folder_or_one_file(nodes, scene, folders, kin
     paths = save(nodes, scene, kind)
     assert [p.name for p in paths] == [f"frame_0001.{kind}", f"frame_0002.{kind}"]
     assert paths[0].parent.parent == Path("4real")
+    folder = f"{paths[0].parent.as_posix()}/ [output]"
+    names = nodes.scene_nodes.available_scenes()
+    assert names.index(folder) < names.index(f"{paths[1].as_posix()} [output]")
+    whole = nodes.LoadScene.execute(folder).args[0]
+    assert [len(whole.at(t)) for t in range(2)] == [17, 15]
+    newest = max((folders.output / path).stat().st_mtime for path in paths)
+    assert nodes.LoadScene.fingerprint_inputs(folder) == newest
     splat = nodes.SceneToSplat.execute(scene, 1).args[0]  # core's type, one time
     (single,) = save(nodes, splat, kind, "4real/one")
     loaded = nodes.LoadScene.execute(f"{single.as_posix()} [output]").args[0]
@@ -105,3 +112,23 @@ def test_the_newest_scene_comes_first(nodes, folders):
         os.utime(folders.input / name, (2e9 - age, 2e9 - age))
     found = [n for n in nodes.scene_nodes.available_scenes() if "/" not in n and "[" not in n]
     assert found[:3] == ["new.spz", "middle.glb", "old.ply"]
+
+
+def test_a_still_splat_stands_still_along_the_path_of_another_scene(nodes, scene):
+    path = nodes.CameraPathNode.execute(scene, "fixed_view", 4, 0).args[0]
+    still = nodes.SceneToSplat.execute(scene, 1).args[0]
+    images = nodes.RenderSplats.execute(still, path, 32, 24, "#000000").args[0]
+    assert path.times.max() == 1 and all(torch.equal(images[0], image) for image in images)
+
+
+@pytest.mark.parametrize(("width", "height"), [(63, 65), (64, 33), (32, 32)])
+def test_the_video_of_an_odd_size_is_rounded_up(nodes, scene, tmp_path, width, height):
+    """By a copy of the last row and column; the images stay as they were asked for."""
+    path = nodes.CameraPathNode.execute(scene, "fixed_view", 2, 0).args[0]
+    images, _, _, video = nodes.RenderSplats.execute(scene, path, width, height, "#102030").args
+    assert images.shape == (2, height, width, 3)
+    shown = video.get_components().images
+    assert shown.shape == (2, height + height % 2, width + width % 2, 3)
+    assert torch.equal(shown[:, :height, :width], images)
+    assert torch.equal(shown[:, -1, :width], images[:, -1])
+    assert torch.equal(shown[:, :height, -1], images[:, :, -1])

@@ -3,6 +3,9 @@
 The files have the names and the layouts of the downloads, and few weights.
 """
 
+import re
+import urllib.request
+
 import pytest
 
 from ..comfyui import needs_comfyui, prompt_of
@@ -93,3 +96,53 @@ def test_wrong_input_is_refused_by_the_node_that_gets_it(server, info, graph, no
     (said,) = (content for kind, content in status["messages"] if kind == "execution_error")
     assert said["node_id"] == node and words in said["exception_message"]
     assert said["exception_type"] == "ValueError"
+
+
+EMBEDDED = FILLED | {  # the same with the embedded VACE, in one node
+    "models": ("FourReal_LoadEmbeddedModels", {"video_model": "VACE"}),
+    "text": ("CLIPTextEncode", {"clip": ["models", 1], "text": "a red ball"}),
+    "control": ("FourReal_GridVACE", FILLED["control"][1] | {"vae": ["models", 2]}),
+    "decode": ("VAEDecode", {"samples": ["sample", 0], "vae": ["models", 2]}),
+}
+for unused in ("model", "clip", "vae", "patch"):
+    del EMBEDDED[unused]
+
+
+def sampled(steps: int, seed: int) -> dict:
+    return EMBEDDED | {
+        "sample": (
+            "FourReal_ViewTimeSampler",
+            {
+                **{"model": ["models", 0], "positive": ["control", 0], "negative": ["control", 1]},
+                **{"latent": ["control", 2], "seed": seed, "steps": steps, "cfg": 1.0},
+                **{"sampler_name": "euler", "scheduler": "simple", "view_strength": 1.0},
+            },
+        )
+    }
+
+
+@needs_comfyui
+def test_a_cancelled_run_of_the_embedded_vace_leaves_nothing_and_the_next_one_works(server, info):
+    def files() -> set:
+        kept = (server.base / name for name in ("output", "temp"))
+        return {path for folder in kept for path in folder.rglob("*") if path.is_file()}
+
+    before, begun = files(), server.log.stat().st_size
+    many = 1000
+    name = server.ask("/prompt", {"prompt": prompt_of(sampled(many, 1))})["prompt_id"]
+
+    def at_work() -> bool:
+        with server.log.open(errors="replace") as log:
+            log.seek(begun)
+            return bool(re.search(rf"\b[1-9]\d*/{many} \[", log.read()))
+
+    server.wait_for(at_work, 300)
+    request = urllib.request.Request(f"{server.url}/interrupt", b"{}", method="POST")
+    urllib.request.urlopen(request, timeout=60).close()
+    told = server.wait_for(lambda: server.ask(f"/history/{name}"), 60)[name]
+    assert told["status"]["status_str"] == "error" and not told["outputs"]
+    ends = [kind for kind, _ in told["status"]["messages"]]
+    assert ends[-1] == "execution_interrupted" and "execution_error" not in ends
+    assert not any(server.ask("/queue").values()) and files() == before
+    outputs = server.run(prompt_of(sampled(2, 2)))
+    assert len(outputs["shown"]["images"]) == 15

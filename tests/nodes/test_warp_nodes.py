@@ -54,7 +54,8 @@ def warp(nodes, scene, **changes):
 
 
 def test_an_arc_is_what_the_library_makes_of_it(nodes, scene):
-    images, mask, extrinsics, intrinsics, views, times, share, report = warp(nodes, scene)
+    found = warp(nodes, scene)
+    images, mask, extrinsics, intrinsics, views, times, share, report, *size = found
     centre = point_ahead(scene.extrinsics[0], 3.0)
     camera = scene.extrinsics[0], scene.intrinsics[0]
     arc = {"degrees": 30.0, "elevation": 10.0, "distance": 1.1, "centre": centre}
@@ -64,14 +65,14 @@ def test_an_arc_is_what_the_library_makes_of_it(nodes, scene):
     assert torch.equal(mask, warped.missing[:, :, 0].flatten(0, 1))
     torch.testing.assert_close(extrinsics, to_homogeneous(cameras[0]))
     torch.testing.assert_close(intrinsics, cameras[1])
-    assert (views, times) == (3, 2)
+    assert (views, times, *size) == (3, 2, SIZE, SIZE)
     assert share == pytest.approx(1 - warped.missing.mean().item(), abs=1e-6)
     shares = ", ".join(f"{100 * part:.0f}%" for part in warped.known_share)
     assert report == f"known of each view: {shares}"
 
 
 def test_a_wide_arc_is_warned_of_in_the_report(nodes, scene):
-    *_, report = warp(nodes, scene, degrees=100.0)
+    report = warp(nodes, scene, degrees=100.0)[7]
     assert "\nwarning: 2 of 3 views look from up to 100 degrees" in report
 
 

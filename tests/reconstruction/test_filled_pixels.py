@@ -52,7 +52,7 @@ def reconstructed(scene, frames, filled):
     cameras = scene.extrinsics[INPUTS], scene.intrinsics[INPUTS]
     maps = Maps.known(scene.depth[INPUTS].transpose(0, 1), *cameras)
     options = Filters(), StaticSplit(), None, None if filled is None else filled.transpose(0, 1)
-    parts = emit_gaussians("none", frames.transpose(0, 1), maps, cameras, *options)
+    *parts, _ = emit_gaussians("none", frames.transpose(0, 1), maps, cameras, *options)
     return GaussianScene(*parts, *cameras, SIZE, SIZE)
 
 

@@ -89,7 +89,8 @@ def test_voxels_merge_by_weight():
     gaussians = Gaussians(
         means, quaternions, torch.ones(3, 3), torch.tensor([0.2, 0.6, 0.9]), torch.zeros(3, 1, 3)
     )
-    merged = merge_voxels(gaussians, 1.0, torch.tensor([1.0, 3.0, 1.0]))
+    merged, most = merge_voxels(gaussians, 1.0, torch.tensor([1.0, 3.0, 1.0]))
     assert torch.allclose(merged.means, torch.tensor([[0.25, 0.1, 0.1], [1.5, 0.1, 0.1]]))
     assert torch.allclose(merged.opacities, torch.tensor([0.5, 0.9]))
     assert torch.equal(merged.quaternions, quaternions[1:])
+    assert most.tolist() == [3, 1]

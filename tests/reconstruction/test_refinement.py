@@ -19,7 +19,7 @@ def reconstructed(scene, views):
     cameras = scene.extrinsics[views], scene.intrinsics[views]
     maps = Maps.known(scene.depth[views].transpose(0, 1), *cameras)
     frames = scene.frames[views].transpose(0, 1)
-    static, dynamic = emit_gaussians("none", frames, maps, cameras, Filters(), StaticSplit())
+    static, dynamic, _ = emit_gaussians("none", frames, maps, cameras, Filters(), StaticSplit())
     return GaussianScene(static, dynamic, *cameras, SIZE, SIZE)
 
 

@@ -9,6 +9,7 @@ import torch
 from fourreal.data.posed import PosedScene, draw_sample
 from fourreal.reconstruction import load_model, save_model
 from fourreal.scenes import make_scene, scene_seed
+from fourreal.training import train_reconstructor as train
 from fourreal.training.loop import LoopConfig
 from fourreal.training.reconstruction_losses import geometry_loss, novel_view_loss
 from fourreal.training.train_reconstructor import (
@@ -32,7 +33,7 @@ def scene():
 
 def config_of(tmp_path, **changes):
     loop = LoopConfig(tmp_path / "run", steps=2, batch_size=1, save_every=10, mixed_precision="no")
-    return ReconstructorConfig(loop, **({"size": SIZE, "num_times": 2} | changes))
+    return ReconstructorConfig(loop, **({"size": (SIZE,), "num_times": 2} | changes))
 
 
 def test_the_dynamic_stage_learns_from_posed_folders(scene, tmp_path):
@@ -137,3 +138,27 @@ def test_a_batch_of_mixed_folders_holds_different_scenes_of_one_kind(scene, tmp_
 def test_targets_smaller_than_what_the_network_sees_are_refused():
     with pytest.raises(ValueError, match="render_size is 32, but must be size \\(64\\) or more"):
         drawn_size(ReconstructorConfig(stage="static", render_size=32))
+
+
+def test_steps_have_every_size_and_every_number_of_views(tmp_path, monkeypatch):
+    config, shown = config_of(tmp_path, size=(16, 32), fewest_views=1, num_views=4), set()
+
+    def model(images, **_):
+        shown.add((images.shape[1], images.shape[-1]))
+
+    def loss(_, sample):
+        assert sample.depth is not None and sample.depth.shape[-1] == sample.frames.shape[-1]
+        return {}
+
+    monkeypatch.setattr(train, "geometry_loss", loss)
+
+    source, generator = Source(config), torch.Generator().manual_seed(0)
+    for _ in range(40):
+        train.stage_loss(model, source, generator, torch.device("cpu"), 0.0, None)
+    assert shown == {(views, size) for views in (1, 2, 3, 4) for size in (16, 32)}
+
+
+def test_depth_is_picked_and_not_mixed_when_samples_shrink():
+    sample = draw_sample([scene_seed("test", 0)], [0, 1], [0], 4, SIZE)
+    small = sample.resized(SIZE // 2)
+    assert set(small.depth.flatten().tolist()) <= set(sample.depth.flatten().tolist())

@@ -11,15 +11,13 @@ from .. import screenshots
 from ..tiny import pixels
 from .letters import SIZE
 
-BAR = 39  # height in pixels of the bar below the canvas
-
 
 class ShownPage:
-    """The page in a browser whose canvas is SIZE x SIZE."""
+    """The page in a browser whose canvas is SIZE x SIZE, or whose window is width x height."""
 
-    def __init__(self, browser, address: str):
+    def __init__(self, browser, address: str, window: tuple[int, int] | None = None):
         self.requests, self.errors = [], []
-        self.page = browser.new_page(viewport={"width": SIZE, "height": SIZE + BAR})
+        self.page = browser.new_page()
         self.page.set_default_timeout(120_000)  # SwiftShader on a busy machine
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
@@ -27,8 +25,17 @@ class ShownPage:
             "console",
             lambda m: self.errors.append(m.text) if m.type == "error" else None,
         )
+        width, height = window or (SIZE, 2 * SIZE)
+        self.page.set_viewport_size({"width": width, "height": height})
         self.page.goto(address)
         self.page.wait_for_function("window.fourreal?.state.drawn > 0")
+        self.canvas_only = None
+        if not window:
+            bar = self.page.locator("#bar").bounding_box()["height"]
+            self.canvas_only = {"width": SIZE, "height": int(SIZE + bar)}
+            self.page.set_viewport_size(self.canvas_only)
+            self.page.wait_for_function(f"fourreal.camera.height === {SIZE}")
+        self.wait_until_drawn()
 
     def do(self, script: str) -> None:
         """Run a script, and wait until its effect is drawn."""
@@ -54,6 +61,16 @@ class ShownPage:
             "(before) => document.getElementById('frame').src !== before", arg=before
         )
         self.page.evaluate("document.getElementById('frame').decode()")
+
+    def drag(self, *places: tuple[float, float], button: str = "left") -> None:
+        """Press at the first place, go through the others, let go, and wait until it is drawn."""
+        mouse = self.page.mouse
+        mouse.move(*places[0])
+        mouse.down(button=button)
+        for place in places[1:]:
+            mouse.move(*place, steps=3)
+        mouse.up(button=button)
+        self.wait_until_drawn()
 
     def image(self) -> np.ndarray:
         """The canvas, [H, W, 3] in [0, 1]."""

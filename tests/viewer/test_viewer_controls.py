@@ -11,13 +11,7 @@ from .letters import SIZE, TIMES
 def test_drag_orbits_and_snap_returns(shown):
     shown.do("fourreal.snap(0); fourreal.setTime(0)")
     before = shown.image()
-    mouse = shown.page.mouse
-    mouse.move(128, 128)
-    mouse.down()
-    mouse.move(188, 148, steps=3)
-    mouse.up()
-    shown.wait_until_drawn()
-    shown.do("")
+    shown.drag((128, 128), (188, 148))
     turned = shown.image()
     shown.keep("orbit")
     assert psnr(before, turned) < 30.0
@@ -145,9 +139,8 @@ def test_screenshot_and_recording_are_files_of_the_canvas(shown, tmp_path):
     for shown_time in (4, 0, 4, 0, 4):  # encoding begins late on a busy machine
         page.wait_for_function(f"fourreal.state.shown >> 2 << 2 === {shown_time}")
     with page.expect_download() as download:
-        page.locator("#record").click()
+        page.locator("#stop").click()
     page.evaluate("() => fourreal.play(false)")
-    page.locator("#settings").click()
     download.value.save_as(tmp_path / "shown.webm")
     with av.open(str(tmp_path / "shown.webm")) as container:
         images = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]

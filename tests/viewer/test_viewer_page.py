@@ -4,7 +4,6 @@ import shutil
 import subprocess
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from fourreal import viewer
 from fourreal.viewer.export import page
 
 from .letters import FOCAL, SIZE
-from .shown_page import BAR, running
+from .shown_page import running
 
 SOURCE = Path(viewer.__file__).parent / "src"
 
@@ -35,33 +34,6 @@ def test_first_time_stands_before_the_program_and_the_others_after_it(exported):
     program = text.index("<script>(")
     places = [text.index(f'id="part:{name}"') for name in ("scene.json", "static.bin", "0.bin")]
     assert max(places) < program < text.index('id="part:1.bin"')
-
-
-def test_interface_fits_400_by_400_and_the_input_frame_covers_the_image(shown):
-    shown.page.set_viewport_size({"width": 400, "height": 400})
-    shown.do("fourreal.snap(0); fourreal.setTime(1)")
-    shown.page.locator("#settings").click()
-    with shown.another_input_frame():
-        shown.set("fade", "0.5")
-    shown.keep("settings_400")
-    panel, views = (shown.page.locator(name).bounding_box() for name in ("#panel", "#views"))
-    assert panel["y"] >= views["y"] + views["height"]  # the cameras can be chosen meanwhile
-    boxes = [
-        shown.page.locator(f"#bar > :nth-child({i})").bounding_box()
-        for i in range(1, 1 + shown.page.locator("#bar > *").count())
-    ]
-    assert all(a["x"] + a["width"] <= b["x"] for a, b in pairwise(boxes))
-    assert boxes[-1]["x"] + boxes[-1]["width"] <= 400
-    frame = shown.page.locator("#frame").bounding_box()
-    assert frame["width"] == pytest.approx(frame["height"])  # that of the scene's square image
-    shown.page.locator("#settings").click()
-    shown.set("fade", "0")
-    shown.do("fourreal.snap(0)")
-    shown.keep("plain_400")
-    shown.page.set_viewport_size({"width": 1280, "height": 800})
-    shown.do("fourreal.snap(0)")
-    shown.keep("plain_1280")
-    shown.page.set_viewport_size({"width": SIZE, "height": SIZE + BAR})
 
 
 def test_exported_page_asks_nothing_of_the_network_and_reports_no_error(shown, exported):
@@ -128,4 +100,32 @@ def test_a_camera_set_by_a_message_is_the_one_that_the_page_tells_of(outer):
     camera["position"][0] += 0.5
     state = say(outer, camera=camera)
     assert state["view"] == -1
-    assert state["camera"]["position"] == pytest.approx(camera["position"])
+    assert state["camera"] == camera  # to the last digit: a workflow that has it is unchanged
+
+
+def test_keyframes_come_with_the_state_and_are_set_by_a_message(outer):
+    camera = say(outer, view=1)["camera"]
+    assert outer.evaluate("said.at(-1).path") == []
+    other = {**camera, "fov": 30.0}
+    state = say(outer, path=[{"time": 4.5, "camera": other}, {"time": 1, "camera": camera}])
+    assert [keyframe["time"] for keyframe in state["path"]] == [1, 4.5]
+    assert [keyframe["camera"] for keyframe in state["path"]] == [camera, other]
+    inner = outer.frames[1]
+    assert inner.locator("#marks button").count() == 2
+    inner.evaluate("fourreal.setTime(2)")
+    inner.locator("#key").click()
+    outer.wait_for_function("said.at(-1).path.length === 3")
+    assert outer.evaluate("said.at(-1).path.map((keyframe) => keyframe.time)") == [1, 2, 4.5]
+    assert say(outer, path=[])["path"] == []
+
+
+def test_control_and_enter_reach_the_page_around(outer):
+    outer.evaluate(
+        "() => { window.keys = [];"
+        "addEventListener('keydown', (event) => keys.push([event.key, event.ctrlKey])); }"
+    )
+    outer.frames[1].locator("#canvas").click()
+    outer.keyboard.press("Control+Enter")
+    outer.keyboard.press("k")
+    outer.keyboard.press("Delete")
+    assert outer.evaluate("keys") == [["Enter", True]]

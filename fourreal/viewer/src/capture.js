@@ -11,8 +11,8 @@ export class Recorder {
   }
 
   // `time()` gives the time that the file is named after, when it is ready.
-  toggle(time) {
-    if (this.recorder) return this.recorder.stop();
+  start(time) {
+    if (this.recorder) return;
     const chunks = [];
     this.recorder = new MediaRecorder(this.canvas.captureStream(30), { mimeType: "video/webm" });
     this.recorder.ondataavailable = (event) => chunks.push(event.data);
@@ -23,6 +23,10 @@ export class Recorder {
     };
     this.recorder.start();
     this.onChange(true);
+  }
+
+  stop() {
+    this.recorder?.stop();
   }
 }
 

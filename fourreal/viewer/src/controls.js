@@ -1,17 +1,12 @@
-// The bar, the panel of settings, the buttons of the input cameras, and the keys.
+// The buttons of the input cameras, the panel of settings, and the home button.
 import { Recorder, screenshot } from "./capture.js";
 import { $ } from "./page.js";
 
-const PLAY = "M4 2v12l10-6z";
-const PAUSE = "M3 2h4v12H3zM9 2h4v12H9z";
-
 export function connectControls(viewer) {
   addViewButtons(viewer);
-  connectTimeline(viewer);
   connectSettings(viewer);
   connectCapture(viewer);
-  connectKeys(viewer);
-  viewer.onChange(() => showState(viewer));
+  $("home").onclick = () => viewer.snap(0);
 }
 
 function addViewButtons(viewer) {
@@ -22,16 +17,9 @@ function addViewButtons(viewer) {
     button.onclick = () => viewer.snap(i);
     $("views").append(button);
   });
-}
-
-function connectTimeline(viewer) {
-  const { state } = viewer;
-  $("time").max = viewer.count - 1;
-  // The slider's value is read before play(false) puts the slider back.
-  $("time").oninput = () => viewer.stopAt(Number($("time").value));
-  $("play").onclick = () => viewer.play(!state.playing);
-  $("back").onclick = () => viewer.stopAt(state.time - 1);
-  $("next").onclick = () => viewer.stopAt(state.time + 1);
+  viewer.onChange(() => {
+    [...$("views").children].forEach((button, i) => button.classList.toggle("on", i === viewer.state.view));
+  });
 }
 
 function connectSettings(viewer) {
@@ -40,48 +28,37 @@ function connectSettings(viewer) {
     change();
     state.dirty = true;
   };
-  $("settings").onclick = () => ($("panel").hidden = !$("panel").hidden);
+  $("settings").onclick = () => openPanel($("panel").hidden);
   $("scale").oninput = redrawn(() => stage.setScale(Number($("scale").value)));
   $("background").oninput = redrawn(() => stage.background.set($("background").value));
   $("highlight").onchange = redrawn(() => stage.setHighlight($("highlight").checked));
-  $("fov").oninput = redrawn(() => {
-    camera.fov = Number($("fov").value);
-    viewer.leaveView();
-    camera.fit();
-  });
+  $("soft").onchange = redrawn(() => {});
+  $("limit").onchange = () => (camera.limits.on = $("limit").checked);
+  for (const name of ["soft", "limit"]) $(name).parentElement.hidden = !viewer.about.orbit.limits;
+  $("fov").oninput = () => {
+    camera.setFov(Number($("fov").value));
+    viewer.takeCamera();
+  };
+}
+
+function openPanel(on) {
+  $("panel").hidden = !on;
+  $("settings").classList.toggle("on", on);
 }
 
 function connectCapture(viewer) {
-  const recorder = new Recorder($("canvas"), (recording) => {
-    $("record").textContent = recording ? "Stop" : "Record";
-  });
+  const recorder = new Recorder($("canvas"), (recording) => ($("stop").hidden = !recording));
   $("full").onclick = toggleFullScreen;
   $("screenshot").onclick = () => screenshot($("canvas"), viewer.state.time);
-  $("record").onclick = () => recorder.toggle(() => viewer.state.time);
+  $("record").onclick = async () => {
+    openPanel(false); // the canvas takes its place, and keeps that size
+    await new Promise(requestAnimationFrame);
+    await new Promise(requestAnimationFrame);
+    recorder.start(() => viewer.state.time);
+  };
+  $("stop").onclick = () => recorder.stop();
 }
 
 function toggleFullScreen() {
   document.fullscreenElement ? document.exitFullscreen() : document.documentElement.requestFullscreen();
-}
-
-function connectKeys(viewer) {
-  const buttons = { " ": "play", ",": "back", ".": "next", h: "highlight", f: "full", p: "screenshot" };
-  addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select")) return;
-    const key = event.key.toLowerCase();
-    if (viewer.camera.key(key, true)) viewer.leaveView();
-    else if (key in buttons) $(buttons[key]).click();
-    else if (key >= "1" && key <= "9") viewer.snap(Number(key) - 1);
-    else return;
-    event.preventDefault();
-  });
-  addEventListener("keyup", (event) => viewer.camera.key(event.key.toLowerCase(), false));
-  addEventListener("blur", () => viewer.camera.keys.clear());
-}
-
-function showState({ state, count }) {
-  [...$("views").children].forEach((button, i) => button.classList.toggle("on", i === state.view));
-  $("play").querySelector("path").setAttribute("d", state.playing ? PAUSE : PLAY);
-  $("clock").textContent = `${state.time + 1} / ${count}`;
-  $("time").value = state.time;
 }

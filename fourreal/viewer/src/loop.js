@@ -1,4 +1,4 @@
-// The drawing loop: moves the clock and the flying camera on, and draws only what has changed.
+// The drawing loop: moves the clock and the camera on, and draws only what has changed.
 import { $ } from "./page.js";
 
 const LONGEST_FLIGHT = 0.1; // seconds that the camera flies at once, however late a frame is
@@ -9,8 +9,10 @@ export function startLoop(viewer) {
   async function step(now) {
     const seconds = (now - before) / 1000;
     before = now;
-    viewer.camera.fly(Math.min(seconds, LONGEST_FLIGHT));
+    viewer.camera.advance(Math.min(seconds, LONGEST_FLIGHT));
     viewer.advance(seconds);
+    viewer.follow();
+    viewer.open(seconds);
     if (viewer.state.dirty && !viewer.state.lost) await draw(viewer, rate);
     const fps = rate.measure(now);
     if (fps !== null) showInfo(viewer, fps);
@@ -20,16 +22,18 @@ export function startLoop(viewer) {
 }
 
 async function draw(viewer, rate) {
-  const { state, stage } = viewer;
+  const { state, stage, ring } = viewer;
   state.dirty = false;
   state.busy = true;
-  const { time } = state;
+  const time = viewer.sceneTime;
   try {
     if (state.shown !== time) {
-      stage.showTime(time, await viewer.ring.get(time));
+      stage.showTime(time, await ring.get(time));
       state.shown = time;
     }
-    await stage.draw(viewer.camera.lens);
+    stage.setFaded($("soft").checked ? state.open : 0);
+    await stage.draw(viewer.camera.lens, viewer.window);
+    ring.fetchAhead(time);
     $("status").textContent = "";
     state.drawn++;
     rate.images++;
@@ -41,8 +45,8 @@ async function draw(viewer, rate) {
   state.busy = false;
 }
 
-function showInfo({ about, state }, fps) {
-  const gaussians = (about.static + about.dynamic[state.time]).toLocaleString("en");
+function showInfo({ about, sceneTime }, fps) {
+  const gaussians = (about.static + about.dynamic[sceneTime]).toLocaleString("en");
   $("info").textContent = `${gaussians} Gaussians` + (fps ? `, ${fps.toFixed(0)} fps` : "");
 }
 

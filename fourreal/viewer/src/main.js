@@ -1,19 +1,26 @@
 // The page: reads the scene, connects its parts, and starts to draw.
 import { connectControls } from "./controls.js";
+import { connectHand } from "./hand.js";
+import { connectKeys } from "./keyboard.js";
 import { startLoop } from "./loop.js";
 import { connectMessages } from "./messages.js";
 import { Overlay } from "./overlay.js";
 import { $ } from "./page.js";
-import { openSource } from "./source.js";
+import { openSource, Ring } from "./source.js";
+import { connectTimeline } from "./timeline.js";
 import { Viewer } from "./viewer.js";
 
 async function start() {
   const source = openSource();
   const about = JSON.parse(new TextDecoder().decode(await source("scene.json")));
-  const staticSplats = new Uint32Array((await source("static.bin")).buffer);
-  const viewer = new Viewer(source, about, staticSplats);
-  const { state, camera, stage } = viewer;
+  const ring = new Ring(source, about.dynamic.length);
+  const [{ buffer }] = await Promise.all([source("static.bin"), ring.get(0)]);
+  const viewer = new Viewer(source, about, new Uint32Array(buffer), ring);
+  const { state, camera, stage, path } = viewer;
   connectControls(viewer);
+  connectTimeline(viewer);
+  connectKeys(viewer);
+  connectHand($("canvas"), camera, (x, y) => viewer.focus(x, y));
   const overlay = new Overlay(viewer);
   connectSize(viewer, overlay);
   connectContext(viewer);
@@ -25,6 +32,7 @@ async function start() {
     state,
     camera,
     stage,
+    path,
     snap: (view) => viewer.snap(view),
     setTime: (time) => viewer.setTime(time),
     play: (on) => viewer.play(on),

@@ -11,12 +11,12 @@ export class Overlay {
   }
 
   async show() {
-    const { about, camera, source, state } = this.viewer;
+    const { about, camera, source, state, sceneTime } = this.viewer;
     const image = $("frame");
     const fade = Number($("fade").value);
     image.style.opacity = state.view < 0 ? 0 : fade;
     for (const [side, size] of Object.entries(camera.rectangle ?? {})) image.style[side] = `${size}px`;
-    const name = `${state.view}_${state.time}.jpg`;
+    const name = `${state.view}_${sceneTime}.jpg`;
     if (!about.frames || state.view < 0 || fade === 0 || name === this.name) return;
     this.name = name;
     const url = URL.createObjectURL(new Blob([await source(name)], { type: "image/jpeg" }));

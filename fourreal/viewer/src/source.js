@@ -29,22 +29,24 @@ export function openSource() {
 // The dynamic Gaussians of the times around the one that is shown, fetched ahead of the clock.
 export class Ring {
   constructor(source, count, ahead = 8) {
-    Object.assign(this, { source, count, ahead, slots: new Map() });
+    Object.assign(this, { source, count, ahead: Math.min(ahead, count - 1), slots: new Map() });
   }
 
   get(time) {
-    for (let i = 0; i <= Math.min(this.ahead, this.count - 1); i++) {
-      const next = (time + i) % this.count;
-      if (!this.slots.has(next)) {
-        const part = this.source(`${next}.bin`).then((bytes) => new Uint32Array(bytes.buffer));
-        part.catch(() => this.slots.delete(next)); // ask again when it is shown again
-        this.slots.set(next, part);
-      }
+    if (!this.slots.has(time)) {
+      const part = this.source(`${time}.bin`).then((bytes) => new Uint32Array(bytes.buffer));
+      part.catch(() => this.slots.delete(time)); // ask again when it is shown again
+      this.slots.set(time, part);
     }
+    return this.slots.get(time);
+  }
+
+  // Fetch the times after this one, and forget those that are far from it.
+  fetchAhead(time) {
+    for (let i = 1; i <= this.ahead; i++) this.get((time + i) % this.count);
     for (const old of this.slots.keys()) {
       const distance = (old - time + this.count) % this.count;
       if (distance > this.ahead && distance !== this.count - 1) this.slots.delete(old);
     }
-    return this.slots.get(time);
   }
 }

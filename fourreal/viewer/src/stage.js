@@ -1,7 +1,8 @@
 // Spark's part: the static Gaussians once, the dynamic ones of one time, drawn as gsplat's classic
 // mode does. World axes are OpenCV's; three.js has y up, so the splats are turned about x.
-import { PackedSplats, SparkRenderer, SplatMesh, utils } from "@sparkjsdev/spark";
+import { dyno, PackedSplats, SparkRenderer, SplatMesh, utils } from "@sparkjsdev/spark";
 import * as THREE from "three";
+import { fadeOut } from "./fade.js";
 
 const LN_SCALE = [-12, 9]; // as in export.py
 const WORDS = [4, 2, 4, 4]; // of a Gaussian: packed, and its harmonics of degree 1, 2 and 3
@@ -9,10 +10,12 @@ const WORDS = [4, 2, 4, 4]; // of a Gaussian: packed, and its harmonics of degre
 export class Stage {
   constructor(canvas, about, staticSplats) {
     this.renderer = new THREE.WebGLRenderer({ canvas, antialias: false, preserveDrawingBuffer: true });
+    this.renderer.autoClear = false; // draw() clears
     this.about = about;
     this.staticSplats = staticSplats;
     this.splatScale = 1;
     this.highlighted = false;
+    this.faded = dyno.dynoFloat(0); // how far the edges of what was seen are faded out, 0 to 1
     this.background = new THREE.Color("#000000");
     this.build();
   }
@@ -46,7 +49,7 @@ export class Stage {
     const planes = WORDS.slice(0, this.about.degree + 1).map((words) => new Uint32Array(words * maxSplats));
     const [packedArray, sh1, sh2, sh3] = planes;
     const packedSplats = new PackedSplats({ packedArray, numSplats, extra: { sh1, sh2, sh3 } });
-    const mesh = new SplatMesh({ packedSplats });
+    const mesh = new SplatMesh({ packedSplats, objectModifier: fadeOut(this.about, this.faded) });
     mesh.planes = planes;
     mesh.quaternion.set(1, 0, 0, 0);
     this.scene.add(mesh);
@@ -92,16 +95,38 @@ export class Stage {
     this.static.updateVersion();
   }
 
+  setFaded(share) {
+    if (this.faded.value === share) return;
+    this.faded.value = share;
+    for (const mesh of [this.static, this.dynamic]) mesh?.updateVersion();
+  }
+
+  // The nearest point that is seen at a pixel, in normalized device coordinates, or null.
+  pick(x, y, camera) {
+    const caster = new THREE.Raycaster();
+    caster.setFromCamera(new THREE.Vector2(x, y), camera);
+    const hits = caster.intersectObjects([this.static, this.dynamic].filter(Boolean), false);
+    return hits.length ? hits[0].point : null;
+  }
+
   resize(width, height) {
     this.renderer.setPixelRatio(window.devicePixelRatio);
     this.renderer.setSize(width, height, false);
+    this.height = height;
   }
 
-  async draw(camera) {
+  // Draw what a camera sees inside a rectangle of the canvas { left, top, width, height }; around it
+  // is the background.
+  async draw(camera, { left, top, width, height }) {
     camera.updateMatrixWorld();
     await this.spark.update({ scene: this.scene, camera }); // waits for the order of the splats
-    if (this.renderer.getContext().isContextLost()) return;
-    this.renderer.setClearColor(this.background, 1);
-    this.renderer.render(this.scene, camera);
+    const { renderer } = this;
+    if (renderer.getContext().isContextLost()) return;
+    renderer.setClearColor(this.background, 1);
+    renderer.setScissorTest(false);
+    renderer.clear();
+    renderer.setScissor(left, this.height - top - height, width, height);
+    renderer.setScissorTest(true);
+    renderer.render(this.scene, camera);
   }
 }

@@ -1,0 +1,99 @@
+"""Makes the pictures of templates that end in a grid: what their graphs give, four views and times.
+
+    COMFYUI_PATH=FOLDER python -m tests.nodes.make_pictures [TEMPLATE ...]
+
+The graphs run on a real ComfyUI server with the embedded models. Those of Wan run with the embedded
+VACE and reconstructor in place of their loaders, at the 64 pixels and with a prompt of the scenes
+that these know, for want of the public weights.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from fourreal import weights
+from fourreal.files.images import read_image, write_image
+from fourreal.grid import GAP, contact_sheet, spaced_times
+
+from ..comfyui import WORKFLOWS, Server, to_api
+
+SHOWN = 4  # views and times
+CELL, LARGE = 64, 96  # pixels of a frame
+PROMPT = "a red ball orbiting on a marbled floor"
+LOADERS = {  # the outputs of Load Embedded Models in their place
+    "UNETLoader": 0,
+    "ModelSamplingSD3": 0,
+    "CLIPLoader": 1,
+    "VAELoader": 2,
+    "FourReal_LoadReconstructor": 3,
+}
+SUITED = {  # widgets' values that suit the embedded models
+    "FourReal_ExampleScene": {"width": CELL, "height": CELL},
+    "WanVaceToVideo": {"width": CELL, "height": CELL},
+    "KSampler": {"seed": 0, "steps": 8, "cfg": 1.0, "sampler_name": "euler"},
+    "FourReal_PasteKnown": {"feather": 3},
+    "FourReal_Reconstruct": {"confidence_percentile": 0.0},
+}
+
+
+def with_embedded_models(prompt: dict) -> dict:
+    """A prompt with public files as one without them; others are given back as they are."""
+    kinds = {key: node["class_type"] for key, node in prompt.items()}
+    if "UNETLoader" not in kinds.values():
+        return prompt
+    changed = {
+        "embedded": {"class_type": "FourReal_LoadEmbeddedModels", "inputs": {"video_model": "VACE"}}
+    }
+    for key, node in prompt.items():
+        if kinds[key] in LOADERS:
+            continue
+        inputs = dict(node["inputs"])
+        for name, given in inputs.items():
+            if isinstance(given, list) and kinds[given[0]] in LOADERS:
+                inputs[name] = ["embedded", LOADERS[kinds[given[0]]]]
+        if kinds[key] == "FourReal_TextEncode" and isinstance(inputs["prompt"], str):
+            inputs |= {"prompt": PROMPT}
+        if kinds[key] == "FourReal_TextEncode":
+            inputs |= {"negative": ""}
+        changed[key] = node | {"inputs": inputs | SUITED.get(kinds[key], {})}
+    return changed
+
+
+def picture(sheet: torch.Tensor) -> torch.Tensor:
+    """Of a contact sheet [3, h, w] the first, the last and two views and times between."""
+    rows, columns = (spaced_times(SHOWN, (size + GAP) // (CELL + GAP)) for size in sheet.shape[1:])
+    cells = torch.stack(
+        [
+            sheet[:, y * (CELL + GAP) :, x * (CELL + GAP) :][:, :CELL, :CELL]
+            for y in rows
+            for x in columns
+        ]
+    )
+    large = torch.nn.functional.interpolate(cells, (LARGE, LARGE), mode="bicubic").clamp(0, 1)
+    return contact_sheet(large.unflatten(0, (len(rows), len(columns))))
+
+
+def main(names: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        server = Server(Path(folder) / "base", weights.folder())
+        info = server.wait_for(lambda: server.ask("/object_info"), 300)
+        for path in WORKFLOWS:
+            if names and path.stem not in names:
+                continue
+            prompt = to_api(json.loads(path.read_text(encoding="utf-8")), info)
+            sheets = [k for k, node in prompt.items() if node["class_type"] == "PreviewImage"]
+            if not any(n["class_type"] == "FourReal_ContactSheet" for n in prompt.values()):
+                continue
+            (shown,) = server.run(with_embedded_models(prompt))[sheets[0]]["images"]
+            sheet = read_image(server.base / "temp" / shown["subfolder"] / shown["filename"])
+            write_image(path.with_suffix(".jpg"), picture(sheet))
+            print(f"{path.stem}: {tuple(sheet.shape)}", flush=True)
+        server.process.terminate()
+        server.process.wait(30)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
