@@ -111,9 +111,7 @@ def denoise(
         backend=sampler.backend,
         architecture=config.architecture,
     )
-    bar = pipeline.progress_bar(
-        total=pipeline.num_timesteps
-    )  # goes on from that before
+    bar = pipeline.progress_bar(total=pipeline.num_timesteps)  # goes on from that before
     bar.n = bar.initial = bar.last_print_n = first_step
     try:
         for step, timestep in enumerate(scheduler.timesteps):
