@@ -1,4 +1,4 @@
-"""Every score in README, docs and model card is the one that its evaluation wrote, as rounded there.
+"""Every score in README, docs and model card is what its evaluation wrote, as rounded there.
 
 A sentence is a claim: a text with {} for each number, and where each number stands in the score
 files. Numbers of a table belong to the keys of its row. A number with a unit that belongs to no
