@@ -1,5 +1,6 @@
 """Pinhole cameras and the paths they take."""
 
+from fourreal.cameras.aligned import aligned_cameras
 from fourreal.cameras.arcs import arc_cameras, clip_through, point_ahead
 from fourreal.cameras.coverage import Coverage
 from fourreal.cameras.paths import (
@@ -43,6 +44,7 @@ __all__ = [
     "PathKind",
     "PathOptions",
     "TimeKind",
+    "aligned_cameras",
     "arc_cameras",
     "camera_centers",
     "camera_path",
