@@ -1,5 +1,7 @@
 """`fourreal evaluate text`: grids made from text alone, against what their prompts say."""
 
+import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,11 +60,13 @@ def prompts_of(config: TextEvaluation) -> Iterator[tuple[str, Tensor | None]]:
 
 
 class TextScores:
-    """The scores of all rows, prompt by prompt."""
+    """The scores of all rows, prompt by prompt; sizes of motion by row and kind, and how often each
+    shape is told as each (the confusion matrix, which of exact grids is the classifier's own)."""
 
     def __init__(self) -> None:
         self.report = Report()
         self.sizes: dict[tuple[str, str], list[float]] = {}
+        self.told: dict[str, Counter[str]] = {}
 
     def add(self, row: str, frames: Tensor, prompt: str, sharp: float | None) -> None:
         """Score a row's grid; sharp: the gradient energy of the exact grid, where there is one."""
@@ -75,15 +79,17 @@ class TextScores:
         self.report.add(found, f"{row}/")
         for named, score in objects:
             self.sizes.setdefault((row, named.motion), []).append(score.size)
+            self.told.setdefault(row, Counter())[f"{named.shape} told as {score.told}"] += 1
 
     def medians(self) -> dict[str, float]:
-        """For each row and kind of motion, the median size of what moves, as a multiple of the
-        median in exact grids of the word."""
-        return {
-            f"{row}/size_of_{kind}": float(torch.tensor(self.sizes[row, kind]).nanmedian())
-            for row, kind in sorted(self.sizes)
+        """For each row and kind of motion, the median size of what should move like that, as a
+        multiple of the median that the word means, where anything has a path."""
+        found = {
+            f"{row}/size_of_{kind}": float(torch.tensor(sizes).nanmedian())
+            for (row, kind), sizes in sorted(self.sizes.items())
             if kind in MEASURED_MOTIONS
         }
+        return {name: size for name, size in found.items() if math.isfinite(size)}
 
 
 def evaluate_text(config: TextEvaluation) -> dict[str, Any]:
@@ -112,6 +118,7 @@ def evaluate_text(config: TextEvaluation) -> dict[str, Any]:
         judged |= learned.video(grid[len(grid) // 2], prompt)
         scores.report.add(judged, "generated/")
     scores.report.of_all = learned.of_all() | scores.medians()
+    scores.report.notes["shapes"] = scores.told
     if config.montage:
         write_image(config.montage, montage(pictures))
     return scores.report.finish(config)

@@ -115,14 +115,16 @@ def motion_sizes(num_frames: int) -> dict[str, tuple[float, float, float]]:
 
 @dataclass(frozen=True)
 class ObjectScore:
-    """Whether an object is found, has its shape, moves as it should, and as far; and the size of
-    its motion as a multiple of the median that its word means (NaN without a path)."""
+    """Whether an object is found, has its shape, moves as it should, and as far; the size of its
+    motion as a multiple of the median that its word means (NaN without a path); and the shape that
+    its silhouettes tell."""
 
     found: bool
     shape: bool
     motion: bool
     extent: bool
-    size: float
+    size: float = float("nan")
+    told: str | None = None
 
     @property
     def right(self) -> bool:
@@ -139,16 +141,16 @@ def score_object(frames: Tensor, named: NamedObject) -> ObjectScore:
     shape = named.shape is not None and told == named.shape
     path = path_of(mask)
     if path is None:
-        return ObjectScore(found, shape, False, False, float("nan"))
+        return ObjectScore(found, shape, False, False, told=told)
     movement, (least, median, most) = Movement.of(path), motion_sizes(frames.shape[1])[named.motion]
     if named.motion in MEASURED_MOTIONS:
         kind = movement.kind == named.motion
         extent = SIZES[0] * least <= movement.size <= SIZES[1] * most
-        return ObjectScore(found, shape, kind, extent, movement.size / median)
+        return ObjectScore(found, shape, kind, extent, movement.size / median, told)
     in_place = movement.kind == "in place"
     turns = look_change(mask, frames) > TURNS
     as_said = turns == (named.motion == "spin") or named.shape in ROUND_ABOUT
-    return ObjectScore(found, shape, in_place and as_said, in_place, float("nan"))
+    return ObjectScore(found, shape, in_place and as_said, in_place, told=told)
 
 
 def object_scores(frames: Tensor, prompt: str) -> list[tuple[NamedObject, ObjectScore]]:

@@ -36,11 +36,13 @@ def mean_and_interval(values: Sequence[float | None]) -> dict[str, float | None]
 
 class Report:
     """Scores by name, with one value for each scene (so that intervals are of scenes), NaN where a
-    scene has none; `of_all`: scores that are one number for all scenes."""
+    scene has none; `of_all`: scores that are one number for all scenes; `notes`: what else the file
+    is to hold."""
 
     def __init__(self) -> None:
         self.scores: dict[str, list[float]] = {}
         self.of_all: dict[str, float] = {}
+        self.notes: dict[str, Any] = {}
 
     def add(self, found: dict[str, float], prefix: str = "") -> None:
         """Append what was found to the lists of the same names."""
@@ -52,7 +54,11 @@ class Report:
         scores = {name: mean_and_interval(values) for name, values in self.scores.items()}
         for name, value in self.of_all.items():
             scores[name] = {"mean": round(value, 3), "interval": None, "n": None}
-        return {"settings": as_json(asdict(config)), "scores": scores, "values": self.values()}
+        return {
+            "settings": as_json(asdict(config)),
+            "scores": scores,
+            "values": self.values(),
+        } | self.notes
 
     def values(self) -> dict[str, Values]:
         """The scores of each scene, None where a scene has none."""

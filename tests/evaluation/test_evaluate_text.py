@@ -56,6 +56,9 @@ def test_a_grid_is_scored_beside_the_exact_scene_and_the_rivals(monkeypatch):
     sharp = [scores[f"{row}/sharpness"] for row in ("exact", "exact_blurred_1", "exact_blurred_2")]
     assert sharp == sorted(sharp, reverse=True)
     assert len(found["values"]["generated/prompt"]) == 2
+    told = found["shapes"]
+    assert sum(told["exact"].values()) == sum(told["generated"].values()) >= 2
+    assert all(pair.endswith("told as None") for pair in told["generated"])
 
 
 def test_given_prompts_take_the_place_of_captions_and_are_pictured(monkeypatch, tmp_path):
