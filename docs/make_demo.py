@@ -24,7 +24,7 @@ FAINTEST = 0.05  # opacity
 
 
 def main() -> None:
-    filmed = make_scene(scene_seed("test", 0), height=128, width=128)
+    filmed = make_scene(scene_seed("test", 12), height=128, width=128)
     frames = filmed.frames[:, ::STEP]
     reconstructor = Reconstructor.from_file(weights.folder() / "reconstructor.safetensors")
     with torch.no_grad():
