@@ -43,7 +43,7 @@ def count_gone() -> int:
     """How many of the scenes that this server has shown are no more. While it stays the same, what
     ComfyUI remembers of Preview 4D still leads to files."""
     global gone
-    lost = {name for name in shown if not (scenes_folder() / name).is_dir()}
+    lost = {name for name in tuple(shown) if not (scenes_folder() / name).is_dir()}
     shown.difference_update(lost)
     gone += len(lost)
     return gone
@@ -60,7 +60,8 @@ def keep_scene(parts: Mapping[str, Callable[[], bytes]]) -> str:
         for done, (name, content) in enumerate(parts.items()):
             progress(done, len(parts))
             data = content()
-            digest.update(f"{name} {len(data)} ".encode() + data)
+            digest.update(f"{name} {len(data)} ".encode())
+            digest.update(data)
             (folder / name).write_bytes(data)
         name = digest.hexdigest()[:DIGITS]
         if not is_kept(name):
@@ -73,11 +74,15 @@ def keep_scene(parts: Mapping[str, Callable[[], bytes]]) -> str:
     return name
 
 
+def last_used(folder: Path) -> float:
+    return folder.stat().st_mtime
+
+
 def make_room() -> None:
     """Remove the scenes that are over the bounds, but for the newest."""
-    folders = sorted(scenes_folder().iterdir(), key=lambda f: f.stat().st_mtime, reverse=True)
+    folders = [f for f in scenes_folder().iterdir() if f.is_dir()]  # not what a file manager adds
     used = 0
-    for number, folder in enumerate(folders):
+    for number, folder in enumerate(sorted(folders, key=last_used, reverse=True)):
         used += sum(f.stat().st_size for f in folder.iterdir())
         if number and (number >= MOST_SCENES or used > MOST_BYTES):
             shutil.rmtree(folder, ignore_errors=True)

@@ -149,12 +149,8 @@ class Preview4D(io.ComfyNode):
         as_given, scene = scene, as_scene(scene)
         name = scene_name(as_given, scene, images)
         shown, keyframes = viewer_state(view, scene)
-        place = {
-            "filename": "scene.json",
-            "subfolder": (kept_scenes.PLACE / name).as_posix(),
-            "type": "output",
-            "owner": owner_of(view),
-        }
+        # No file of its own: the editor would show it as the job's result.
+        place = {"folder": (kept_scenes.PLACE / name).as_posix(), "owner": owner_of(view)}
         return io.NodeOutput(
             scene,
             shown.camera,

@@ -1,8 +1,8 @@
 """Pictures of pages for people to look at: of the browser tests, and the one on top of the README.
 
 The tests keep theirs only where somebody asks (FOURREAL_SCREENSHOTS). The README's is recorded by
-`python tests/screenshots.py SCENE.html OUT.webp`: the viewer in Chromium, while time plays to and fro
-and the camera goes once along the input views and back.
+`python tests/screenshots.py SCENE.html OUT.webp`: the viewer in Chromium, while time plays to and
+fro and the camera goes once along the input views and back.
 """
 
 import os

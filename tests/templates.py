@@ -40,20 +40,15 @@ RESEED = """() => {
     if (widget.name === "seed") widget.value += 1;
 }"""
 
-# Nodes 2.0 draws a node as an element of the page, which is scaled with the graph.
+# Nodes 2.0 draws a node as an element of the page, whose size in the graph is the unscaled one.
 MEASURE = """() => {
-  const { ds, canvas } = app.canvas;
-  const corner = canvas.getBoundingClientRect();
   const box = (node) => {
     if (!LiteGraph.vueNodesMode) {
       node.updateArea?.(app.canvas.ctx);
       return [...node.boundingRect];
     }
-    const element = document.querySelector(`[data-node-id="${node.id}"]`);
-    const { left, top, width, height } = element.getBoundingClientRect();
-    const x = (left - corner.left) / ds.scale - ds.offset[0];
-    const y = (top - corner.top) / ds.scale - ds.offset[1];
-    return [x, y, width / ds.scale, height / ds.scale];
+    const { offsetWidth, offsetHeight } = document.querySelector(`[data-node-id="${node.id}"]`);
+    return [node.pos[0], node.pos[1] - LiteGraph.NODE_TITLE_HEIGHT, offsetWidth, offsetHeight];
   };
   return {
     nodes: Object.fromEntries(app.graph.nodes.map((n) => [`${n.id} ${n.title}`, box(n)])),
@@ -120,7 +115,7 @@ def saved_layout(workflow: dict) -> Layout:
     )
 
 
-class Editor:
+class TemplateEditor:
     """ComfyUI's editor in a browser, as a user finds it, with one of its two renderers."""
 
     def __init__(self, browser, server, vue_nodes: bool, width: int = 1900, height: int = 1000):

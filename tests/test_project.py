@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 import fourreal
 
@@ -65,6 +66,11 @@ def test_requirements_equal_the_projects_dependencies():
     assert not any(line.startswith("torch") for line in lines)
 
 
+def workflow(name: str) -> dict:
+    text = (ROOT / ".github" / "workflows" / f"{name}.yml").read_text(encoding="utf-8")
+    return yaml.safe_load(text)
+
+
 def test_the_workflows_use_pinned_actions_and_publish_only_what_passes_the_tests():
     workflows = ROOT / ".github" / "workflows"
     used = [
@@ -74,5 +80,19 @@ def test_the_workflows_use_pinned_actions_and_publish_only_what_passes_the_tests
     ]
     pinned = re.compile(r"[\w-]+/[\w-]+@(v\d+\.\d+\.\d+|[0-9a-f]{40})|\./\.github/workflows/\S+")
     assert used and [name for name in used if not pinned.fullmatch(name)] == []
-    publish = (workflows / "publish.yml").read_text(encoding="utf-8")
-    assert "needs: tests" in publish and "uses: ./.github/workflows/tests.yml" in publish
+    jobs = workflow("publish")["jobs"]
+    assert jobs["tests"]["uses"] == "./.github/workflows/tests.yml"
+    published = {name for name, job in jobs.items() if job.get("needs") == "tests"}
+    assert published == set(jobs) - {"tests", "version"} == {"pypi", "registry"}
+
+
+def test_the_package_index_gets_the_files_that_were_checked_and_trusts_the_workflow():
+    """What is uploaded is what the job `wheel` has built, looked into and run; there is no
+    password."""
+    job, pypi = workflow("tests")["jobs"]["wheel"], workflow("publish")["jobs"]["pypi"]
+    lines = [step.get("run", "") for step in job["steps"]]
+    assert lines.index("python .ci/wheel.py") < lines.index("python .ci/fresh_install.py")
+    kept, fetched = job["steps"][-1]["with"], pypi["steps"][0]["with"]
+    assert kept["name"] == fetched["name"] and kept["path"] == f"{fetched['path']}/*"
+    assert pypi["permissions"] == {"id-token": "write"}
+    assert "with" not in pypi["steps"][1]

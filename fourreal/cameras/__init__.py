@@ -1,5 +1,6 @@
 """Pinhole cameras and the paths they take."""
 
+from fourreal.cameras.aligned import aligned_cameras
 from fourreal.cameras.arcs import arc_cameras, clip_through, point_ahead
 from fourreal.cameras.coverage import Coverage
 from fourreal.cameras.keyframe_path import keyframe_path
@@ -44,6 +45,7 @@ __all__ = [
     "PathKind",
     "PathOptions",
     "TimeKind",
+    "aligned_cameras",
     "arc_cameras",
     "camera_centers",
     "camera_path",

@@ -19,7 +19,10 @@ READERS = {
     *("zlib", "gzip", "zipfile", "zstandard", "pickle", "_pickle", "json", "struct", "plistlib"),
 }
 FULL = ("no space left", "os error 28", "file write failed", "unexpected pos", "requested and")
-NO_MEMORY = ("can't allocate memory", "out of memory", "not enough memory", "tried to allocate")
+NO_MEMORY = (
+    *("can't allocate memory", "cannot allocate memory", "out of memory", "not enough memory"),
+    "tried to allocate",
+)
 
 
 def frames_of(error: BaseException) -> list[FrameType]:

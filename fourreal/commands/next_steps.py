@@ -3,6 +3,8 @@
 import logging
 import os
 import shlex
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +14,18 @@ logger = logging.getLogger(__name__)
 Part = str | Path
 
 
+def program() -> str:
+    """What calls `fourreal` from here: its name, or its path where the shell does not find it."""
+    path = Path(sys.executable).with_name("fourreal.exe" if os.name == "nt" else "fourreal")
+    if shutil.which("fourreal") or not path.exists():
+        return "fourreal"
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
 def command_line(*parts: Part) -> str:
     """A command line of `fourreal`, to be copied."""
-    return shlex.join(["fourreal", *map(str, parts)])
+    join = subprocess.list2cmdline if os.name == "nt" else shlex.join
+    return join([program(), *map(str, parts)])
 
 
 def view_scene_of(folder: Path) -> str:

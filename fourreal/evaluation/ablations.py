@@ -24,6 +24,7 @@ from fourreal.evaluation.evaluated_models import (
     reconstruction_model,
 )
 from fourreal.evaluation.examples import Evaluation, examples
+from fourreal.evaluation.prompt_score import PARTS
 from fourreal.evaluation.report import Report, compare
 from fourreal.files.json_files import write_text
 from fourreal.files.media import write_video
@@ -34,13 +35,13 @@ from fourreal.training.video_config import VideoConfig
 
 Variant = Literal["fused", "fused-sum", "sequential", "parallel-hard", "parallel-soft", "pseudo-4d"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
-VIDEO_SCORES = (
-    *("both/generated_full", "both/generated_moving", "both/generated_view_consistency"),
-    *("fixed_view/generated_full", "fixed_view/generated_moving"),
-    "fixed_view/generated_view_consistency",
+VIDEO_SCORES = tuple(
+    f"{given}/generated/{score}"
+    for given in ("both", "fixed_view")
+    for score in ("psnr", "psnr_moving", "sharpness", "parallax_error")
 )
-SAMPLING_SCORES = VIDEO_SCORES[:3]
-TEXT_SCORES = ("generated/shown_prompts", "generated/reconstructed_psnr")
+SAMPLING_SCORES = VIDEO_SCORES[:4]
+TEXT_SCORES = tuple(f"generated/{part}" for part in ("prompt", *PARTS))
 # The temporal layers of the dynamic stage, and whether camera tokens are replaced.
 RECONSTRUCTIONS: dict[str, tuple[Literal["token", "none"], bool]] = {
     "full": ("token", True),
@@ -85,7 +86,9 @@ class VideoAblation(Evaluation):
 @dataclass
 class SamplingAblation(VideoModel):
     """Sampling steps with both references, and guidance from text alone, of one model. Without
-    values for either, that table is left out."""
+    values for either, that table is left out. A choice is made on validation scenes."""
+
+    split: Literal["validation", "test"] = "validation"
 
     step_counts: tuple[int, ...] = (1, 4, 8, 16, 40)
     """Numbers of sampling steps to compare."""
@@ -206,7 +209,7 @@ def ablate_sampling(config: SamplingAblation) -> dict[str, dict]:
         )
         for steps in config.step_counts
     }
-    options = common | {"num_inference_steps": config.text_steps, "times": 2}
+    options = common | {"num_inference_steps": config.text_steps}
     texts = {
         f"guidance {scale:g}": evaluate_text(TextEvaluation(**options, guidance_scale=scale))
         for scale in config.guidance_scales

@@ -1,13 +1,14 @@
 """`fourreal evaluate reconstruction|split|pipeline`: views that the reconstruction did not see."""
 
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Annotated, Any
 
 import torch
 import tyro
 from torch import Tensor
 
-from fourreal.cameras import relative_to_first, scale_intrinsics
+from fourreal.cameras import aligned_cameras, relative_to_first, scale_intrinsics
 from fourreal.evaluation.drawing import draw_scene
 from fourreal.evaluation.evaluated_models import (
     ReconstructorModel,
@@ -18,10 +19,11 @@ from fourreal.evaluation.evaluated_models import (
 )
 from fourreal.evaluation.examples import Evaluation, examples
 from fourreal.evaluation.report import Report
+from fourreal.evaluation.rivals import BLURS, blurred
 from fourreal.gaussians import GaussianScene
 from fourreal.grid import spaced_times
 from fourreal.metrics.learned import Learned, LearnedMetrics
-from fourreal.metrics.pixels import moving_region, psnr, ssim
+from fourreal.metrics.pixels import gradient_energy, mean_psnr, moving_region, psnr, ssim
 from fourreal.metrics.stability import camera_jitter, flicker, still_pixels
 from fourreal.reconstruction import Filters, Maps, Reconstructor, StaticSplit
 from fourreal.reconstruction.alignment import baseline_scale, scales_over_time
@@ -29,13 +31,15 @@ from fourreal.reconstruction.pixels_to_gaussians import emit_gaussians, pixels_t
 from fourreal.rendering import render
 from fourreal.scenes import Scene, SceneBatch, describe
 
+Cameras = tuple[Tensor, Tensor]  # extrinsics and intrinsics
 ENLARGED = 2  # Gaussians must close up when they are drawn larger than the input, too
 HELD_OUT = slice(1, None, 3)  # 1, 4, 7 and 10 of twelve views, as the paper's
 
 
 @dataclass
 class ReconstructionEvaluation(LearnedMetrics, ReconstructorModel, Evaluation):
-    """Every other view of exact grids is held out; cameras are predicted."""
+    """Every other view of exact grids is held out; cameras are predicted, of all views together as
+    in the paper, and from the inputs alone."""
 
     times: int = 5
     """Times per scene, evenly spaced."""
@@ -75,6 +79,27 @@ def held_out_cameras(
     return extrinsics[0][back], intrinsics[0][back]
 
 
+def cameras_by_protocol(
+    reconstructor: Reconstructor, frames: Tensor, inputs: list[int], held_out: list[int]
+) -> dict[str, tuple[Cameras, Cameras]]:
+    """Cameras of the input views and of the held-out ones, of views [V, 3, H, W].
+
+    together: all are predicted together, as in the paper, which helps the inputs too.
+    inputs_alone: those of the inputs are predicted from these alone, as a user has them; the
+    held-out ones of the first protocol are then brought into their world.
+    """
+    extrinsics, intrinsics = held_out_cameras(reconstructor, frames, inputs)
+    own, lenses = (part[0] for part in reconstructor.predict_cameras(frames[inputs][:, None]))
+    aligned = aligned_cameras(extrinsics[held_out], extrinsics[inputs], own)
+    return {
+        "together": (
+            (extrinsics[inputs], intrinsics[inputs]),
+            (extrinsics[held_out], intrinsics[held_out]),
+        ),
+        "inputs_alone": ((own, lenses), (aligned, intrinsics[held_out])),
+    }
+
+
 def score_reconstruction(
     reconstructor: Reconstructor,
     frames: Tensor,
@@ -83,42 +108,69 @@ def score_reconstruction(
     time: int,
     learned: Learned,
 ) -> dict[str, float]:
-    """Reconstruct views [V, 3, H, W] of one time from every other one and render those between.
+    """Reconstruct views [V, 3, H, W] of one time from every other one and render those between, by
+    both protocols of the cameras.
 
     enlarged [V // 2, 3, H', W']: those views drawn with more pixels, to compare with as well;
     scene: exact geometry, where it is known. Depth and Gaussians come from the input views alone.
     """
     inputs, held_out = list(range(0, len(frames), 2)), list(range(1, len(frames), 2))
-    extrinsics, intrinsics = held_out_cameras(reconstructor, frames, inputs)
-    cameras = extrinsics[inputs], intrinsics[inputs]
-    reconstruction = reconstructor(frames[inputs][:, None], cameras=cameras)
     height, width = frames.shape[-2:]
-
-    def shown(large: int, wide: int) -> Tensor:
-        scaled = scale_intrinsics(intrinsics[held_out], wide / width, large / height)
+    protocols = cameras_by_protocol(reconstructor, frames, inputs, held_out)
+    scores = score_rivals(frames, inputs, held_out)
+    for protocol, (cameras, (extrinsics, intrinsics)) in protocols.items():
+        reconstruction = reconstructor(frames[inputs][:, None], cameras=cameras)
         gaussians = reconstruction.scene.at(0).to(reconstructor.device)
-        color = render(gaussians, extrinsics[held_out], scaled, wide, large).color
-        return color.movedim(-1, 1).clamp(0, 1).cpu()
 
-    views = shown(height, width)
-    scores = {
-        "held_out_psnr": psnr(views, frames[held_out]),
-        "held_out_ssim": ssim(views, frames[held_out]),
+        def shown(
+            large: int, wide: int, gaussians=gaussians, extrinsics=extrinsics, intrinsics=intrinsics
+        ) -> Tensor:
+            scaled = scale_intrinsics(intrinsics, wide / width, large / height)
+            color = render(gaussians, extrinsics, scaled, wide, large).color
+            return color.movedim(-1, 1).clamp(0, 1).cpu()
+
+        views = shown(height, width)
+        found = score_views(views, frames[held_out]) | learned.likeness(views, frames[held_out])
+        if enlarged is not None:
+            found["psnr_enlarged"] = mean_psnr(shown(*enlarged.shape[-2:])[None], enlarged[None])
+        if scene is not None:
+            relative = reconstruction.depth[:, 0] / scene.depth[inputs, time]
+            found["depth_relative_error"] = float((relative - 1).abs().mean())
+            found["rotation_error_degrees"] = rotation_error(cameras[0], scene.extrinsics[inputs])
+        scores |= {f"{protocol}/{name}": value for name, value in found.items()}
+    return scores
+
+
+def score_views(views: Tensor, wanted: Tensor) -> dict[str, float]:
+    """psnr (mean over views), ssim and sharpness of views [V, 3, H, W]."""
+    return {
+        "psnr": mean_psnr(views[None], wanted[None]),
+        "ssim": ssim(views, wanted),
+        "sharpness": gradient_energy(views) / gradient_energy(wanted),
     }
-    judged = learned.likeness(views, frames[held_out])
-    scores |= {f"held_out_{name}": score for name, score in judged.items()}
-    if enlarged is not None:
-        scores["held_out_psnr_enlarged"] = psnr(shown(*enlarged.shape[-2:]), enlarged)
-    if scene is None:
-        return scores
-    depth_error = (reconstruction.depth[:, 0] / scene.depth[inputs, time] - 1).abs().mean()
-    exact = relative_to_first(scene.extrinsics)
-    turn = extrinsics[..., :3] @ exact[..., :3].transpose(-1, -2)
+
+
+def score_rivals(frames: Tensor, inputs: list[int], held_out: list[int]) -> dict[str, float]:
+    """The same of exact and blurred held-out views of views [V, 3, H, W], of a copy of the first
+    input, and of the best that costs no model: a copy of the neighbour, or the mean of both."""
+    wanted = frames[held_out]
+    before = [max(v for v in inputs if v < h) for h in held_out]
+    after = [min((v for v in inputs if v > h), default=inputs[-1]) for h in held_out]
+    rows = {"exact": wanted, "still_copy": frames[:1].expand_as(wanted)}
+    rows |= {f"exact_blurred_{sigma:g}": blurred(wanted, sigma) for sigma in BLURS}
+    found = {name: score_views(row, wanted) for name, row in rows.items()}
+    free = (frames[before], frames[after], (frames[before] + frames[after]) / 2)
+    found["best_copy"] = max((score_views(c, wanted) for c in free), key=lambda s: s["psnr"])
+    return {f"{name}/{key}": value for name, own in found.items() for key, value in own.items()}
+
+
+def rotation_error(extrinsics: Tensor, exact: Tensor) -> float:
+    """The mean angle in degrees between predicted and exact cameras [V, 3, 4], relative to the
+    first ones."""
+    found, wanted = relative_to_first(extrinsics), relative_to_first(exact)
+    turn = found[..., :3] @ wanted[..., :3].transpose(-1, -2)
     cosine = (turn.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
-    return scores | {
-        "depth_relative_error": float(depth_error),
-        "rotation_error_degrees": float(cosine.clamp(-1, 1).acos()[1:].mean().rad2deg()),
-    }
+    return float(cosine.clamp(-1, 1).acos()[1:].mean().rad2deg())
 
 
 def score_times(reconstructor: Reconstructor, frames: Tensor, replaced: bool) -> dict[str, float]:
@@ -144,8 +196,8 @@ def score_times(reconstructor: Reconstructor, frames: Tensor, replaced: bool) ->
     parts = [shown(0, list(times))] if replaced else [shown(t, [t]) for t in times]
     views, wanted = torch.cat(parts, 1), frames[held_out]
     return {
-        "held_out_psnr": psnr(views, wanted),
-        "held_out_psnr_moving": psnr(views, wanted, moving_region(wanted)),
+        "held_out_psnr": mean_psnr(views, wanted),
+        "held_out_psnr_moving": mean_psnr(views, wanted, moving_region(wanted)),
         "held_out_ssim": ssim(views, wanted),
         "flicker": flicker(views, still_pixels(wanted)),
     }
@@ -197,16 +249,18 @@ def evaluate_reconstruction(config: ReconstructionEvaluation) -> dict[str, Any]:
             with torch.no_grad():
                 drawn = batch.draw(ENLARGED * config.height, ENLARGED * config.width)
             enlarged = list(drawn[0].transpose(0, 1))
-        for time, large in zip(times, enlarged):
-            views = example.frames[:, time]
-            report.add(
-                score_reconstruction(reconstructor, views, large, example.scene, time, learned)
+        found = [
+            score_reconstruction(
+                reconstructor, example.frames[:, time], large, example.scene, time, learned
             )
+            for time, large in zip(times, enlarged)
+        ]
+        report.add({name: fmean(own[name] for own in found) for name in found[0]})
         if len(times) > 1:
             report.add(score_stability(reconstructor, example.frames[::2, times]))
             for name, replaced in (("", True), ("_without", False)):
-                found = score_times(reconstructor, example.frames[:, times], replaced)
-                report.add({f"held_out_psnr_all_times{name}": found["held_out_psnr"]})
+                shown = score_times(reconstructor, example.frames[:, times], replaced)
+                report.add({f"held_out_psnr_all_times{name}": shown["held_out_psnr"]})
     return report.finish(config)
 
 
@@ -234,8 +288,8 @@ def evaluate_pipeline(config: PipelineEvaluation) -> dict[str, Any]:
             shown = list(range(1, len(times)))
             views = draw_scene(scene, shown, targets, reconstructor.device)
             found = {
-                "psnr": psnr(views, wanted),
-                "psnr_moving": psnr(views, wanted, region),
+                "psnr": mean_psnr(views, wanted),
+                "psnr_moving": mean_psnr(views, wanted, region),
                 "ssim": ssim(views, wanted),
             }
             report.add(found | learned.likeness(views, wanted), f"{name}/")

@@ -1,108 +1,124 @@
-"""`fourreal evaluate text`: grids made from text alone, against what their prompts name."""
+"""`fourreal evaluate text`: grids made from text alone, against what their prompts say."""
 
+import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import tyro
 from torch import Tensor
 
-from fourreal.evaluation.drawing import draw_scene, excerpt, montage
-from fourreal.evaluation.evaluated_models import (
-    ReconstructorModel,
-    Sampling,
-    generate_grid,
-    reconstruction_model,
-    video_model,
-)
+from fourreal.evaluation.drawing import excerpt, montage
+from fourreal.evaluation.evaluated_models import Sampling, generate_grid, video_model
 from fourreal.evaluation.examples import examples
+from fourreal.evaluation.prompt_score import MEASURED_MOTIONS, object_scores, prompt_scores
 from fourreal.evaluation.report import Report
+from fourreal.evaluation.rivals import (
+    colored_squares,
+    exact_and_rivals,
+    is_new,
+    nearest_training_grid,
+    training_captions,
+)
 from fourreal.files.media import write_image
 from fourreal.grid import spaced_times
 from fourreal.metrics.learned import Learned, LearnedMetrics
-from fourreal.metrics.pixels import color_shares, psnr, smoothness
+from fourreal.metrics.pixels import gradient_energy
 
-SHOWN_PIXELS = 0.004  # of a frame in an object's colour
-SHOWN_CELLS = 0.75  # of the grid
 PICTURED = 16  # grids in the montage
+LEARNED_TIMES = 3  # at which networks judge a grid
 
 
 @dataclass
-class TextEvaluation(LearnedMetrics, ReconstructorModel, Sampling):
-    """From text alone: does the grid show the objects of the prompt, and do its views agree?
+class TextEvaluation(LearnedMetrics, Sampling):
+    """From text alone: does the grid show the objects of the prompt, in colour, shape and motion?
 
-    The prompts are the captions of the scenes, or --prompts.
+    The prompts are the captions of scenes that no training scene has, or --prompts.
     """
 
     prompts: tuple[str, ...] = ()
     """Prompts to use instead of the captions of the scenes."""
     num_inference_steps: Annotated[int, tyro.conf.arg(aliases=["--steps"])] = 10
     """Sampling steps of each stage."""
-    times: int = 3
-    """Times that are reconstructed."""
     montage: Path | None = None
     """Picture to write of the first 16 grids: two views of each, four times across."""
 
 
-def score_colors(frames: Tensor, prompt: str) -> dict[str, float]:
-    """Which of the colours that a prompt names (white left out) a grid [V, T, 3, H, W] shows.
-
-    cells: the share of cells that show a colour, in the mean over the colours; colors: the share of
-    colours that enough cells show; prompts: 1 where that is all of them, else 0. NaN when the
-    prompt names none.
-    """
-    named = {c: s for c, s in color_shares(frames).items() if c in prompt.lower().split()}
-    if not named:
-        return dict.fromkeys(("cells", "colors", "prompts"), float("nan"))
-    cells = [float((share > SHOWN_PIXELS).float().mean()) for share in named.values()]
-    shown = [share >= SHOWN_CELLS for share in cells]
-    return {
-        "cells": sum(cells) / len(cells),
-        "colors": sum(shown) / len(shown),
-        "prompts": float(all(shown)),
-    }
-
-
 def prompts_of(config: TextEvaluation) -> Iterator[tuple[str, Tensor | None]]:
-    """The prompts, and the exact frames [V, T, 3, H, W] of those that are captions."""
+    """The prompts, and the exact frames [V, T, 3, H, W] of those that are captions; of procedural
+    scenes those whose caption no training scene has."""
     if config.prompts:
         for prompt in config.prompts:
             yield prompt, None
-    else:
-        for example in examples(config):
-            yield example.caption, example.frames
+        return
+    seen = frozenset() if config.data else frozenset(training_captions())
+    for example in examples(config, lambda caption: caption not in seen):
+        yield example.caption, example.frames
+
+
+class TextScores:
+    """The scores of all rows, prompt by prompt; sizes of motion by row and kind, and how often each
+    shape is told as each (the confusion matrix, which of exact grids is the classifier's own)."""
+
+    def __init__(self) -> None:
+        self.report = Report()
+        self.sizes: dict[tuple[str, str], list[float]] = {}
+        self.told: dict[str, Counter[str]] = {}
+
+    def add(self, row: str, frames: Tensor, prompt: str, sharp: float | None) -> None:
+        """Score a row's grid; sharp: the gradient energy of the exact grid, where there is one."""
+        objects = object_scores(frames, prompt)
+        found = prompt_scores(frames, objects)
+        nothing = float("nan")
+        found["new_prompt"] = found["prompt"] if is_new(prompt) else nothing
+        if sharp is not None:
+            found["sharpness"] = gradient_energy(frames) / sharp
+        self.report.add(found, f"{row}/")
+        for named, score in objects:
+            self.sizes.setdefault((row, named.motion), []).append(score.size)
+            self.told.setdefault(row, Counter())[f"{named.shape} told as {score.told}"] += 1
+
+    def medians(self) -> dict[str, float]:
+        """For each row and kind of motion, the median size of what should move like that, as a
+        multiple of the median that the word means, where anything has a path."""
+        found = {
+            f"{row}/size_of_{kind}": float(torch.tensor(sizes).nanmedian())
+            for (row, kind), sizes in sorted(self.sizes.items())
+            if kind in MEASURED_MOTIONS
+        }
+        return {name: size for name, size in found.items() if math.isfinite(size)}
 
 
 def evaluate_text(config: TextEvaluation) -> dict[str, Any]:
     """Generate grids from text alone and score what they show; printed as a table.
 
-    With captions as prompts, the exact frames of the same scenes are scored alike, as a bound.
+    With captions as prompts, the exact frames of the same scenes are scored alike, as a bound, and
+    beside them what a score must not mistake for them (see rivals).
     """
     pipeline, learned = video_model(config.model, config.device), Learned(config, config.device)
-    reconstructor = reconstruction_model(config.reconstructor, config.device)
-    report, pictures = Report(), []
-    times = spaced_times(config.times, config.num_frames)
-
-    def score(name: str, frames: Tensor, prompt: str) -> None:
-        report.add(score_colors(frames, prompt), f"{name}/shown_")
-        scene = reconstructor(frames[:, times], split=None).scene
-        cameras = scene.extrinsics, scene.intrinsics
-        views = draw_scene(scene, list(range(len(times))), cameras, reconstructor.device)
-        found = {"reconstructed_psnr": psnr(views, frames[:, times])}
-        judged = learned.prompt(frames[:, times], prompt) | learned.views(frames)
-        judged |= learned.video(frames[len(frames) // 2], prompt)
-        report.add(found | judged | {"smooth_times": smoothness(frames, 1)}, f"{name}/")
-
+    scores, pictures = TextScores(), []
     for index, (prompt, exact) in enumerate(prompts_of(config)):
         grid = generate_grid(pipeline, config, index, prompt)
         if config.montage and index < PICTURED:
             pictures.append(excerpt(grid))
-        score("generated", grid, prompt)
+        rows = {"generated": grid}
         if exact is not None:
-            score("exact", exact, prompt)
+            rows |= exact_and_rivals(exact)
+            rows["colored_squares"] = colored_squares(prompt, exact)
+            rows["nearest_training_scene"] = nearest_training_grid(prompt, exact)
             learned.watch("generated", grid, exact)
-    report.of_all = learned.of_all()
+        sharp = None if exact is None else gradient_energy(exact)
+        for name, frames in rows.items():
+            scores.add(name, frames, prompt, sharp)
+        times = spaced_times(LEARNED_TIMES, config.num_frames)
+        judged = learned.prompt(grid[:, times], prompt) | learned.views(grid)
+        judged |= learned.video(grid[len(grid) // 2], prompt)
+        scores.report.add(judged, "generated/")
+    scores.report.of_all = learned.of_all() | scores.medians()
+    scores.report.notes["shapes"] = scores.told
     if config.montage:
         write_image(config.montage, montage(pictures))
-    return report.finish(config)
+    return scores.report.finish(config)

@@ -11,15 +11,15 @@ from fourreal.evaluation.drawing import beside
 from fourreal.evaluation.evaluated_models import Sampling, generate_grid, video_model
 from fourreal.evaluation.examples import examples
 from fourreal.evaluation.report import Report
+from fourreal.evaluation.rivals import exact_and_rivals, mean_image
 from fourreal.files.media import write_image
 from fourreal.metrics.learned import Learned, LearnedMetrics
-from fourreal.metrics.pixels import moving_region, psnr, smoothness, ssim, view_consistency
+from fourreal.metrics.parallax import Parallax
+from fourreal.metrics.pixels import gradient_energy, mean_psnr, moving_region, ssim
 from fourreal.scenes import Scene
 
-EQUAL = 60.0  # dB of images that are equal, so that a mean exists
 References = Literal["both", "fixed_view", "freeze_time"]
 REFERENCES: tuple[References, ...] = get_args(References)
-ExactGeometry = tuple[Tensor, Tensor, Tensor]  # as view_consistency takes it
 PICTURED = 3  # grids in the picture that shows the exact ones as well
 
 
@@ -34,44 +34,50 @@ class VideoEvaluation(LearnedMetrics, Sampling):
     right: every second view, seven times across."""
 
 
-def score_video(generated: Tensor, exact: Tensor) -> dict[str, float]:
-    """PSNR (dB) and SSIM on the cells of neither reference (not row 0, not column 0) of grids
-    [V, T, 3, H, W], for the generated grid and for the two copies a user could make without a
-    model; PSNR of the whole frame and of the moving region."""
-    unseen = (slice(1, None), slice(1, None))
-    region = moving_region(exact)[unseen]
-    grids = {
-        "generated": generated,
-        "fixed_view_copy": exact[:1].expand_as(exact),
-        "freeze_time_copy": exact[:, :1].expand_as(exact),
+def score_grid(grid: Tensor, exact: Tensor, parallax: Parallax | None = None) -> dict[str, float]:
+    """Scores of a grid [V, T, 3, H, W] on the cells of neither reference (not row 0, not column 0).
+
+    psnr and ssim, the first the mean over frames, and psnr_moving on the moving region; sharpness:
+    gradient energy as a multiple of the exact grid's; where the geometry is known, the parallax of
+    neighbouring views, all of them.
+    """
+    made, wanted = grid[1:, 1:], exact[1:, 1:]
+    scores = {
+        "psnr": mean_psnr(made, wanted),
+        "psnr_moving": mean_psnr(made, wanted, moving_region(exact)[1:, 1:]),
+        "ssim": ssim(made, wanted),
+        "sharpness": gradient_energy(made) / gradient_energy(wanted),
     }
-    scores = {}
-    for name, grid in grids.items():
-        scores[f"{name}_full"] = min(psnr(grid[unseen], exact[unseen]), EQUAL)
-        scores[f"{name}_moving"] = min(psnr(grid[unseen], exact[unseen], region), EQUAL)
-        scores[f"{name}_ssim"] = ssim(grid[unseen], exact[unseen])
-    best = max(scores["fixed_view_copy_moving"], scores["freeze_time_copy_moving"])
-    scores["gain_on_moving"] = scores["generated_moving"] - best
-    return scores
+    return scores | (parallax.score(grid) if parallax else {})
 
 
-def geometry_of(scene: Scene | None, device: torch.device) -> ExactGeometry | None:
-    """Depth, extrinsics and intrinsics of a scene's views, where there is one."""
+def copies(exact: Tensor) -> dict[str, Tensor]:
+    """The two grids that a user could make of both references without a model: one view, and the
+    first time at all times."""
+    return {"one_view": exact[:1].expand_as(exact), "first_time": exact[:, :1].expand_as(exact)}
+
+
+def exact_parallax(exact: Tensor, scene: Scene | None, device: torch.device) -> Parallax | None:
+    """The parallax of a scene's exact frames, where it has geometry."""
     if scene is None:
         return None
-    return scene.depth.to(device), scene.extrinsics.to(device), scene.intrinsics.to(device)
+    geometry = scene.depth, scene.extrinsics, scene.intrinsics
+    return Parallax(exact, *(part.to(device) for part in geometry))
 
 
-def score_agreement(name: str, frames: Tensor, geometry: ExactGeometry | None) -> dict[str, float]:
-    """Smoothness over times and views of a grid [V, T, 3, H, W] and, where its geometry is known,
-    the agreement of its views."""
-    scores = {
-        f"{name}_smooth_times": smoothness(frames, 1),
-        f"{name}_smooth_views": smoothness(frames, 0),
-    }
-    if geometry:
-        scores[f"{name}_view_consistency"] = view_consistency(frames, *geometry)
-    return scores
+def score_rows(
+    generated: dict[str, Tensor], exact: Tensor, parallax: Parallax | None
+) -> dict[str, float]:
+    """Scores of the generated grids by what was given, of exact and blurred grids, still pictures
+    and copies; gain_on_moving: of a generated grid over the better copy on the moving region."""
+    rows = {f"{given}/generated": grid for given, grid in generated.items()}
+    rows |= exact_and_rivals(exact) | {"mean_image": mean_image(exact)} | copies(exact)
+    found = {name: score_grid(grid, exact, parallax) for name, grid in rows.items()}
+    best = max(found[name]["psnr_moving"] for name in copies(exact))
+    for given in generated:
+        own = found[f"{given}/generated"]
+        own["gain_on_moving"] = own["psnr_moving"] - best
+    return {f"{name}/{key}": value for name, own in found.items() for key, value in own.items()}
 
 
 def evaluate_video(config: VideoEvaluation) -> dict[str, Any]:
@@ -79,8 +85,7 @@ def evaluate_video(config: VideoEvaluation) -> dict[str, Any]:
     pipeline, learned = video_model(config.model, config.device), Learned(config, config.device)
     report, pictures, device = Report(), [], learned.device
     for index, example in enumerate(examples(config)):
-        exact, geometry = example.frames.to(device), geometry_of(example.scene, device)
-        bound = score_agreement("exact", exact, geometry)
+        exact, generated = example.frames.to(device), {}
         for given in config.references:
             grid = generate_grid(
                 pipeline,
@@ -90,12 +95,14 @@ def evaluate_video(config: VideoEvaluation) -> dict[str, Any]:
                 fixed_view=exact[0] if given != "freeze_time" else None,
                 freeze_time=exact[:, 0] if given != "fixed_view" else None,
             ).to(device)
-            found = score_agreement("generated", grid, geometry)
+            generated[given] = grid
             judged = learned.likeness(grid[1:, 1:], exact[1:, 1:]) | learned.views(grid)
-            report.add(score_video(grid, exact) | found | bound | judged, f"{given}/")
+            report.add(judged, f"{given}/generated/")
             learned.watch(given, grid[1:], exact[1:])
             if config.montage and given == config.references[0] and index < PICTURED:
                 pictures.append(beside(grid, exact))
+        parallax = exact_parallax(exact, example.scene, device)
+        report.add(score_rows(generated, exact, parallax))
     report.of_all = learned.of_all()
     if config.montage:
         write_image(config.montage, torch.cat(pictures, -2))

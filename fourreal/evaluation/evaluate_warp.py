@@ -27,9 +27,11 @@ from fourreal.evaluation.evaluated_models import (
 )
 from fourreal.evaluation.examples import examples
 from fourreal.evaluation.report import Report, compare
+from fourreal.evaluation.rivals import exact_and_rivals
 from fourreal.files.media import write_image
 from fourreal.fill import enlarged, fill_column, fill_holes
-from fourreal.metrics.pixels import moving_region, psnr, view_consistency
+from fourreal.metrics.parallax import Parallax
+from fourreal.metrics.pixels import gradient_energy, mean_psnr, moving_region
 from fourreal.paste import paste_known
 from fourreal.scenes import Scene
 from fourreal.training.warped_scenes import (
@@ -43,7 +45,7 @@ from fourreal.warp import WarpedGrid
 
 COLUMNS = (
     *("known_share", "psnr_known", "psnr_missing", "psnr", "psnr_moving"),
-    *("view_consistency", "gradient_energy"),
+    *("parallax_right", "parallax_error", "gradient_energy"),
 )
 STRENGTH, COLUMN_FIRST = "strength {:g}", "column first"  # names of rows
 PICTURED = 3  # grids in the picture
@@ -89,29 +91,25 @@ def mean_filled(warped: WarpedGrid) -> Tensor:
     return torch.where(warped.missing > 0.5, mean, warped.frames)
 
 
-def gradient_energy(frames: Tensor) -> float:
-    """Mean squared difference of neighbouring pixels of images [..., H, W], along rows and
-    columns; blur takes it away."""
-    return float(frames.diff(dim=-1).square().mean() + frames.diff(dim=-2).square().mean())
-
-
-def score_warp(grid: Tensor, warped: WarpedGrid, scene: Scene) -> dict[str, float]:
+def score_warp(
+    grid: Tensor, warped: WarpedGrid, scene: Scene, parallax: Parallax
+) -> dict[str, float]:
     """Scores of a grid [V, T, 3, H, W] in the views after the first.
 
     The share of known pixels; PSNR in dB on them, on the missing ones, on the whole frame and on
-    what moves; the agreement of neighbouring views, the given one among them; gradient energy as a
-    multiple of the exact grid's.
+    what moves, means over frames; the parallax of neighbouring views, the given one among them;
+    gradient energy as a multiple of the exact grid's.
     """
     made, exact = grid[1:], scene.frames[1:]
     missing = warped.missing[1:, :, 0] > 0.5
     return {
         "known_share": float(warped.known_share[1:].mean()),
-        "psnr_known": psnr(made, exact, ~missing),
-        "psnr_missing": psnr(made, exact, missing),
-        "psnr": psnr(made, exact),
-        "psnr_moving": psnr(made, exact, moving_region(scene.frames)[1:]),
-        "view_consistency": view_consistency(grid, scene.depth, scene.extrinsics, scene.intrinsics),
+        "psnr_known": mean_psnr(made, exact, ~missing),
+        "psnr_missing": mean_psnr(made, exact, missing),
+        "psnr": mean_psnr(made, exact),
+        "psnr_moving": mean_psnr(made, exact, moving_region(scene.frames)[1:]),
         "gradient_energy": gradient_energy(made) / gradient_energy(exact),
+        **parallax.score(grid),
     }
 
 
@@ -188,12 +186,14 @@ def evaluate_warp(config: WarpEvaluation) -> dict[str, dict]:
         scene = example.scene
         assert scene is not None  # without a folder of clips, examples are scenes
         generated = made_first.generated(index, scene)
+        parallax = Parallax(scene.frames, scene.depth, scene.extrinsics, scene.intrinsics)
         for geometry in config.geometries:
             warped = made_first.warped(scene, geometry)
             grids = {
                 "fixed view": generated,
                 "fixed view, pasted": paste_known(generated, warped, feather=config.feather),
                 "mean colour": mean_filled(warped),
+                **exact_and_rivals(scene.frames),
             }
             for strength in config.strengths:
                 assert vace is not None
@@ -207,7 +207,7 @@ def evaluate_warp(config: WarpEvaluation) -> dict[str, dict]:
                 grids[COLUMN_FIRST] = fill_holes(vace, column, **options)
             for name, grid in grids.items():
                 report = reports[geometry].setdefault(name, Report())
-                report.add(score_warp(grid, warped, scene))
+                report.add(score_warp(grid, warped, scene, parallax))
         if config.montage and index < PICTURED:
             pictures.append(beside(grid, scene.frames))
     if config.montage:

@@ -1,7 +1,8 @@
 """What is evaluated on: procedural scenes that no model was trained on, or a folder of clips."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,7 +11,7 @@ import tyro
 from torch import Tensor
 
 from fourreal.bars import bar
-from fourreal.scenes import Scene, make_scene, scene_seed
+from fourreal.scenes import Scene, describe, make_scene, scene_seed
 
 
 @dataclass
@@ -46,21 +47,29 @@ class ExactGrid:
     scene: Scene | None
 
 
-def examples(config: Evaluation) -> Iterator[ExactGrid]:
-    """The scenes or clips of an evaluation, with a progress bar.
+def examples(
+    config: Evaluation, wanted: Callable[[str], bool] = lambda caption: True
+) -> Iterator[ExactGrid]:
+    """The scenes or clips of an evaluation, with a progress bar; of scenes the first ones whose
+    caption is wanted.
 
     Raises ValueError when the folder's clips cannot be used, and when there are none.
     """
     if config.scenes < 1:
         raise ValueError(f"scenes is {config.scenes}, but must be at least 1.")
-    yield from scene_examples(config) if config.data is None else clip_examples(config, config.data)
+    if config.data is None:
+        yield from scene_examples(config, wanted)
+    else:
+        yield from clip_examples(config, config.data)
 
 
-def scene_examples(config: Evaluation) -> Iterator[ExactGrid]:
-    """Procedural scenes."""
+def scene_examples(config: Evaluation, wanted: Callable[[str], bool]) -> Iterator[ExactGrid]:
+    """Procedural scenes whose caption is wanted."""
     size = config.num_views, config.num_frames, config.height, config.width
-    for index in bar(range(config.scenes), name="scenes"):
-        scene = make_scene(scene_seed(config.split, index), *size)
+    seeds = (scene_seed(config.split, index) for index in count())
+    kept = (seed for seed in seeds if wanted(describe(seed, 1, 1).caption))
+    for seed in bar(islice(kept, config.scenes), total=config.scenes, name="scenes"):
+        scene = make_scene(seed, *size)
         yield ExactGrid(scene.frames, scene.caption, scene)
 
 
@@ -69,12 +78,12 @@ def clip_examples(config: Evaluation, folder: Path) -> Iterator[ExactGrid]:
     from fourreal.data.clips import find_clips, read_window
     from fourreal.files.media import fit_frames
 
-    count = config.num_frames
-    clips, problems = find_clips("multiview", folder, config.num_views, count, config.caption)
+    length = config.num_frames
+    clips, problems = find_clips("multiview", folder, config.num_views, length, config.caption)
     if problems or not clips:
         found = "; ".join(problems[:5]) or f"{folder} holds no clips"
         raise ValueError(f"{found}. An evaluation needs all of its clips.")
     for clip in bar(clips[: config.scenes], name="clips"):
-        views = [read_window(view, 0, count) for view in clip.views[: config.num_views]]
-        fitted = [fit_frames(view, count, config.height, config.width) for view in views]
+        views = [read_window(view, 0, length) for view in clip.views[: config.num_views]]
+        fitted = [fit_frames(view, length, config.height, config.width) for view in views]
         yield ExactGrid(torch.stack(fitted), clip.caption, None)

@@ -1,6 +1,7 @@
 """The report of an evaluation: means with 95% intervals, as JSON and as a table."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,19 @@ import torch
 from fourreal.evaluation.examples import Evaluation
 from fourreal.files.json_files import as_json, write_json, write_text
 
+DECIMALS = 4  # of the values that are kept
 
-def mean_and_interval(values: list[float]) -> dict[str, float | None]:
+
+Values = list[float | None]
+
+
+def mean_and_interval(values: Sequence[float | None]) -> dict[str, float | None]:
     """{"mean", "interval", "n"}: mean and 95% half-interval (1.96 standard errors) of the n finite
     values; mean and interval are None where there are none.
 
-    A value that is not finite is one that does not exist, such as the PSNR of no pixels.
+    A value that is None or not finite is one that does not exist, such as the PSNR of no pixels.
     """
-    kept = torch.tensor([v for v in values if math.isfinite(v)])
+    kept = torch.tensor([v for v in values if v is not None and math.isfinite(v)])
     if not len(kept):
         return {"mean": None, "interval": None, "n": 0}
     half = 1.96 * kept.std() / len(kept) ** 0.5 if len(kept) > 1 else torch.tensor(0.0)
@@ -29,12 +35,14 @@ def mean_and_interval(values: list[float]) -> dict[str, float | None]:
 
 
 class Report:
-    """Scores by name, with one value for each scene (or several, of its times), NaN where a scene
-    has none; `of_all`: scores that are one number for all scenes."""
+    """Scores by name, with one value for each scene (so that intervals are of scenes), NaN where a
+    scene has none; `of_all`: scores that are one number for all scenes; `notes`: what else the file
+    is to hold."""
 
     def __init__(self) -> None:
         self.scores: dict[str, list[float]] = {}
         self.of_all: dict[str, float] = {}
+        self.notes: dict[str, Any] = {}
 
     def add(self, found: dict[str, float], prefix: str = "") -> None:
         """Append what was found to the lists of the same names."""
@@ -42,22 +50,38 @@ class Report:
             self.scores.setdefault(prefix + name, []).append(value)
 
     def result(self, config: Evaluation) -> dict[str, Any]:
-        """{"settings", "scores", "values"}, the last being those of each scene."""
+        """{"settings", "scores", "values"}; values are those of each scene, for others to pair."""
         scores = {name: mean_and_interval(values) for name, values in self.scores.items()}
         for name, value in self.of_all.items():
             scores[name] = {"mean": round(value, 3), "interval": None, "n": None}
-        return {"settings": as_json(asdict(config)), "scores": scores, "values": self.scores}
+        return {
+            "settings": as_json(asdict(config)),
+            "scores": scores,
+            "values": self.values(),
+        } | self.notes
+
+    def values(self) -> dict[str, Values]:
+        """The scores of each scene, None where a scene has none."""
+        return {
+            name: [round(value, DECIMALS) if math.isfinite(value) else None for value in found]
+            for name, found in self.scores.items()
+        }
 
     def finish(self, config: Evaluation) -> dict[str, Any]:
         """The result, whose scores are printed as a table, and written where the config says."""
         result = self.result(config)
-        scores, values = result["scores"], result.pop("values")
+        scores, values = result["scores"], result["values"]
         rows = [f"| {name} | {cell(scores[name], len(found))} |" for name, found in values.items()]
         rows += [f"| {name} | {scores[name]['mean']:g} |" for name in self.of_all]
         print_and_write(
             config.out, result, ["| score | mean and 95% interval |", "|---|---|", *rows]
         )
-        return result | {"values": values}
+        return result
+
+
+def differences(pairs: list[tuple[float | None, float | None]]) -> list[float]:
+    """The first less the second of pairs that are both there."""
+    return [a - b for a, b in pairs if a is not None and b is not None]
 
 
 def cell(score: dict[str, Any], count: int, sign: str = "") -> str:
@@ -93,11 +117,12 @@ def compare(
     first = next(iter(results.values()))
     rows, variants = [], {}
     for name, result in results.items():
-        variants[name] = {"scores": {c: result["scores"][c] for c in columns}}
+        kept = {key: {c: result[key][c] for c in columns} for key in ("scores", "values")}
+        variants[name] = kept
         cells = [cell(result["scores"][c], len(result["values"][c])) for c in columns]
         if result is not first:
             pairs = {c: list(zip(result["values"][c], first["values"][c])) for c in columns}
-            change = {c: mean_and_interval([a - b for a, b in both]) for c, both in pairs.items()}
+            change = {c: mean_and_interval(differences(both)) for c, both in pairs.items()}
             variants[name]["difference"] = change
             cells = [
                 f"{own} ({cell(change[c], len(pairs[c]), '+')})" for own, c in zip(cells, columns)

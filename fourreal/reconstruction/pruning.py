@@ -1,5 +1,6 @@
 """A scene with fewer Gaussians, and its still and moving parts, without a run of the network."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -28,6 +29,8 @@ def prune_scene(
     Filters(
         confidence_percentile=confidence_percentile, min_opacity=min_opacity, voxel_size=voxel_size
     )
+    if not scene.num_gaussians:
+        return scene
     parts, sure = [scene.static, *scene.dynamic], scene.confidences
     least = -torch.inf
     if confidence_percentile:
@@ -42,16 +45,17 @@ def prune_scene(
         distance = scene.at(0).viewing_distance(scene.extrinsics[0])
         edge = voxel_size * distance / scene.intrinsics[0, 0, 0].item()
 
-    def pruned(part: Gaussians, certain: Tensor | None) -> tuple[Gaussians, Tensor]:
+    def pruned(part: Gaussians, own: Tensor | None) -> tuple[Gaussians, Tensor]:
         keep = part.opacities >= min_opacity
-        if certain is not None:
-            keep &= certain >= least
-        kept, weights = part[keep], (part.opacities if certain is None else certain)[keep]
+        if own is not None:
+            keep &= own >= least
+        kept, weights = part[keep], (part.opacities if own is None else own)[keep]
         return merge_voxels(kept, edge, weights) if edge else (kept, weights)
 
-    done = [pruned(part, own) for part, own in zip(parts, sure or [None] * len(parts))]
+    certain: Sequence[Tensor | None] = [None] * len(parts) if sure is None else sure
+    done = [pruned(part, own) for part, own in zip(parts, certain)]
     (static, *dynamic), weights = [part for part, _ in done], [own for _, own in done]
-    if scene.num_gaussians and not any(map(len, (static, *dynamic))):
+    if not any(map(len, (static, *dynamic))):
         raise ValueError(
             f"none of the {scene.num_gaussians} Gaussians would be left with min_opacity "
             f"{min_opacity}; use a smaller one."

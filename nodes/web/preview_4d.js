@@ -1,18 +1,20 @@
 // The widget of Preview 4D: the viewer page in a frame. It shows the newest result of its node, and
-// keeps what the page reports (where one looks from, keyframes) in the node's properties.
+// keeps what the page reports (where one looks from, keyframes) in the node's properties. What it
+// showed is not kept there: a workflow that each run changes would be saved, undone and queued anew.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 
 const STATE = "Viewer state"; // { time, view, camera, path }, as the page reports it
-const SCENE = "Viewer scene"; // { subfolder, type, at } of the files; at: when they were made
 const IDENTITY = "Viewer id"; // of this node and its copies
 const SETTLED = 500; // milliseconds without a change until the workflow counts as changed
+const SHOWN = "fourreal.shown"; // in the browser's storage: by owner, { folder, at }
+const REMEMBERED = 64; // of them, the newest; at: when they were shown or made
 const LOOKED_AT = 32; // jobs of the history, the newest
 const SIZE = [420, 480]; // of a new node
 const NEVER_RUN = "Run the workflow to see the scene.";
 const GONE = "The files of this scene are no longer kept. Run the workflow again to see it.";
 
-const refreshers = new Set(); // of the widgets that there are
+const views = new Set(); // of the nodes that there are
 
 // What the results of a node say whose they are: the editor gives a job's results to the node of that
 // number in whichever workflow is in front. Undefined until it is queued for the first time.
@@ -33,7 +35,7 @@ async function newestInHistory(node) {
   }
 }
 
-// The result that the editor has of a node: { filename, subfolder, type, owner }. That of a prompt
+// The result that the editor has of a node: { folder (of output), owner }. That of a prompt
 // which no widget has made is nobody's.
 function newestInEditor(node) {
   const place = node.graph?.isRootGraph === false ? `${node.graph.id}:${node.id}` : `${node.id}`;
@@ -41,125 +43,156 @@ function newestInEditor(node) {
   return scenes?.findLast(({ owner }) => !owner || owner === ownerOf(node));
 }
 
-async function isKept({ subfolder }) {
-  const name = encodeURIComponent(subfolder.split("/").at(-1));
+const shown = () => JSON.parse(localStorage.getItem(SHOWN) ?? "{}");
+
+function remember(owner, scene) {
+  if (!owner) return;
+  const entries = Object.entries({ ...shown(), [owner]: scene }).sort(([, a], [, b]) => b.at - a.at);
+  localStorage.setItem(SHOWN, JSON.stringify(Object.fromEntries(entries.slice(0, REMEMBERED))));
+}
+
+async function isKept({ folder }) {
+  const name = encodeURIComponent(folder.split("/").at(-1));
   return (await api.fetchApi(`/fourreal/viewer/kept/${name}`)).json();
 }
 
-function createWidget(node, name) {
-  const element = document.createElement("div");
-  const note = document.createElement("div");
-  const frame = document.createElement("iframe");
-  Object.assign(element.style, { width: "100%", height: "100%", background: "#000", color: "#999", position: "relative" });
-  Object.assign(note.style, { position: "absolute", inset: "0", display: "grid", placeItems: "center", textAlign: "center", padding: "12px" });
-  Object.assign(frame.style, { position: "absolute", width: "100%", height: "100%", border: "0" });
-  frame.allow = "fullscreen";
-  frame.title = "4D viewer";
-  note.textContent = NEVER_RUN;
-  element.append(note);
+function make(tag, style) {
+  const element = document.createElement(tag);
+  Object.assign(element.style, style);
+  return element;
+}
 
-  const seen = () => {
-    const state = node.properties[STATE];
+class View {
+  constructor(node) {
+    this.node = node;
+    this.asked = 0; // how often it was asked what to show
+    this.element = make("div", { width: "100%", height: "100%", background: "#000", color: "#999", position: "relative" });
+    this.note = make("div", { position: "absolute", inset: "0", display: "grid", placeItems: "center", textAlign: "center", padding: "12px" });
+    this.frame = make("iframe", { position: "absolute", width: "100%", height: "100%", border: "0" });
+    this.frame.allow = "fullscreen";
+    this.frame.title = "4D viewer";
+    this.note.textContent = NEVER_RUN;
+    this.element.append(this.note);
+    this.hear = this.hear.bind(this);
+    this.hearKey = this.hearKey.bind(this);
+    window.addEventListener("message", this.hear);
+    this.frame.addEventListener("load", () => this.frame.contentWindow.addEventListener("keydown", this.hearKey, true));
+    views.add(this);
+  }
+
+  remove() {
+    this.asked = NaN; // no answer is the last one's any more
+    views.delete(this);
+    clearTimeout(this.settling);
+    window.removeEventListener("message", this.hear);
+    this.frame.remove();
+  }
+
+  // What the page has reported.
+  get seen() {
+    const state = this.node.properties[STATE];
     return state && { ...state.camera, time: state.time, view: state.view, path: state.path ?? [] };
-  };
-  const widget = node.addDOMWidget(name, "FOURREAL_VIEW", element, {
-    hideOnZoom: false,
-    getMinHeight: () => 320,
-    getValue: seen,
-  });
-  widget.serialize = false; // in the properties, not among the widgets' values
-  widget.serializeValue = () => {
-    const owner = ownerOf(node);
-    return owner ? { owner, ...seen() } : seen();
-  };
-  widget.beforeQueued = () => {
-    node.properties[IDENTITY] ??= `${Date.now().toString(36)}${Math.random().toString(36).slice(2)}`;
-  };
+  }
+
+  hear({ source, data }) {
+    if (source !== this.frame.contentWindow || !source) return;
+    const { type, ...state } = data ?? {};
+    if (type === "fourreal:ready") this.restore(source);
+    else if (type === "fourreal:state") this.keep(state);
+    else if (type === "fourreal:queue") this.pass({ key: "Enter", code: "Enter", ctrlKey: true });
+  }
+
+  restore(page) {
+    if (!this.node.properties[STATE]) return;
+    const { time, view, camera, path = [] } = this.node.properties[STATE];
+    const set = (part) => page.postMessage({ type: "fourreal:set", ...part }, location.origin);
+    set({ time, camera, path });
+    if (view >= 0) set({ view }); // a scene that has no such view stays at the camera
+  }
+
+  keep(state) {
+    if (JSON.stringify(this.node.properties[STATE]) === JSON.stringify(state)) return;
+    this.node.properties[STATE] = state;
+    clearTimeout(this.settling);
+    this.settling = setTimeout(
+      () => app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.captureCanvasState?.(),
+      SETTLED,
+    );
+  }
 
   // The editor's shortcuts (Ctrl+Enter queues) also work while the keyboard is the page's.
-  function pass({ key, code, ctrlKey, metaKey, shiftKey, altKey }) {
-    const keys = { key, code, ctrlKey, metaKey, shiftKey, altKey };
-    element.dispatchEvent(new KeyboardEvent("keydown", { ...keys, bubbles: true, cancelable: true }));
-  }
-  function hearKey(event) {
+  hearKey(event) {
     if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
     event.preventDefault();
     event.stopImmediatePropagation(); // the page would ask for the same
-    pass(event);
-  }
-  frame.addEventListener("load", () => frame.contentWindow.addEventListener("keydown", hearKey, true));
-
-  let settling;
-  function hear({ source, data }) {
-    if (source !== frame.contentWindow || !source) return;
-    const { type, ...state } = data ?? {};
-    if (type === "fourreal:ready" && node.properties[STATE]) {
-      const { time, view, camera, path = [] } = node.properties[STATE];
-      const set = (part) => source.postMessage({ type: "fourreal:set", ...part }, location.origin);
-      set({ time, camera, path });
-      if (view >= 0) set({ view }); // a scene that has no such view stays at the camera
-    } else if (type === "fourreal:queue") {
-      pass({ key: "Enter", code: "Enter", ctrlKey: true });
-    } else if (type === "fourreal:state") {
-      if (JSON.stringify(node.properties[STATE]) === JSON.stringify(state)) return;
-      node.properties[STATE] = state;
-      clearTimeout(settling);
-      settling = setTimeout(
-        () => app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.captureCanvasState?.(),
-        SETTLED,
-      );
-    }
+    this.pass(event);
   }
 
-  // What is to be shown: the result that the editor has of this node; without one, the newest of the
-  // history, or the one that was shown last. The editor has none after a reload.
-  let asked = 0;
-  async function refresh() {
-    const turn = ++asked;
+  pass({ key, code, ctrlKey, metaKey, shiftKey, altKey }) {
+    const keys = { key, code, ctrlKey, metaKey, shiftKey, altKey };
+    this.element.dispatchEvent(new KeyboardEvent("keydown", { ...keys, bubbles: true, cancelable: true }));
+  }
+
+  // Show what is to be shown now, when the editor has done what it is at.
+  refresh() {
+    setTimeout(() => this.showNewest());
+  }
+
+  // The result that the editor has of this node; without one, as after a reload, the newest of the
+  // history or the one that was shown last.
+  async showNewest() {
+    const { node } = this;
+    const turn = ++this.asked;
     const result = newestInEditor(node);
-    const last = node.properties[SCENE];
     let scene = result && { ...result, at: Date.now() };
     if (!scene) {
+      const last = shown()[ownerOf(node)];
       const newest = await newestInHistory(node);
       scene = newest && newest.at > (last?.at ?? 0) ? newest : last;
     }
     const kept = scene && (await isKept(scene));
-    if (turn !== asked || !scene) return; // another result, or the node's end, came between
-    if (scene.subfolder !== last?.subfolder) {
-      node.properties[SCENE] = { subfolder: scene.subfolder, type: scene.type, at: scene.at };
+    if (turn !== this.asked || !scene) return; // it was asked again, or the node is gone
+    remember(ownerOf(node), { folder: scene.folder, at: scene.at });
+    if (kept) this.show(scene);
+    else {
+      this.note.textContent = GONE;
+      this.frame.remove();
     }
-    if (!kept) {
-      note.textContent = GONE;
-      frame.remove();
-      return;
-    }
-    const { subfolder, type } = scene;
-    const files = api.apiURL(`/view?${new URLSearchParams({ type, subfolder, filename: "" })}`);
-    const page = api.apiURL(`/fourreal/viewer?${new URLSearchParams({ scene: files })}`);
-    if (frame.getAttribute("src") !== page) frame.src = page;
-    if (!frame.isConnected) element.append(frame);
   }
-  const soon = () => setTimeout(refresh); // when the editor has done what it is at
-  refreshers.add(soon);
 
-  window.addEventListener("message", hear);
+  show({ folder }) {
+    const place = new URLSearchParams({ type: "output", subfolder: folder, filename: "" });
+    const files = api.apiURL(`/view?${place}`);
+    const page = api.apiURL(`/fourreal/viewer?${new URLSearchParams({ scene: files })}`);
+    if (this.frame.getAttribute("src") !== page) this.frame.src = page;
+    if (!this.frame.isConnected) this.element.append(this.frame);
+  }
+}
+
+function createWidget(node, name) {
+  const view = new View(node);
+  const widget = node.addDOMWidget(name, "FOURREAL_VIEW", view.element, {
+    hideOnZoom: false,
+    getMinHeight: () => 320,
+    getValue: () => view.seen,
+  });
+  widget.serialize = false; // in the properties, not among the widgets' values
+  widget.serializeValue = () => {
+    const owner = ownerOf(node);
+    return owner ? { owner, ...view.seen } : view.seen;
+  };
+  widget.beforeQueued = () => {
+    node.properties[IDENTITY] ??= `${Date.now().toString(36)}${Math.random().toString(36).slice(2)}`;
+  };
   const { onExecuted, onConfigure, onRemoved } = node;
-  node.onExecuted = function () {
-    onExecuted?.apply(this, arguments);
-    soon();
-  };
-  node.onConfigure = function () {
-    onConfigure?.apply(this, arguments);
-    soon();
-  };
-  node.onRemoved = function () {
-    onRemoved?.apply(this, arguments);
-    asked = NaN; // no turn is the last one any more
-    refreshers.delete(soon);
-    clearTimeout(settling);
-    window.removeEventListener("message", hear);
-    frame.remove();
-  };
+  const then = (before, act) =>
+    function () {
+      before?.apply(this, arguments);
+      act();
+    };
+  node.onExecuted = then(onExecuted, () => view.refresh());
+  node.onConfigure = then(onConfigure, () => view.refresh());
+  node.onRemoved = then(onRemoved, () => view.remove());
   return { widget };
 }
 
@@ -172,5 +205,5 @@ app.registerExtension({
     node.setSize([0, 1].map((side) => Math.max(node.size[side], SIZE[side])));
   },
   // Also told when results come back with a workflow: from another tab, or from the history.
-  onNodeOutputsUpdated: () => refreshers.forEach((soon) => soon()),
+  onNodeOutputsUpdated: () => views.forEach((view) => view.refresh()),
 });

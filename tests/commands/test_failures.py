@@ -103,6 +103,7 @@ def test_a_full_disk_is_named_with_the_place(error, tmp_path, run):
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nDetails"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("unable to mmap 9 bytes from file <w>: Cannot allocate memory (12)"),
     ],
 )
 def test_a_full_memory_is_one_sentence(error, run):

@@ -1,6 +1,8 @@
 """What a run says last: the command that comes next, which can be copied."""
 
 import shlex
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,11 @@ from .test_render import save_small_scene
 OUT = Path("out/my scene")
 SCENE = "fourreal view 'out/my scene/scene.safetensors'"
 LOOP = LoopConfig(Path("run"))
+
+
+@pytest.fixture(autouse=True)
+def shell_finds_fourreal(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
 
 
 def next_of(config) -> str | None:
@@ -98,6 +105,20 @@ def test_a_model_in_diffusers_layout_is_named_as_a_folder(tmp_path):
     config = VideoConfig(loop=LOOP, start_from=tmp_path, tune="lora")
     line = f"fourreal generate PROMPT --model {tmp_path} --lora run/lora.safetensors"
     assert next_of(config) == line
+
+
+def test_a_program_that_the_shell_does_not_find_is_named_by_its_path(tmp_path, monkeypatch):
+    """As in the environment that tasks.py makes."""
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    config = ReconstructConfig((Path("cams"),), out=Path("out"))
+    step = "fourreal view out/scene.safetensors"
+    assert next_of(config) == step  # it is not installed
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "fourreal").touch()
+    assert next_of(config) == f"{tmp_path}/bin/{step}"
+    monkeypatch.chdir(tmp_path)
+    assert next_of(config) == f"bin/{step}"
 
 
 def test_tracks_are_opened():

@@ -2,6 +2,7 @@
 
 import os
 import pty
+import shutil
 import subprocess
 import sys
 
@@ -23,8 +24,9 @@ def environment(monkeypatch):
 
 
 @pytest.fixture
-def render(tmp_path, capsys):
+def render(tmp_path, capsys, monkeypatch):
     """Render a small scene: gives what went to stdout and to stderr."""
+    monkeypatch.setattr(shutil, "which", lambda name: name)  # the shell finds `fourreal`
     scene, out = save_small_scene(tmp_path / "s.safetensors"), tmp_path / "r.mp4"
 
     def run(*arguments) -> tuple[list[str], str]:

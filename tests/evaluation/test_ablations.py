@@ -61,7 +61,7 @@ def test_sampling_is_compared_on_one_model(monkeypatch, tmp_path):
     config = ablations.SamplingAblation(step_counts=(1, 4), guidance_scales=(2.5,), model=tmp_path)
     found = ablations.ablate_sampling(config)
     assert list(found) == ["1 steps", "4 steps", "guidance 2.5"]
-    assert found["4 steps"]["difference"]["both/generated_full"]["mean"] == 3
+    assert found["4 steps"]["difference"]["both/generated/psnr"]["mean"] == 3
     assert list(ablations.ablate_sampling(replace(config, guidance_scales=()))) == [
         "1 steps",
         "4 steps",

@@ -7,18 +7,40 @@ import torch
 
 from fourreal.evaluation import evaluate_video as video
 from fourreal.files.media import read_image
+from fourreal.metrics.parallax import Parallax
 from fourreal.scenes import make_scene, scene_seed
 
 from .small import SIZE, small
 
 
+def test_every_score_puts_exact_before_blurred_before_its_rivals():
+    """PSNR, SSIM and parallax order the rows; sharpness, which no still picture lacks, the blurs
+    alone. The first time at all times has exact views and an exact set, so that only the moving
+    region tells it."""
+    times, still = [0, 14, 28], ("mean_image", "still_copy", "one_view")
+    scene = make_scene(scene_seed("validation", 2))
+    geometry = scene.depth[:, times], scene.extrinsics, scene.intrinsics
+    exact = scene.frames[:, times]
+    scores = video.score_rows({"both": exact}, exact, Parallax(exact, *geometry))
+    for score, sign in (("psnr", 1), ("ssim", 1), ("psnr_moving", 1), ("parallax_error", -1)):
+        rivals = (*still, "first_time") if score == "psnr_moving" else still
+        rows = ("exact", "exact_blurred_1", "exact_blurred_2")
+        right, once, twice = (sign * scores[f"{row}/{score}"] for row in rows)
+        assert right > once > twice > max(sign * scores[f"{row}/{score}"] for row in rivals), score
+    sharp = [scores[f"exact{blur}/sharpness"] for blur in ("", "_blurred_1", "_blurred_2")]
+    assert sharp[0] == 1 and sharp == sorted(sharp, reverse=True)
+
+
 def test_scores_of_a_video_compare_with_both_copies():
     exact = make_scene(scene_seed("validation", 2), 4, 5, SIZE, SIZE).frames
-    scores = video.score_video(exact, exact)
-    assert scores["generated_full"] == 60 and scores["generated_ssim"] == pytest.approx(1, abs=1e-4)
-    copy = video.score_video(exact[:1].expand_as(exact), exact)
-    assert copy["generated_full"] == copy["fixed_view_copy_full"] < 30
-    assert copy["gain_on_moving"] <= 0
+    scores = video.score_rows(
+        {"both": exact, "fixed_view": video.copies(exact)["one_view"]}, exact, None
+    )
+    assert scores["both/generated/psnr"] == 60 == scores["exact/psnr"]
+    assert scores["both/generated/ssim"] == pytest.approx(1, abs=1e-4)
+    assert scores["fixed_view/generated/psnr"] == scores["one_view/psnr"] < 30
+    gains = [scores[f"{given}/generated/gain_on_moving"] for given in ("fixed_view", "both")]
+    assert gains[0] <= 0 < gains[1]
 
 
 def test_a_perfect_video_model_scores_perfectly(monkeypatch, tmp_path):
@@ -37,6 +59,5 @@ def test_a_perfect_video_model_scores_perfectly(monkeypatch, tmp_path):
     assert torch.equal(halves[0], halves[2]) and (halves[1] == 1).all() and len(halves[0][0]) > SIZE
     assert asked == [(True, True), (True, False), (False, True)] * 2
     for given in video.REFERENCES:
-        assert scores[f"{given}/generated_full"] == {"mean": 60, "interval": 0, "n": 2}
-        generated = scores[f"{given}/generated_view_consistency"]
-        assert generated == scores[f"{given}/exact_view_consistency"]
+        assert scores[f"{given}/generated/psnr"] == {"mean": 60, "interval": 0, "n": 2}
+        assert scores[f"{given}/generated/parallax_error"]["mean"] == 0

@@ -12,6 +12,7 @@ import torch
 from fourreal import fill as filling
 from fourreal.evaluation import evaluate_warp as warp
 from fourreal.files.media import read_image
+from fourreal.metrics.parallax import Parallax
 from fourreal.paste import paste_known
 from fourreal.scenes import make_scene, scene_seed
 from fourreal.warp import WarpedGrid
@@ -55,19 +56,15 @@ def test_scores_are_of_the_views_that_were_not_given():
     warped = half_known(scene.frames)
     made = scene.frames.clone()
     made[1:, ..., SIZE // 2 :] += 0.1
-    made[0] = 0  # the given view counts in the agreement of the views alone
-    scores = warp.score_warp(made, warped, scene)
-    assert scores["known_share"] == 0.5 and scores["psnr_known"] == float("inf")
+    made[0] = 0  # the given view counts in the parallax alone
+    parallax = Parallax(scene.frames, scene.depth, scene.extrinsics, scene.intrinsics)
+    scores = warp.score_warp(made, warped, scene, parallax)
+    assert scores["known_share"] == 0.5 and scores["psnr_known"] == 60  # equal
     assert scores["psnr_missing"] == pytest.approx(20, abs=1e-3)
     assert scores["psnr"] == pytest.approx(20 + 10 * math.log10(2), abs=1e-3)
-    assert warp.score_warp(scene.frames, warped, scene)["gradient_energy"] == 1
-
-
-def test_gradient_energy_is_the_mean_square_of_steps():
-    ramp = (torch.arange(8.0) * 0.1).expand(3, 8, 8)
-    assert warp.gradient_energy(ramp) == pytest.approx(0.01)
-    blurred = torch.nn.functional.avg_pool2d(torch.eye(8)[None], 3, 1, 1)
-    assert warp.gradient_energy(blurred) < 0.5 * warp.gradient_energy(torch.eye(8)[None])
+    exact = warp.score_warp(scene.frames, warped, scene, parallax)
+    assert exact["gradient_energy"] == exact["parallax_right"] == 1
+    assert scores["parallax_error"] > 0
 
 
 def test_holes_are_filled_with_the_mean_colour_of_their_own_frame():

@@ -50,7 +50,7 @@ def test_clips_take_the_place_of_scenes(tmp_path):
     [
         (["video", "--data", "{tmp}"], "holds no videos"),
         (["split", "--data", "{tmp}"], "needs exact depth"),
-        (["text", "--reconstructor", "{tmp}/x.safetensors"], "x.safetensors"),
+        (["reconstruction", "--reconstructor", "{tmp}/x.safetensors"], "x.safetensors"),
         (["autoencoder", "--model", "{tmp}/none"], "none"),
         (["reconstruction", "--device", "cuda:99"], "the device 'cuda:99' is not here"),
     ],

@@ -13,7 +13,7 @@ def test_intervals_are_those_of_the_mean_of_the_values_that_exist():
     assert found["mean"] == 3 and found["n"] == 4
     assert found["interval"] == pytest.approx(1.96 * 4.6667**0.5 / 2, 1e-3)
     assert mean_and_interval([5.0]) == {"mean": 5.0, "interval": 0.0, "n": 1}
-    assert mean_and_interval([float("nan")]) == {"mean": None, "interval": None, "n": 0}
+    assert mean_and_interval([None, float("nan")]) == {"mean": None, "interval": None, "n": 0}
 
 
 def test_a_report_is_written_as_json_and_as_a_table(tmp_path, capsys):
@@ -27,6 +27,7 @@ def test_a_report_is_written_as_json_and_as_a_table(tmp_path, capsys):
         "both/psnr": {"mean": 21.0, "interval": 1.96, "n": 2},
         "both/fvd": {"mean": 12.346, "interval": None, "n": None},
     }
+    assert kept["values"] == {"both/psnr": [20.0, 22.0]}  # for others to pair
     assert kept["settings"]["split"] == "test"
     table = (tmp_path / "new" / "scores.md").read_text()
     assert "| both/psnr | 21 ± 1.96 |\n| both/fvd | 12.346 |\n" in table
@@ -57,7 +58,8 @@ def test_variants_are_compared_scene_by_scene(tmp_path, capsys):
     capsys.readouterr()
     compare(Evaluation(out=tmp_path / "ablation.json"), results, ("psnr",), "_steps")
     kept = json.loads((tmp_path / "ablation_steps.json").read_text())["variants"]
-    assert kept["fused"] == {"scores": {"psnr": {"mean": 22.0, "interval": 3.92, "n": 2}}}
+    assert kept["fused"]["scores"] == {"psnr": {"mean": 22.0, "interval": 3.92, "n": 2}}
+    assert kept["fused"]["values"] == {"psnr": [20.0, 24.0]}
     assert kept["other"]["difference"] == {"psnr": {"mean": -1.5, "interval": 0.98, "n": 2}}
     table = (tmp_path / "ablation_steps.md").read_text()
     assert "| other | 20.5 ± 2.94 (-1.5 ± 0.98) |" in table and table == capsys.readouterr().out

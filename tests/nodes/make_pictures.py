@@ -30,6 +30,7 @@ LOADERS = {  # the outputs of Load Embedded Models in their place
     "VAELoader": 2,
     "FourReal_LoadReconstructor": 3,
 }
+GENERATED = ("VAEDecode", "FourReal_PasteKnown")
 SUITED = {  # widgets' values that suit the embedded models
     "FourReal_ExampleScene": {"width": CELL, "height": CELL},
     "WanVaceToVideo": {"width": CELL, "height": CELL},
@@ -62,6 +63,17 @@ def with_embedded_models(prompt: dict) -> dict:
     return changed
 
 
+def grid_pictures(prompt: dict) -> list[str]:
+    """The nodes that show the contact sheet of a generated grid."""
+    return [
+        key
+        for key, node in prompt.items()
+        if node["class_type"] == "PreviewImage"
+        and (sheet := prompt[node["inputs"]["images"][0]])["class_type"] == "FourReal_ContactSheet"
+        and prompt[sheet["inputs"]["images"][0]]["class_type"] in GENERATED
+    ]
+
+
 def picture(sheet: torch.Tensor) -> torch.Tensor:
     """Of a contact sheet [3, h, w] the first, the last and two views and times between."""
     rows, columns = (spaced_times(SHOWN, (size + GAP) // (CELL + GAP)) for size in sheet.shape[1:])
@@ -76,23 +88,28 @@ def picture(sheet: torch.Tensor) -> torch.Tensor:
     return contact_sheet(large.unflatten(0, (len(rows), len(columns))))
 
 
+def make(path: Path, server: Server, info: dict) -> None:
+    """Write the picture of one template beside it, if it shows a generated grid."""
+    workflow = json.loads(path.read_text(encoding="utf-8"))
+    prompt = with_embedded_models(to_api(workflow, info))
+    for shown in grid_pictures(prompt)[:1]:
+        (saved,) = server.run(prompt)[shown]["images"]
+        sheet = read_image(server.base / "temp" / saved["subfolder"] / saved["filename"])
+        write_image(path.with_suffix(".jpg"), picture(sheet))
+        print(f"{path.stem}: {tuple(sheet.shape)}", flush=True)
+
+
 def main(names: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder) / "base", weights.folder())
-        info = server.wait_for(lambda: server.ask("/object_info"), 300)
-        for path in WORKFLOWS:
-            if names and path.stem not in names:
-                continue
-            prompt = to_api(json.loads(path.read_text(encoding="utf-8")), info)
-            sheets = [k for k, node in prompt.items() if node["class_type"] == "PreviewImage"]
-            if not any(n["class_type"] == "FourReal_ContactSheet" for n in prompt.values()):
-                continue
-            (shown,) = server.run(with_embedded_models(prompt))[sheets[0]]["images"]
-            sheet = read_image(server.base / "temp" / shown["subfolder"] / shown["filename"])
-            write_image(path.with_suffix(".jpg"), picture(sheet))
-            print(f"{path.stem}: {tuple(sheet.shape)}", flush=True)
-        server.process.terminate()
-        server.process.wait(30)
+        try:
+            info = server.wait_for(lambda: server.ask("/object_info"), 300)
+            for path in WORKFLOWS:
+                if not names or path.stem in names:
+                    make(path, server, info)
+        finally:
+            server.process.terminate()
+            server.process.wait(30)
 
 
 if __name__ == "__main__":

@@ -49,8 +49,8 @@ def kept_folder(out) -> Path:
     import folder_paths
 
     (shown,) = out.ui["fourreal_scene"]
-    assert (shown["type"], shown["filename"]) == ("output", "scene.json")
-    return Path(folder_paths.get_output_directory()) / shown["subfolder"]
+    assert "filename" not in shown  # else the editor takes it for the job's result
+    return Path(folder_paths.get_output_directory()) / shown["folder"]
 
 
 def test_the_files_are_those_of_the_viewer_and_written_once(nodes, scene):
@@ -89,6 +89,8 @@ def test_a_cancelled_preview_leaves_no_files(nodes, scene):
 def test_scenes_not_seen_for_longest_make_room_and_are_written_again(nodes, scene, monkeypatch):
     preview, kept = nodes.Preview4D, nodes.kept_scenes
     shutil.rmtree(kept.scenes_folder(), ignore_errors=True)
+    kept.scenes_folder().mkdir(parents=True)
+    (kept.scenes_folder() / ".DS_Store").touch()
     monkeypatch.setattr(kept, "MOST_SCENES", 2)
     remembered = preview.fingerprint_inputs(scene=None)
     scenes = [replace(scene, fps=fps) for fps in (10.0, 11.0, 12.0)]
@@ -97,7 +99,7 @@ def test_scenes_not_seen_for_longest_make_room_and_are_written_again(nodes, scen
         folders.append(kept_folder(preview.execute(of)))
         os.utime(folders[-1], (hour * 3600 - 1e6,) * 2)
     assert folders[2] == folders[0]
-    assert set(kept.scenes_folder().iterdir()) == {folders[0], folders[3]}
+    assert set(kept.scenes_folder().glob("[!.]*")) == {folders[0], folders[3]}
     assert kept.is_kept(folders[0].name) and not kept.is_kept(folders[1].name)
     assert not kept.is_kept("..") and not kept.is_kept("")
     # ComfyUI's cache of the node then counts as old, once.
@@ -106,7 +108,7 @@ def test_scenes_not_seen_for_longest_make_room_and_are_written_again(nodes, scen
     assert kept_folder(preview.execute(scenes[1])) == folders[1]
     monkeypatch.setattr(kept, "MOST_BYTES", 0)
     newest = kept_folder(preview.execute(replace(scene, fps=13.0)))
-    assert list(kept.scenes_folder().iterdir()) == [newest]  # however large
+    assert list(kept.scenes_folder().glob("[!.]*")) == [newest]  # however large
 
 
 def test_the_viewers_camera_comes_out_as_the_one_of_other_nodes(nodes, scene):

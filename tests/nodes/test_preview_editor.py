@@ -3,15 +3,17 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fourreal.cameras import look_at, pixel_intrinsics
 from fourreal.formats import save_scene
 from fourreal.gaussians import Gaussians, GaussianScene, rgb_to_harmonics
 
 from ..comfyui import ROOT, needs_comfyui, prompt_of
-from ..tiny import psnr
+from ..tiny import pixels, psnr
 from .editor import DRAFT, FRAME, NODE, Editor, image
 
 pytestmark = needs_comfyui
@@ -233,6 +235,64 @@ def test_the_input_frame_can_be_faded_over_the_view(editor, files):
     viewer.wait_for_function("document.getElementById('frame').naturalWidth === 64")
     assert not viewer.evaluate("() => document.getElementById('fade').parentElement.hidden")
     editor.keep("input_frame")
+
+
+def test_what_is_seen_and_the_keyframes_come_out(editor, server, files):
+    page = editor.page
+    editor.drop(workflow("green"), "keyframes.json")
+    editor.queue()
+    editor.look()
+    viewer = editor.viewer()
+    viewer.locator("#key").click()
+    viewer.evaluate(f"fourreal.setTime({TIMES - 1})")
+    box = viewer.locator("#canvas").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 60, y + 20, steps=4)
+    page.mouse.up()
+    viewer.wait_for_function("fourreal.idle()")
+    viewer.locator("#key").click()
+    view = editor.prompt()["view"]
+    assert [keyframe["time"] for keyframe in view["path"]] == [0, TIMES - 1]
+    assert view["path"][1]["camera"] == {k: view[k] for k in view["path"][1]["camera"]}
+    editor.keep("keyframes")
+
+    scene, size = ["1", 0], {"width": 0, "height": 0, "background": "#000000", "fps": 0.0}
+    outputs = server.run(
+        prompt_of(
+            {
+                "1": ("FourReal_LoadScene", {"scene_file": "green.safetensors"}),
+                "2": ("FourReal_Preview4D", {"scene": scene, "view": view}),
+                "3": ("FourReal_RenderSplats", {"scene": scene, "camera_path": ["2", 3]} | size),
+                "4": ("PreviewImage", {"images": ["2", 2]}),
+                "5": ("PreviewImage", {"images": ["3", 0]}),
+            }
+        )
+    )
+    (seen,), path = (temporary_images(server, outputs[node]["images"]) for node in "45")
+    assert len(path) == TIMES and seen.shape == (48, 64, 3)
+    assert psnr(path[-1], seen) > 45 and psnr(path[0], seen) < 30
+    # As drawn by the viewer, where the picture of an input camera would lie.
+    drawn = image(viewer)
+    scale = drawn.shape[1] / viewer.evaluate("fourreal.camera.width")
+    place = viewer.evaluate("fourreal.camera.rectangle")
+    left, top, width, height = (
+        round(place[side] * scale) for side in ("left", "top", "width", "height")
+    )
+    window = Image.fromarray((drawn[top : top + height, left : left + width] * 255).astype("uint8"))
+    assert psnr(np.asarray(window.resize((64, 48), Image.Resampling.BOX)) / 255, seen) > 28
+
+    page.wait_for_function(DRAFT, arg=repr(view["position"][0]))
+    editor.reload()
+    editor.look()
+    editor.viewer().wait_for_function("document.getElementById('marks').children.length === 2")
+    assert editor.prompt()["view"]["path"] == view["path"]
+
+
+def temporary_images(server, entries: list) -> list:
+    folder = server.base / "temp"
+    return [pixels((folder / e["subfolder"] / e["filename"]).read_bytes()) for e in entries]
 
 
 def test_a_dropped_workflow_shows_its_scene_and_keeps_where_one_looks_from(editor):

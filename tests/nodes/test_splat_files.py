@@ -47,8 +47,8 @@ def test_another_programs_file_is_rendered_along_a_path_saved_and_shown(
         )
     )
     assert saved(server, outputs["5"]["images"]).stat().st_size > 0
-    scene = saved(server, outputs["6"]["fourreal_scene"])
-    about = json.loads(scene.read_text())
+    (kept,) = outputs["6"]["fourreal_scene"]
+    about = json.loads((server.base / "output" / kept["folder"] / "scene.json").read_text())
     assert (about["static"], about["dynamic"]) == (len(given), [0])
     seen = pixels(saved(server, outputs["7"]["images"]).read_bytes())
     assert seen.shape == (about["height"], about["width"], 3) and seen.std() > 0.02

@@ -10,7 +10,7 @@ import pytest
 
 from .. import screenshots
 from ..comfyui import SMALLER, WORKFLOWS, needs_comfyui
-from ..templates import LOWER, RED, RESEED, Editor, Layout, saved_layout
+from ..templates import LOWER, RED, RESEED, Layout, TemplateEditor, saved_layout
 
 RENDERERS = pytest.mark.parametrize("vue_nodes", [False, True], ids=["classic", "vue"])
 TITLES = "[data-testid^=template-workflow-]"
@@ -34,7 +34,7 @@ def test_the_file_of_a_template_has_a_sound_layout(path):
 @needs_comfyui
 def test_the_template_browser_shows_titles_and_pictures(browser, server, info):
     """A pack's template has its file's name for title and description, in every frontend so far."""
-    editor = Editor(browser, server, False)
+    editor = TemplateEditor(browser, server, False)
     page = editor.page
     page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
     page.get_by_text("4Real", exact=True).first.click()
@@ -59,7 +59,7 @@ def test_the_template_browser_shows_titles_and_pictures(browser, server, info):
 def test_a_template_opens_without_errors_and_nothing_overlaps_after_a_run(
     browser, server, info, path, vue_nodes
 ):
-    editor = Editor(browser, server, vue_nodes)
+    editor = TemplateEditor(browser, server, vue_nodes)
     assert editor.open(path.stem).faults() == []
     assert editor.page.evaluate(RED) == []
     editor.page.evaluate(LOWER, SMALLER)

@@ -30,7 +30,8 @@ def editor(request, browser, server, info):
     page = browser.new_page(viewport={"width": 1000, "height": 700})
     page.set_default_timeout(240_000)
     page.goto(server.url)
-    page.wait_for_function("window.app?.graph && app.extensionManager?.workflow")
+    # Its own first workflow has been opened, and will not take the place of what comes now.
+    page.wait_for_function("window.app?.extensionManager?.workflow?.activeWorkflow?.changeTracker")
     page.evaluate("app.graph.clear(); app.graph.add(LiteGraph.createNode('FourReal_LoadScene'))")
     page.style = request.param
     yield page

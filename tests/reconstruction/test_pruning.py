@@ -87,6 +87,13 @@ def test_static_and_dynamic_together_are_the_scene():
     assert len(prune_scene(moving, confidence_percentile=50).dynamic[0]) == 1
 
 
+def test_an_empty_scene_stays_empty():
+    nothing = GaussianScene(Gaussians.empty(), [Gaussians.empty()], *VIEWS, 64, 48)
+    nothing.confidences = [torch.zeros(0), torch.zeros(0)]
+    values = {"min_opacity": 0.5, "confidence_percentile": 50, "voxel_size": 1}
+    assert prune_scene(nothing, **values).num_gaussians == 0
+
+
 def test_bad_values_give_one_sentence():
     for values, words in (
         ({"confidence_percentile": 10}, "does not say how certain"),

@@ -140,7 +140,7 @@ export class Camera {
     this.gliding = { from: this.lens.position.clone(), to, share: 0 };
   }
 
-  // Go on for some seconds: gliding, or flying while keys are held. Whether it moved.
+  // Go on for some seconds: gliding, or flying while keys are held.
   advance(seconds) {
     if (this.gliding) {
       const { from, to, share } = this.gliding;
