@@ -6,8 +6,10 @@ const BAND = 0.5; // of half a picture, along its border, in which Gaussians fad
 const POWER = 3; // many lie behind each other, and only what lets their sum through fades it
 const MOST = 64; // cameras that are asked
 
-// `amount`, a dyno float: 0 leaves the splats as they are, 1 fades them fully.
+// `amount`, a dyno float: 0 leaves the splats as they are, 1 fades them fully. Nothing is to be faded
+// where no camera saw anything.
 export function fadeOut(about, amount) {
+  if (!about.orbit.seen.length) return undefined;
   return dyno.dynoBlock({ gsplat: dyno.Gsplat }, { gsplat: dyno.Gsplat }, ({ gsplat }) => {
     const { center, opacity } = dyno.splitGsplat(gsplat).outputs;
     const { share } = insideShare(about).apply({ center, amount });
