@@ -29,11 +29,11 @@ def test_reconstruction_of_exact_frames_is_scored():
     assert 0.02 < together["depth_relative_error"] < 0.03
     assert 0.6 < together["rotation_error_degrees"] < 1.1
     # Without the held-out views the cameras are worse, and so is what is seen.
-    assert alone["psnr"] < together["psnr"] and alone["psnr"] > found["best_copy/psnr"]
+    assert 30 < alone["psnr"] < together["psnr"]
     assert alone["rotation_error_degrees"] > 0.6
     rows = [found[f"{row}/psnr"] for row in ("exact", "exact_blurred_1", "exact_blurred_2")]
-    assert rows == sorted(rows, reverse=True) and rows[-1] > found["best_copy/psnr"]
-    assert found["best_copy/psnr"] >= found["still_copy/psnr"]
+    assert rows == sorted(rows, reverse=True) and rows[0] == 60
+    assert rows[1] > found["best_copy/psnr"] > found["still_copy/psnr"]
     assert found["flicker"] < 0.5 < found["flicker_without"]
     assert found["held_out_psnr_all_times"] > 31 and found["held_out_psnr_all_times_without"] > 31
     assert found["camera_jitter_without"] > 2

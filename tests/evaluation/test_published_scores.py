@@ -116,6 +116,15 @@ CLAIMS: dict[Path, dict[str, tuple[Number, ...]]] = {
             ("warp_exact_strengths", "strength 1>psnr_missing>change"),
             ("warp_predicted_strengths", "strength 1>psnr_missing>change"),
         ),
+        "blurred by one pixel are at {} dB, blurred by two at {} dB": (
+            ("reconstruction_rivals", "exact_blurred_1/psnr"),
+            ("reconstruction_rivals", "exact_blurred_2/psnr"),
+        ),
+        "a copy of the first input is at {} dB": (("reconstruction_rivals", "still_copy/psnr"),),
+        "which costs no model, is at {} dB, SSIM {}.": (
+            ("reconstruction_rivals", "best_copy/psnr"),
+            ("reconstruction_rivals", "best_copy/ssim"),
+        ),
         "cameras of its own, which jitter by {} hundredths": (
             ("reconstruction", "camera_jitter_without"),
         ),

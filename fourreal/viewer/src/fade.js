@@ -37,7 +37,9 @@ function insideShare(about) {
     inTypes: { center: "vec3", amount: "float" },
     outTypes: { share: "float" },
     globals: () => [globals],
-    statements: ({ inputs, outputs }) => [`${outputs.share} = mix(1.0, seenShare(${inputs.center}), ${inputs.amount});`],
+    statements: ({ inputs: { center, amount }, outputs: { share } }) => [
+      `${share} = ${amount} > 0.0 ? mix(1.0, seenShare(${center}), ${amount}) : 1.0;`,
+    ],
   });
 }
 
