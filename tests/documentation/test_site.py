@@ -78,6 +78,20 @@ def test_links_out_of_the_pages_lead_to_the_site_or_the_repository(page, link, w
     assert hooks.outside_links(f"[a]({link})", page) == f"[a]({wanted})"
 
 
+def test_a_line_chart_becomes_a_drawing_with_its_points_in_place():
+    text = """```mermaid
+xychart-beta
+    title "t"
+    x-axis "hours" 0 --> 2
+    y-axis "dB" 10 --> 20
+    line [10, 20, 15]
+```"""
+    drawn = hooks.drawn_charts(f"a\n\n{text}\n\nb")
+    assert 'points="50.0,150.0 260.0,30.0 470.0,90.0"' in drawn and "mermaid" not in drawn
+    card = hooks.pages()["model-card.md"]
+    assert "```mermaid" in card and "```mermaid" not in hooks.drawn_charts(card)
+
+
 @cache
 def sentences() -> list[str]:
     """Every text of the code, with three dots for what is put in."""
