@@ -56,7 +56,7 @@ def sampling_options(config: GenerateConfig) -> dict[str, Any]:
     photos = None if config.arc is not None else config.num_views
     image = config.image and read_reference(config.image, 1, config, "image")[0]
     row, column = (
-        path and read_reference(path, count, config, name)
+        None if path is None else read_reference(path, count, config, name)
         for name, path, count in (
             ("fixed_view", config.fixed_view, config.num_frames),
             ("freeze_time", config.freeze_time, photos),
