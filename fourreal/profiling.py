@@ -13,6 +13,8 @@ import psutil
 import torch
 from torch import Tensor
 
+from fourreal.bars import announce
+
 logger = logging.getLogger(__name__)
 
 WATCHED_EVERY = 0.1  # seconds between two looks at the process's memory
@@ -34,7 +36,8 @@ class StageProfiler:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Measure what is done inside, under this name."""
-        self._announce(name)
+        if name in self.plan:
+            announce("Stage", self.plan.index(name) + 1, self.plan)
         process, peak, ended = psutil.Process(), [0], threading.Event()
 
         def watch() -> None:
@@ -70,14 +73,6 @@ class StageProfiler:
         if on_cuda:
             memory += f", {figures['peak_gpu_memory_mb']} MB on the GPU"
         logger.info("%s: %.1f s, %s", name, figures["seconds"], memory)
-
-    def _announce(self, name: str) -> None:
-        """Log which of the planned stages begins, and what comes after it."""
-        if name in self.plan:
-            number = self.plan.index(name) + 1
-            left = ", ".join(self.plan[number:])
-            then = f" (then {left})" if left else ""
-            logger.info("Stage %d of %d: %s%s", number, len(self.plan), name, then)
 
 
 class StepTimer:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 import tyro
 
 from fourreal import weights
+from fourreal.bars import each
 from fourreal.data.cache import SceneCache
 from fourreal.data.grids import DataConfig
 from fourreal.evaluation.evaluate_reconstruction import score_times
@@ -168,7 +169,7 @@ def train_variants(config: VideoAblation) -> dict[str, Path]:
     )
     grid = {"grids": (f"{views}x{frames}",), "grid_starts": (0.0,), "start_from": base}
     folders: dict[str, Path] = {}
-    for name in config.variants:
+    for name in each("Training", config.variants):
         used, architecture = data, name
         if name == "pseudo-4d":
             shares = (0.0, 0.0, PSEUDO_4D_SHARE, 100 - PSEUDO_4D_SHARE)
@@ -189,12 +190,13 @@ def train_variants(config: VideoAblation) -> dict[str, Path]:
 def ablate_video(config: VideoAblation) -> dict[str, dict]:
     """Train and score all variants; printed as a table."""
     results = {}
-    for name, folder in train_variants(config).items():
+    folders = train_variants(config)
+    for name in each("Scoring", list(folders)):
         evaluation = VideoEvaluation(
             **shared(config),
             num_inference_steps=config.num_inference_steps,
             references=("both", "fixed_view"),
-            model=folder,
+            model=folders[name],
         )
         results[name] = evaluate_video(evaluation)
     return compare(config, results, VIDEO_SCORES)
@@ -207,12 +209,12 @@ def ablate_sampling(config: SamplingAblation) -> dict[str, dict]:
         f"{steps} steps": evaluate_video(
             VideoEvaluation(**common, num_inference_steps=steps, references=("both",))
         )
-        for steps in config.step_counts
+        for steps in each("Number of steps", config.step_counts)
     }
     options = common | {"num_inference_steps": config.text_steps}
     texts = {
         f"guidance {scale:g}": evaluate_text(TextEvaluation(**options, guidance_scale=scale))
-        for scale in config.guidance_scales
+        for scale in each("Guidance", config.guidance_scales)
     }
     return compare(config, results, SAMPLING_SCORES) | compare(config, texts, TEXT_SCORES, "_text")
 
@@ -221,7 +223,8 @@ def ablate_reconstruction(config: ReconstructionAblation) -> dict[str, dict]:
     """Train and score all variants; printed as a table."""
     results = {}
     start = config.reconstructor or weights.folder() / "reconstructor.safetensors"
-    for name, (temporal, replaced) in RECONSTRUCTIONS.items():
+    for name in each("Variant", list(RECONSTRUCTIONS)):
+        temporal, replaced = RECONSTRUCTIONS[name]
         out = config.folder / f"reconstructor-{temporal}"
         if not (file := out / "reconstructor.safetensors").is_file():
             loop = LoopConfig(

@@ -207,7 +207,10 @@ class Loop:
                 kept = self.state.recent.get(name, value)
                 self.state.recent[name] = 0.98 * kept + 0.02 * value
             shown.update()
-            shown.set_postfix({k: f"{v:.4f}" for k, v in self.state.recent.items()}, refresh=False)
+            told = {k: f"{v:.4f}" for k, v in self.state.recent.items()}
+            if self.config.minutes is not None:
+                told["minutes"] = f"{self.state.seconds / 60:.1f}/{self.config.minutes:g}"
+            shown.set_postfix(told, refresh=False)
             if self.state.step % self.config.save_every == 0 or self.progress >= 1:
                 self._checkpoint(sample)
         shown.close()

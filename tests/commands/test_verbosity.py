@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from fourreal.bars import bar
+from fourreal.bars import bar, each
 from fourreal.cli import COMMANDS, EXAMPLES, GROUPS, main
 from fourreal.commands import info as info_command
 
@@ -87,6 +87,13 @@ def test_a_bar_has_a_count_a_total_and_times(capsys):
     assert list(bar(range(3), name="three")) == [0, 1, 2]
     printed = capsys.readouterr().err
     assert "three: 100%" in printed and "3/3 [00:00<00:00" in printed
+
+
+def test_parts_of_long_work_are_announced_as_they_begin(caplog):
+    caplog.set_level("INFO", logger="fourreal")
+    for steps in each("Number of steps", (1, 4)):
+        assert len(caplog.messages) == (1, 4).index(steps) + 1
+    assert caplog.messages == ["Number of steps 1 of 2: 1 (then 4)", "Number of steps 2 of 2: 4"]
 
 
 @pytest.mark.parametrize(("value", "shown"), [("1", False), ("0", True), ("", True)])
