@@ -16,6 +16,7 @@ from fourreal.gaussians import GaussianScene
 from fourreal.grid import images_to_frames
 
 from . import kept_scenes, types
+from .grid_shape import HIDDEN, made_by
 from .splat_batch import as_scene
 from .viewer_state import Keyframe, owner_of, viewer_path, viewer_state
 
@@ -102,6 +103,7 @@ class Preview4D(io.ComfyNode):
             "timeline, look through the input cameras.",
             search_aliases=["4d viewer", "gaussian splat viewer", "preview scene", "timeline"],
             is_output_node=True,
+            hidden=HIDDEN,
             inputs=[
                 types.scene_or_splat_input(),
                 io.Image.Input(
@@ -147,6 +149,12 @@ class Preview4D(io.ComfyNode):
         view: dict | None = None,
     ) -> io.NodeOutput:
         as_given, scene = scene, as_scene(scene)
+        maker, views = made_by(cls.hidden, "images")
+        if images is not None and views not in (None, scene.num_views):
+            raise ValueError(
+                f"the scene has {scene.num_views} views, but images come from {maker} with {views} "
+                "views; link the images that the scene was made of."
+            )
         name = scene_name(as_given, scene, images)
         shown, keyframes = viewer_state(view, scene)
         # No file of its own: the editor would show it as the job's result.

@@ -5,9 +5,12 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+
+from ..comfyui import prompt_of
 
 
 @pytest.fixture
@@ -73,6 +76,18 @@ def test_the_files_are_those_of_the_viewer_and_written_once(nodes, scene):
         preview.execute(scene, images[:3])
     del images
     assert kept_folder(preview.execute(scene)) == folder  # as none are connected now
+
+
+def test_images_of_another_number_of_views_are_refused(nodes, scene):
+    graph = {
+        "grid": ("FourReal_GridLatent", {"num_views": 4, "num_frames": 1}),
+        "decode": ("VAEDecode", {"samples": ["grid", 0]}),
+        "here": ("FourReal_Preview4D", {"images": ["decode", 0]}),
+    }
+    hidden = SimpleNamespace(unique_id="here", prompt=prompt_of(graph))
+    node = type("Preview4D", (nodes.Preview4D,), {"hidden": hidden})
+    with pytest.raises(ValueError, match="has 2 views, but images come from Grid Latent with 4"):
+        node.execute(scene, torch.rand(4, 48, 64, 3))
 
 
 def test_a_cancelled_preview_leaves_no_files(nodes, scene):
