@@ -27,6 +27,7 @@ ELSEWHERE = {"README.md": "index.md"}  # files that a page of their own stands f
 NODE_HELP = "nodes/web/docs/"
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)")
 NODE = re.compile(r'node_id="(\w+)"(?:.|\n)*?display_name="([^"]+)"(?:.|\n)*?category=types\.(\w+)')
+CHART = re.compile(r"```mermaid\nxychart-beta\n(.*?)```", re.S)
 MENUS = {
     "GENERATE": "Generate a grid",
     "RECONSTRUCT": "Make a scene",
@@ -211,6 +212,38 @@ def outside_links(markdown: str, page: str) -> str:
     return LINK.sub(rewritten, markdown)
 
 
+# ----- charts -----
+
+
+def drawn_charts(markdown: str) -> str:
+    """Mermaid's line charts, which GitHub draws, as drawings inside the page: the site loads no
+    program from elsewhere."""
+    return CHART.sub(lambda match: drawn_chart(match[1]), markdown)
+
+
+def drawn_chart(text: str) -> str:
+    """One line over evenly spaced values, with the ends of both axes."""
+    title = re.search(r'title "(.+?)"', text)[1]
+    label, first, last = re.search(r'x-axis "(.+?)" (\S+) --> (\S+)', text).groups()
+    low, high = re.search(r"y-axis.*? (\S+) --> (\S+)", text).groups()
+    values = [float(value) for value in re.search(r"line \[(.+?)\]", text)[1].split(",")]
+    share = [(value - float(low)) / (float(high) - float(low)) for value in values]
+    points = " ".join(
+        f"{50 + 420 * i / (len(values) - 1):.1f},{150 - 120 * part:.1f}"
+        for i, part in enumerate(share)
+    )
+    return (
+        f'<figure class="drawing"><svg viewBox="0 0 500 180" role="img" aria-label="{title}">'
+        f'<path class="line" d="M50 30 V150 H470"/><polyline class="line" points="{points}"/>'
+        f'<text class="small" x="44" y="34" text-anchor="end">{high}</text>'
+        f'<text class="small" x="44" y="154" text-anchor="end">{low}</text>'
+        f'<text class="small" x="50" y="168" text-anchor="middle">{first}</text>'
+        f'<text class="small" x="470" y="168" text-anchor="middle">{last}</text>'
+        f'<text class="small" x="260" y="168" text-anchor="middle">{label}</text></svg>'
+        f"<figcaption>{title}</figcaption></figure>"
+    )
+
+
 # ----- what mkdocs calls -----
 
 
@@ -259,7 +292,7 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    return outside_links(markdown, page.file.src_uri)
+    return drawn_charts(outside_links(markdown, page.file.src_uri))
 
 
 def on_post_build(config):

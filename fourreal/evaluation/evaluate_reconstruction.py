@@ -20,7 +20,7 @@ from fourreal.evaluation.evaluated_models import (
 from fourreal.evaluation.examples import Evaluation, examples
 from fourreal.evaluation.report import Report
 from fourreal.evaluation.rivals import BLURS, blurred
-from fourreal.gaussians import GaussianScene
+from fourreal.gaussians import Gaussians, GaussianScene
 from fourreal.grid import spaced_times
 from fourreal.metrics.learned import Learned, LearnedMetrics
 from fourreal.metrics.pixels import gradient_energy, mean_psnr, moving_region, psnr, ssim
@@ -111,34 +111,35 @@ def score_reconstruction(
     """Reconstruct views [V, 3, H, W] of one time from every other one and render those between, by
     both protocols of the cameras.
 
-    enlarged [V // 2, 3, H', W']: those views drawn with more pixels, to compare with as well;
+    enlarged [V // 2, 3, 2 H, 2 W]: those views drawn with more pixels, to compare with as well;
     scene: exact geometry, where it is known. Depth and Gaussians come from the input views alone.
     """
     inputs, held_out = list(range(0, len(frames), 2)), list(range(1, len(frames), 2))
-    height, width = frames.shape[-2:]
     protocols = cameras_by_protocol(reconstructor, frames, inputs, held_out)
     scores = score_rivals(frames, inputs, held_out)
-    for protocol, (cameras, (extrinsics, intrinsics)) in protocols.items():
+    for protocol, (cameras, targets) in protocols.items():
         reconstruction = reconstructor(frames[inputs][:, None], cameras=cameras)
         gaussians = reconstruction.scene.at(0).to(reconstructor.device)
-
-        def shown(
-            large: int, wide: int, gaussians=gaussians, extrinsics=extrinsics, intrinsics=intrinsics
-        ) -> Tensor:
-            scaled = scale_intrinsics(intrinsics, wide / width, large / height)
-            color = render(gaussians, extrinsics, scaled, wide, large).color
-            return color.movedim(-1, 1).clamp(0, 1).cpu()
-
-        views = shown(height, width)
+        views = drawn_views(gaussians, targets, frames, 1)
         found = score_views(views, frames[held_out]) | learned.likeness(views, frames[held_out])
         if enlarged is not None:
-            found["psnr_enlarged"] = mean_psnr(shown(*enlarged.shape[-2:])[None], enlarged[None])
+            larger = drawn_views(gaussians, targets, frames, ENLARGED)
+            found["psnr_enlarged"] = mean_psnr(larger[None], enlarged[None])
         if scene is not None:
             relative = reconstruction.depth[:, 0] / scene.depth[inputs, time]
             found["depth_relative_error"] = float((relative - 1).abs().mean())
             found["rotation_error_degrees"] = rotation_error(cameras[0], scene.extrinsics[inputs])
         scores |= {f"{protocol}/{name}": value for name, value in found.items()}
     return scores
+
+
+def drawn_views(gaussians: Gaussians, cameras: Cameras, frames: Tensor, factor: int) -> Tensor:
+    """Gaussians as cameras see them [V, 3, factor H, factor W], on the CPU; their intrinsics are in
+    pixels of frames [..., H, W]."""
+    height, width = (factor * size for size in frames.shape[-2:])
+    intrinsics = scale_intrinsics(cameras[1], factor, factor)
+    color = render(gaussians, cameras[0], intrinsics, width, height).color
+    return color.movedim(-1, 1).clamp(0, 1).cpu()
 
 
 def score_views(views: Tensor, wanted: Tensor) -> dict[str, float]:

@@ -85,7 +85,8 @@ def evaluate_video(config: VideoEvaluation) -> dict[str, Any]:
     pipeline, learned = video_model(config.model, config.device), Learned(config, config.device)
     report, pictures, device = Report(), [], learned.device
     for index, example in enumerate(examples(config)):
-        exact, generated = example.frames.to(device), {}
+        exact = example.frames.to(device)
+        generated: dict[str, Tensor] = {}
         for given in config.references:
             grid = generate_grid(
                 pipeline,

@@ -7,18 +7,23 @@ In README, which has no such comments, a command runs where what it reads is the
 """
 
 import ast
+import functools
+import importlib
 import importlib.util
 import inspect
 import json
 import re
+import runpy
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import tyro
 
-from fourreal.cli import COMMANDS, gather, main
+from fourreal.cli import COMMANDS, GROUPS, gather, main, module_of
 from fourreal.commands import option_checks, option_rules
+from fourreal.commands.verbosity import with_verbosity
 from fourreal.files.media import write_images, write_video
 from fourreal.formats import save_scene
 from fourreal.gaussians import GaussianScene
@@ -58,6 +63,11 @@ def untrained_models(tmp_path_factory):
     return folder
 
 
+def pictures(count: int, size: int) -> torch.Tensor:
+    """Smooth random images [count, 3, size, size], which survive a video file."""
+    return torch.nn.functional.interpolate(torch.rand(count, 3, 4, 4), size, mode="bilinear")
+
+
 @pytest.fixture
 def desk(tmp_path, monkeypatch, untrained_models):
     """A folder with what the pages speak of, which is the current one."""
@@ -68,18 +78,19 @@ def desk(tmp_path, monkeypatch, untrained_models):
     lens = torch.tensor([[30.0, 0, 16], [0, 30, 16], [0, 0, 1]]).repeat(2, 1, 1)
     scene = GaussianScene(cloud(9), [cloud(3 + t) for t in range(5)], cameras, lens, 32, 32)
     save_scene(scene, tmp_path / "out/demo/scene.safetensors")
-    write_video(tmp_path / "row.mp4", torch.rand(5, 3, 32, 32), 8)
+    row = pictures(5, 32)
+    write_video(tmp_path / "row.mp4", row, 8)
+    write_images(tmp_path / "photos", torch.cat([row[:1], pictures(1, 32)]))
     for camera in (1, 2, 3):
-        write_video(tmp_path / f"cams/cam{camera}.mp4", torch.rand(16, 3, 32, 32), 8)
-    write_video(tmp_path / "my_videos/clip.mp4", torch.rand(29, 3, 64, 64), 16)
-    write_images(tmp_path / "photos", torch.rand(2, 3, 32, 32))
+        write_video(tmp_path / f"cams/cam{camera}.mp4", pictures(16, 32), 8)
+    write_video(tmp_path / "my_videos/clip.mp4", pictures(29, 64), 16)
     return tmp_path
 
 
 def options_of(words: list[str]):
     """What the command line makes of the words behind `fourreal`, and the function for it."""
     app, runs = gather(words[0])
-    options = app.cli(prog="fourreal", args=words)
+    options, _ = app.cli(prog="fourreal", args=words)
     return options, runs[type(options)]
 
 
@@ -145,12 +156,24 @@ def check_program(words: list[str]) -> None:
 def check_names(code: str) -> None:
     """Python that needs more than is here: what it imports exists, and calls name real options."""
     tree, names = ast.parse(code), {}
-    imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-    exec(compile(ast.Module(imports, []), "imports", "exec"), names)
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(node.module)
+            names |= {item.asname or item.name: getattr(module, item.name) for item in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {item.name: importlib.import_module(item.name) for item in node.names}
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
-        if next(n.id for n in ast.walk(call.func) if isinstance(n, ast.Name)) in names:
-            function = eval(compile(ast.Expression(call.func), "call", "eval"), names)
+        first, *attributes = ast.unparse(call.func).split(".")
+        if first in names:
+            function = functools.reduce(getattr, attributes, names[first])
             inspect.signature(function).bind_partial(**{k.arg: None for k in call.keywords})
+
+
+def run_python(code: str, names: dict) -> None:
+    """Run a page's Python after that of the blocks before, whose names it goes on with."""
+    file = Path("block.py")
+    file.write_text(code, encoding="utf-8")
+    names.update(runpy.run_path(str(file), names))
 
 
 def do(block: Block, page: Path, names: dict) -> None:
@@ -160,7 +183,7 @@ def do(block: Block, page: Path, names: dict) -> None:
     if block.language == "python" and block.mark:
         check_names(block.text)
     elif block.language == "python":
-        exec(compile(block.text, str(page), "exec"), names)
+        run_python(block.text, names)
     elif block.language in SHELL:
         for words in commands_of(block):
             if words[0] != "fourreal":
@@ -180,6 +203,26 @@ def test_the_code_blocks_of_a_page_work(page, desk):
     names: dict = {}
     for block in blocks_of(page):
         do(block, page, names)
+
+
+def all_options() -> set[str]:
+    """Every option of every command, with its other names."""
+    found = set()
+    for name in [*COMMANDS, *GROUPS]:
+        module = module_of(name)
+        for config, _ in [module.COMMAND] if name in COMMANDS else module.COMMANDS.values():
+            parser = tyro.extras.get_parser(with_verbosity(config))
+            found |= {text for action in parser._actions for text in action.option_strings}
+    return {option.replace("_", "-") for option in found}
+
+
+def test_options_that_the_pages_name_exist():
+    """Those in the text: between backquotes, outside of blocks."""
+    options, others = all_options(), {"--comfyui", "--lowvram", "--depth", "--num-processes"}
+    for page in PAGES:
+        text = re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+        named = set(re.findall(r"(?<![\w-])--[a-z][\w.-]*", " ".join(re.findall(r"`[^`]+`", text))))
+        assert named - options - others == set(), page
 
 
 def test_what_is_not_run_says_why():

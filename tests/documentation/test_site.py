@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import json
 import re
 import zlib
 from functools import cache
@@ -77,6 +78,20 @@ def test_links_out_of_the_pages_lead_to_the_site_or_the_repository(page, link, w
     assert hooks.outside_links(f"[a]({link})", page) == f"[a]({wanted})"
 
 
+def test_a_line_chart_becomes_a_drawing_with_its_points_in_place():
+    text = """```mermaid
+xychart-beta
+    title "t"
+    x-axis "hours" 0 --> 2
+    y-axis "dB" 10 --> 20
+    line [10, 20, 15]
+```"""
+    drawn = hooks.drawn_charts(f"a\n\n{text}\n\nb")
+    assert 'points="50.0,150.0 260.0,30.0 470.0,90.0"' in drawn and "mermaid" not in drawn
+    card = hooks.pages()["model-card.md"]
+    assert "```mermaid" in card and "```mermaid" not in hooks.drawn_charts(card)
+
+
 @cache
 def sentences() -> list[str]:
     """Every text of the code, with three dots for what is put in."""
@@ -119,3 +134,24 @@ def test_the_live_scene_is_one_page_of_a_few_megabytes_that_the_front_page_shows
     text = scene.read_text(encoding="utf-8")
     assert "scene.json" in text and not re.search(r'(?:src|href)="https?://', text)
     assert 'src="demo.html"' in (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+
+
+def test_the_templates_that_pages_speak_of_are_there_and_all_are_listed():
+    names = {path.stem for path in (ROOT / "workflows").glob("*.json")}
+    pages = {page: page.read_text(encoding="utf-8") for page in (ROOT / "docs").rglob("*.md")}
+    for page, text in pages.items():
+        spoken = re.findall(r"[Tt]emplate\s\*\*(.+?)\*\*", text)
+        assert set(spoken) <= names, page
+    listed = pages[ROOT / "docs" / "start" / "comfyui.md"]
+    assert [name for name in names if f"**{name}**" not in listed] == []
+
+
+def test_the_files_to_download_are_those_of_the_templates():
+    text = (ROOT / "docs" / "start" / "comfyui.md").read_text(encoding="utf-8")
+    offered = set()
+    for path in (ROOT / "workflows").glob("*.json"):
+        for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]:
+            for model in node["properties"].get("models", []):
+                offered.add((model["name"], model["url"], model["directory"]))
+    rows = re.findall(r"^\| \[`(.+?)`\]\((.+?)\).*?\| `(\w+)` \|", text, re.M)
+    assert len(rows) >= 4 and set(rows) == offered

@@ -89,6 +89,7 @@ CLAIMS: dict[Path, dict[str, tuple[Number, ...]]] = {
             ("reconstruction", "held_out_psnr_enlarged"),
             ("reconstruction", "rotation_error_degrees"),
         ),
+        "or of their mean, reaches {} dB": (("reconstruction_rivals", "best_copy/psnr"),),
         "stores {}% fewer Gaussians for {} dB": (
             ("split", "fewer_gaussians"),
             ("split", "psnr_change", abs),

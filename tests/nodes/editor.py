@@ -27,6 +27,9 @@ LOWER = """(smaller) => {
       widget.value = smaller[widget.name];
 }"""
 
+# The editor covers itself while a workflow loads, and on a slow machine its mask may stay for ever.
+MASK = ".p-blockui-mask-document { display: none !important; }"
+
 # Resolves once nothing of the frame's place has changed over ten images of the editor.
 STILL = f"""async () => {{
   const place = () => JSON.stringify(document.querySelector("{FRAME}")?.getBoundingClientRect());
@@ -86,7 +89,8 @@ class Editor:
         self.page.wait_for_function(f"(title) => ({SHOWN}) === title", arg=name)
 
     def look(self):
-        """Bring the node into view at its own size."""
+        """Bring the node into view at its own size, with nothing before it."""
+        self.page.add_style_tag(content=MASK)
         self.page.evaluate(
             f"() => {{ const node = {NODE}; app.canvas.ds.scale = 1; app.canvas.centerOnNode(node);"
             "app.canvas.setDirty(true, true); }"

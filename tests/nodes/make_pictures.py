@@ -4,7 +4,8 @@
 
 The graphs run on a real ComfyUI server with the embedded models. Those of Wan run with the embedded
 VACE and reconstructor in place of their loaders, at the 64 pixels and with a prompt of the scenes
-that these know, for want of the public weights.
+that these know, for want of the public weights. The embedded VACE only fills gaps between known
+pixels, so Photos to 4D stands for its like with Wan.
 """
 
 import json
@@ -30,6 +31,7 @@ LOADERS = {  # the outputs of Load Embedded Models in their place
     "VAELoader": 2,
     "FourReal_LoadReconstructor": 3,
 }
+STANDS_FOR = {"Photos to 4D": "Photos to 4D with Wan VACE"}
 GENERATED = ("VAEDecode", "FourReal_PasteKnown")
 SUITED = {  # widgets' values that suit the embedded models
     "FourReal_ExampleScene": {"width": CELL, "height": CELL},
@@ -90,12 +92,15 @@ def picture(sheet: torch.Tensor) -> torch.Tensor:
 
 def make(path: Path, server: Server, info: dict) -> None:
     """Write the picture of one template beside it, if it shows a generated grid."""
+    if path.stem in STANDS_FOR.values():
+        return
     workflow = json.loads(path.read_text(encoding="utf-8"))
     prompt = with_embedded_models(to_api(workflow, info))
     for shown in grid_pictures(prompt)[:1]:
         (saved,) = server.run(prompt)[shown]["images"]
         sheet = read_image(server.base / "temp" / saved["subfolder"] / saved["filename"])
-        write_image(path.with_suffix(".jpg"), picture(sheet))
+        for name in (path.stem, STANDS_FOR.get(path.stem, path.stem)):
+            write_image(path.with_name(f"{name}.jpg"), picture(sheet))
         print(f"{path.stem}: {tuple(sheet.shape)}", flush=True)
 
 

@@ -134,7 +134,7 @@ def test_cancel_stops_a_reconstruction_and_the_next_one_works(nodes, embedded):
     assert extrinsics.shape == (2, 4, 4) and intrinsics.shape == (2, 3, 3)
     held = sum(tensor.nbytes for tensor in scene._comfy_cache_tensors())
     gaussians = len(scene.static) + sum(len(part) for part in scene.dynamic)
-    assert gaussians and held == gaussians * (3 + 4 + 3 + 1 + 3) * 4
+    assert gaussians and held == gaussians * (3 + 4 + 3 + 1 + 3 + 1) * 4  # with a confidence each
 
 
 @needs_comfyui

@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from fourreal import viewer
 from fourreal.cameras import camera_centers, interpolate_cameras, matrix_to_quaternion
+from fourreal.formats import framed_scene
+from fourreal.gaussians import Gaussians
 
 from .letters import TIMES
+from .shown_page import ShownPage
 
 FLIP = torch.tensor([1.0, -1.0, -1.0])  # from OpenCV's axes to those of three.js
 
@@ -112,3 +116,34 @@ def test_the_camera_goes_along_the_path_until_a_hand_takes_it(shown, page):
     moved = shown.place()[0]
     shown.do("fourreal.setTime(7)")
     np.testing.assert_allclose(shown.place()[0], moved)
+
+
+def test_a_still_scene_without_cameras_fills_the_window_and_has_a_timeline(
+    browser, scene, tmp_path
+):
+    """Four seconds at its rate, for its camera alone: it is at time 0 all along."""
+    still = framed_scene(scene.static, [Gaussians.empty()], 24.0, "a file")
+    viewer.export_html(still, tmp_path / "still.html")
+    shown = ShownPage(browser, (tmp_path / "still.html").as_uri(), (600, 300))
+    page = shown.page
+    shown.keep("still")
+    assert page.evaluate("[fourreal.state.view, fourreal.state.open]") == [0, 1]
+    assert (shown.image().max(-1) > 0.2).mean() > 0.1
+    assert page.locator("#time").get_attribute("max") == "95"
+    assert page.locator("#limit").is_hidden()
+    page.keyboard.press("k")
+    shown.drag((300, 120), (100, 120))  # 60 degrees: there are no limits
+    first, turned = page.evaluate("[fourreal.path.keyframes[0].camera, fourreal.camera.state]")
+    angle = 2 * np.arccos(abs(np.dot(first["quaternion"], turned["quaternion"])))
+    assert np.degrees(angle) == pytest.approx(60, abs=0.1)
+    page.evaluate("fourreal.setTime(95)")
+    page.keyboard.press("k")
+    page.locator("#along").click()
+    page.evaluate("fourreal.play(false)")
+    page.evaluate("fourreal.setTime(95)")
+    shown.wait_until_drawn()
+    np.testing.assert_allclose(shown.place()[0], turned["position"])
+    assert page.evaluate("fourreal.state.shown") == 0
+    assert page.locator("#clock").inner_text() == "4.0 s"
+    assert shown.errors == []
+    page.close()

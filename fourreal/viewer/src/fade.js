@@ -6,8 +6,10 @@ const BAND = 0.5; // of half a picture, along its border, in which Gaussians fad
 const POWER = 3; // many lie behind each other, and only what lets their sum through fades it
 const MOST = 64; // cameras that are asked
 
-// `amount`, a dyno float: 0 leaves the splats as they are, 1 fades them fully.
+// `amount`, a dyno float: 0 leaves the splats as they are, 1 fades them fully. Nothing is to be faded
+// where no camera saw anything.
 export function fadeOut(about, amount) {
+  if (!about.orbit.seen.length) return undefined;
   return dyno.dynoBlock({ gsplat: dyno.Gsplat }, { gsplat: dyno.Gsplat }, ({ gsplat }) => {
     const { center, opacity } = dyno.splitGsplat(gsplat).outputs;
     const { share } = insideShare(about).apply({ center, amount });
@@ -37,7 +39,9 @@ function insideShare(about) {
     inTypes: { center: "vec3", amount: "float" },
     outTypes: { share: "float" },
     globals: () => [globals],
-    statements: ({ inputs, outputs }) => [`${outputs.share} = mix(1.0, seenShare(${inputs.center}), ${inputs.amount});`],
+    statements: ({ inputs: { center, amount }, outputs: { share } }) => [
+      `${share} = ${amount} > 0.0 ? mix(1.0, seenShare(${center}), ${amount}) : 1.0;`,
+    ],
   });
 }
 
