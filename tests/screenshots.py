@@ -9,7 +9,8 @@ import os
 import sys
 from pathlib import Path
 
-WIDTH, HEIGHT, FPS = 480, 545, 8  # the demo's frames are square
+WIDTH, HEIGHT = 480, 545  # for square frames
+FPS, FRAMES = 8, 56
 EMBEDDED = (
     '<style>body{{margin:0}}iframe{{border:0;width:100vw;height:100vh}}</style><iframe src="{}">'
 )
@@ -40,14 +41,16 @@ def record(browser, scene: Path, out: Path) -> None:
     """Record a page with a scene as a moving WebP that goes round without a jump."""
     from io import BytesIO
     from math import cos, pi
+    from tempfile import TemporaryDirectory
 
     from PIL import Image
 
-    wrapper = out.with_suffix(".html")
-    wrapper.write_text(EMBEDDED.format(scene.resolve().as_uri()), encoding="utf-8")
     page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
     page.set_default_timeout(300_000)
-    page.goto(wrapper.resolve().as_uri())
+    with TemporaryDirectory() as folder:
+        around = Path(folder).resolve() / "around.html"
+        around.write_text(EMBEDDED.format(scene.resolve().as_uri()), encoding="utf-8")
+        page.goto(around.as_uri())
     viewer = page.frames[1]
     viewer.wait_for_function("window.fourreal?.state.drawn > 0")
     viewer.add_style_tag(content="#info { visibility: hidden }")  # how fast this machine draws
@@ -55,17 +58,17 @@ def record(browser, scene: Path, out: Path) -> None:
     for view in range(viewer.evaluate("document.getElementById('views').children.length")):
         viewer.evaluate(f"fourreal.snap({view})")
         cameras.append(viewer.evaluate("fourreal.camera.state"))
-    pictures, total = [], 2 * (count - 1)
-    for number in range(total):
-        camera = between(cameras, (1 - cos(2 * pi * number / total)) / 2)
-        page.evaluate(SET, {"camera": camera, "time": min(number, total - number)})
+    pictures = []
+    for number in range(FRAMES):
+        camera = between(cameras, (1 - cos(2 * pi * number / FRAMES)) / 2)
+        time = round(min(number, FRAMES - number) * 2 * (count - 1) / FRAMES)
+        page.evaluate(SET, {"camera": camera, "time": time})
         page.wait_for_timeout(50)
         viewer.wait_for_function("fourreal.idle()")
         pictures.append(Image.open(BytesIO(page.screenshot())).convert("RGB"))
-    wrapper.unlink()
     options = {"save_all": True, "append_images": pictures[1:], "duration": 1000 // FPS, "loop": 0}
-    pictures[0].save(out, quality=60, method=6, **options)
-    print(f"{out}: {total} frames, {out.stat().st_size / 2**20:.2f} MB")
+    pictures[0].save(out, quality=80, method=6, **options)
+    print(f"{out}: {FRAMES} frames, {out.stat().st_size / 2**20:.2f} MB")
 
 
 def main() -> None:
