@@ -2,7 +2,7 @@
 
     COMFYUI_PATH=FOLDER python -m tests.nodes.make_pictures [TEMPLATE ...]
 
-The graphs run on a real ComfyUI server with the embedded models. Video to 4D with Wan VACE runs with
+The graphs run on a real server with the embedded models. Video to 4D with Wan VACE runs with
 the embedded VACE and reconstructor in place of its loaders, at the 64 pixels that these know, for
 want of the public weights. The embedded VACE only fills gaps between known pixels, so for text and
 photos with Wan stand the small templates of these names.
