@@ -2,10 +2,10 @@
 
     COMFYUI_PATH=FOLDER python -m tests.nodes.make_pictures [TEMPLATE ...]
 
-The graphs run on a real ComfyUI server with the embedded models. Those of Wan run with the embedded
-VACE and reconstructor in place of their loaders, at the 64 pixels and with a prompt of the scenes
-that these know, for want of the public weights. The embedded VACE only fills gaps between known
-pixels, so Photos to 4D stands for its like with Wan.
+The graphs run on a real server with the embedded models. Video to 4D with Wan VACE runs with
+the embedded VACE and reconstructor in place of its loaders, at the 64 pixels that these know, for
+want of the public weights. The embedded VACE only fills gaps between known pixels, so for text and
+photos with Wan stand the small templates of these names.
 """
 
 import json
@@ -23,7 +23,6 @@ from ..comfyui import WORKFLOWS, Server, to_api
 
 SHOWN = 4  # views and times
 CELL, LARGE = 64, 96  # pixels of a frame
-PROMPT = "a red ball orbiting on a marbled floor"
 LOADERS = {  # the outputs of Load Embedded Models in their place
     "UNETLoader": 0,
     "ModelSamplingSD3": 0,
@@ -31,12 +30,11 @@ LOADERS = {  # the outputs of Load Embedded Models in their place
     "VAELoader": 2,
     "FourReal_LoadReconstructor": 3,
 }
-STANDS_FOR = {"Photos to 4D": "Photos to 4D with Wan VACE"}
+STANDS_FOR = {f"{name} to 4D": f"{name} to 4D with Wan VACE" for name in ("Text", "Photos")}
 GENERATED = ("VAEDecode", "FourReal_PasteKnown")
 SUITED = {  # widgets' values that suit the embedded models
     "FourReal_ExampleScene": {"width": CELL, "height": CELL},
-    "WanVaceToVideo": {"width": CELL, "height": CELL},
-    "KSampler": {"seed": 0, "steps": 8, "cfg": 1.0, "sampler_name": "euler"},
+    "FourReal_TextEncode": {"negative": ""},
     "FourReal_PasteKnown": {"feather": 3},
     "FourReal_Reconstruct": {"confidence_percentile": 0.0},
 }
@@ -57,10 +55,6 @@ def with_embedded_models(prompt: dict) -> dict:
         for name, given in inputs.items():
             if isinstance(given, list) and kinds[given[0]] in LOADERS:
                 inputs[name] = ["embedded", LOADERS[kinds[given[0]]]]
-        if kinds[key] == "FourReal_TextEncode" and isinstance(inputs["prompt"], str):
-            inputs |= {"prompt": PROMPT}
-        if kinds[key] == "FourReal_TextEncode":
-            inputs |= {"negative": ""}
         changed[key] = node | {"inputs": inputs | SUITED.get(kinds[key], {})}
     return changed
 
