@@ -5,6 +5,7 @@ import importlib.util
 import os
 import shutil
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -47,6 +48,10 @@ def pack(tmp_path_factory):
         from comfy.cli_args import args
 
         args.cpu = True
+        from comfy_api.latest import io
+
+        # Tests call nodes as the executor does, which gives them what they ask for.
+        io.ComfyNode.hidden = SimpleNamespace(unique_id=None, prompt=None, extra_pnginfo=None)
     else:
         comfy_stand_in.install(tmp_path_factory.mktemp("comfyui"))
     spec = importlib.util.spec_from_file_location(

@@ -255,6 +255,8 @@ def test_what_is_seen_and_the_keyframes_come_out(editor, server, files):
     page.mouse.up()
     viewer.wait_for_function("fourreal.idle()")
     viewer.locator("#key").click()
+    told = f"{NODE}.properties['Viewer state'].path.length === 2"
+    page.wait_for_function(told)  # the page tells it in its own time
     view = editor.prompt()["view"]
     assert [keyframe["time"] for keyframe in view["path"]] == [0, TIMES - 1]
     assert view["path"][1]["camera"] == {k: view[k] for k in view["path"][1]["camera"]}

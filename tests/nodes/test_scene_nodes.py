@@ -100,7 +100,7 @@ def test_a_splat_goes_along_a_path_and_into_the_viewer_without_a_scene(nodes, sc
     image, mask, *_ = nodes.RenderSplats.execute(splat, path, 64, 48, "#000000").args
     assert image.shape == (4, 48, 64, 3) and mask.max() > 0.5
     shown = nodes.Preview4D.execute(splat)
-    assert shown.ui["fourreal_scene"][0]["filename"] == "scene.json"
+    assert shown.ui["fourreal_scene"][0]["folder"]
     assert shown.args[0].num_frames == 2
 
 
