@@ -79,8 +79,8 @@ def workflow(color: str, images: bool = False) -> str:
 
 
 def busy(color: int) -> dict:
-    """A prompt that takes some seconds, unless there was one of this colour."""
-    black = {"width": 512, "height": 512, "batch_size": 120, "color": color}
+    """A prompt that takes longer than a change of tabs, unless there was one of this colour."""
+    black = {"width": 512, "height": 512, "batch_size": 300, "color": color}
     images = {"images": ["1", 0]}
     return prompt_of({"1": ("EmptyImage", black), "2": ("PreviewImage", images)})
 
