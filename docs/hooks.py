@@ -23,8 +23,13 @@ SOURCES = {  # pages of the site by the files that hold their text
     "CONTRIBUTING.md": "contributing.md",
     "fourreal/weights/README.md": "model-card.md",
 }
-ELSEWHERE = {"README.md": "index.md"}  # files that a page of their own stands for
 NODE_HELP = "nodes/web/docs/"
+ELSEWHERE = {  # files and folders that a page of their own stands for
+    "README.md": "index.md",
+    "nodes/web/docs": "nodes/index.md",
+    "fourreal": "api/index.md",
+    "fourreal/commands": "api/commands/index.md",
+}
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)")
 NODE = re.compile(r'node_id="(\w+)"(?:.|\n)*?display_name="([^"]+)"(?:.|\n)*?category=types\.(\w+)')
 CHART = re.compile(r"```mermaid\nxychart-beta\n(.*?)```", re.S)
@@ -202,6 +207,8 @@ def outside_links(markdown: str, page: str) -> str:
             return match[0]
         file = os.path.relpath(base / path, ROOT).replace(os.sep, "/")
         made = SOURCES.get(file) or ELSEWHERE.get(file)
+        if file.startswith(NODE_HELP):
+            made = "nodes/" + file.removeprefix(NODE_HELP)
         if made is None and file.startswith("docs/") and not file.endswith(".py"):
             made = file.removeprefix("docs/")
         if made is None:

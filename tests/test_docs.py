@@ -5,13 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from .documentation.site_hooks import hooks
-
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
     [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "fourreal/weights/README.md"]
 )
-MADE = {(ROOT / "docs" / page).resolve(): text for page, text in hooks.pages().items()}
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 NAME = re.compile(r"`\w+`")
 PATH = re.compile(r"`((?:fourreal|nodes|tests|docs|locales|workflows|\.ci|\.github)/[^`\s<>*]+)`")
@@ -23,16 +20,12 @@ def links(page: Path) -> list[tuple[str, str]]:
     return [(text, target) for text, target in found if "://" not in target]
 
 
-def is_there(path: Path) -> bool:
-    """Whether a file is in the repository, or is a page that the site's build makes."""
-    return path.exists() or path.resolve() in MADE
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_that_a_page_names_exist(page):
+    """In the repository, where pages are read before the site is built."""
     text = page.read_text(encoding="utf-8")
     linked = {target.split("#")[0] for _, target in links(page)}
-    missing = [target for target in linked if target and not is_there(page.parent / target)]
+    missing = [target for target in linked if target and not (page.parent / target).exists()]
     missing += [name for name in PATH.findall(text) if not (ROOT / name).exists()]
     assert not missing
 
@@ -58,7 +51,7 @@ def test_sections_that_a_page_links_to_exist(page):
         path, _, section = target.partition("#")
         if section:
             file = (page.parent / path if path else page).resolve()
-            text = MADE.get(file) or file.read_text(encoding="utf-8")
+            text = file.read_text(encoding="utf-8")
             headings = re.findall(r"^#+ (.+)$", text, re.M)
             names = [re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings]
             missing += [] if section in names else [target]

@@ -70,6 +70,8 @@ def test_a_name_without_a_place_in_the_reference_is_found():
         ("contributing.md", "docs/architecture.md", "architecture.md"),
         ("contributing.md", "docs/hooks.py", hooks.REPOSITORY + "docs/hooks.py"),
         ("model-card.md", "../../README.md", "index.md"),
+        ("gpu.md", "../nodes/web/docs/FourReal_PickView.md", "nodes/FourReal_PickView.md"),
+        ("start/python.md", "../../fourreal/", "../api/index.md"),
         ("recipes/text-to-4d.md", "../index.md", "../index.md"),
         ("gpu.md", "https://example.org/a.md", "https://example.org/a.md"),
     ],
