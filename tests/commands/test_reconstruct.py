@@ -35,6 +35,9 @@ def test_reconstruct_takes_synchronised_videos(tmp_path, videos, caplog):
     assert set(report["stages"]) == {"load", "reconstruct", "render", "write"}
     # Tiny random videos are no scene, which is told.
     assert report["psnr_at_inputs"] < 19 and "no reconstruction" in caplog.text
+    assert report["shows_its_inputs"] is False
+    last = caplog.messages[-1]
+    assert ", but that is no reconstruction (see the warning above). Next: " in last
     assert report["settings"]["filters"]["min_opacity"] == Filters().min_opacity
 
 
