@@ -153,7 +153,7 @@ Rule = Callable[[Any], str | None]
 def options_of(config: Any, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
     """(name in sentences, names in the rules' table in their order joined by spaces, value) of
     every option of a config, those of nested configs too. In sentences an option has its dashes
-    and its other names, "--reconstructor (--weights)", and a positional one has neither."""
+    and what else it is called, "--reconstructor (--weights)"; a positional one has neither."""
     owners = [cls.__name__ for cls in type(config).__mro__ if is_dataclass(cls)]
     hints = get_type_hints(type(config), include_extras=True)
     for field in fields(config):
@@ -170,9 +170,10 @@ def _in_sentences(name: str, hint: Any) -> str:
     marks = hint.__metadata__ if get_origin(hint) is Annotated else ()
     if tyro.conf.Positional in marks:
         return name
+    option = f"--{name.replace('_', '-')}"
     aliases = [alias for mark in marks for alias in getattr(mark, "aliases", None) or ()]
-    others = f" ({', '.join(aliases)})" if aliases else ""
-    return f"--{name.replace('_', '-')}{others}"
+    others = [alias for alias in aliases if alias.strip("-") not in option]  # not --views
+    return f"{option} ({', '.join(others)})" if others else option
 
 
 def rule_of(keys: str, rules: dict[str, Rule]) -> Rule | None:

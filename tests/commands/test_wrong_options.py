@@ -359,7 +359,7 @@ def test_short_and_former_names_of_options_are_the_same_options(monkeypatch):
         ),
         ("view scene.safetensors --html .", "--html: . is a folder; give the path of a file to "),
         ("track clip.mp4 --weights model.pt --rows 0", "--rows is 0, but must be at least 1."),
-        ("generate ball --views 0", "--num-views (--views) is 0, but must be at least 1."),
+        ("generate ball --views 0", "--num-views is 0, but must be at least 1."),
         ("train video --loop.steps 0", "--loop.steps is 0, but must be at least 1."),
     ],
 )
