@@ -4,7 +4,7 @@ import importlib
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,19 @@ Runs = dict[type, Callable[[Any], object]]  # what is done with the options of e
 def module_of(name: str) -> ModuleType:
     """The file of a command or a group."""
     return importlib.import_module(f"fourreal.commands.{FILES.get(name, name)}")
+
+
+def check_name(name: str, accepted: Iterable[str], group: str = "") -> None:
+    """Raise ValueError, with the name that is most alike, for a word in place of a command that is
+    none; what begins with a dash is left to tyro."""
+    names = list(accepted)
+    if name in names or name.startswith("-"):
+        return
+    import difflib
+
+    alike = difflib.get_close_matches(name, names, n=1)
+    advice = f"did you mean {alike[0]}?" if alike else f"give one of {', '.join(names)}."
+    raise ValueError(f"{name!r} is no command{group and f' of {group}'}; {advice}")
 
 
 def gather(asked: str | None) -> "tuple[SubcommandApp, Runs]":
@@ -98,7 +111,11 @@ def run_command(arguments: list[str], interrupts: Interrupts) -> None:
     if os.environ.get("NO_COLOR"):  # tyro does not know it, but this, when it is imported
         os.environ["PYTHON_TYRO_ANSI_CODES"] = "0"
     logging.basicConfig(format="%(message)s")
-    app, runs = gather(arguments[0])
+    name = arguments[0]
+    check_name(name, COMMANDS | GROUPS)
+    if name in GROUPS:
+        check_name(arguments[1], module_of(name).COMMANDS, name)
+    app, runs = gather(name)
     options, verbosity = app.cli(prog="fourreal", args=arguments)
     from fourreal.commands.next_steps import tell_next
     from fourreal.commands.option_rules import check_options

@@ -54,6 +54,11 @@ class Gaussians:
     def __len__(self) -> int:
         return self.means.shape[0]
 
+    def __repr__(self) -> str:
+        """Their number, degree and place, not their numbers."""
+        degree = round(self.harmonics.shape[1] ** 0.5) - 1
+        return f"Gaussians({len(self)} of degree {degree}, {self.means.dtype}, {self.means.device})"
+
     def map(self, function: Callable[[Tensor], Tensor]) -> "Gaussians":
         """A copy with function(tensor) applied to every field (selection, device, dtype)."""
         return Gaussians(**{f.name: function(getattr(self, f.name)) for f in fields(self)})
@@ -158,6 +163,14 @@ class GaussianScene:
         if not self.dynamic:
             raise ValueError("a scene needs at least one time; dynamic is an empty list.")
 
+    def __repr__(self) -> str:
+        """Its sizes, not its numbers."""
+        still, moving = len(self.static), self.num_gaussians - len(self.static)
+        return (
+            f"GaussianScene({self.num_frames} times, {self.num_views} views, {still} still and "
+            f"{moving} moving Gaussians, {self.width} x {self.height}, {self.fps:g} fps)"
+        )
+
     @property
     def num_frames(self) -> int:
         """Number of times T."""
@@ -178,7 +191,13 @@ class GaussianScene:
         return max(part.harmonics.shape[1] for part in [self.static, *self.dynamic])
 
     def at(self, time: int) -> Gaussians:
-        """All Gaussians of one time (0 <= time < T): the static ones first."""
+        """All Gaussians of one time (0 <= time < T): the static ones first. Raises ValueError for
+        a time that the scene does not have."""
+        if not 0 <= time < self.num_frames:
+            raise ValueError(
+                f"time is {time}, but the scene has times 0 to {self.num_frames - 1}; choose one "
+                "of those."
+            )
         return Gaussians.concatenate([self.static, self.dynamic[time]])
 
     def to(self, *args: Any, **kwargs: Any) -> "GaussianScene":

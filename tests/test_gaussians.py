@@ -103,3 +103,18 @@ def test_a_turned_scene_from_a_turned_camera_is_the_same_image(degree):
     result = render(turn_about_x(g), turned, intrinsics, 32, 32).color
     assert expected.max() > 0.2
     torch.testing.assert_close(result, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("time", [-1, 2, 99])
+def test_a_time_that_a_scene_does_not_have_is_refused(time):
+    with pytest.raises(ValueError, match=f"time is {time}, but the scene has times 0 to 1; "):
+        scene([cloud(2), cloud(3)]).at(time)
+
+
+def test_scenes_and_gaussians_are_shown_by_their_sizes():
+    s = scene([cloud(2, 0), cloud(3, 1)])
+    assert repr(s) == (
+        f"GaussianScene(2 times, 2 views, {len(s.static)} still and 5 moving Gaussians, 8 x 6, "
+        f"{s.fps:g} fps)"
+    )
+    assert repr(cloud(7, 2)) == "Gaussians(7 of degree 2, torch.float32, cpu)"

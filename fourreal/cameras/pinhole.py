@@ -4,8 +4,12 @@ OpenCV everywhere: x right, y down, z forward; extrinsics are world to camera [.
 intrinsics are in pixels [..., 3, 3]; the centre of the first pixel is at (0.5, 0.5).
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+PARALLEL = 1e-6  # sine of the least angle between a line of sight and up
 
 
 def pixel_intrinsics(fov_y: Tensor, height: int, width: int) -> Tensor:
@@ -23,15 +27,29 @@ def scale_intrinsics(intrinsics: Tensor, scale_x: float, scale_y: float) -> Tens
     return intrinsics * factors[:, None]
 
 
-def look_at(position: Tensor, target: Tensor, up: Tensor) -> Tensor:
-    """Extrinsics [..., 3, 4] of cameras at position [..., 3] that look at target.
+def look_at(
+    position: Tensor | Sequence, target: Tensor | Sequence, up: Tensor | Sequence
+) -> Tensor:
+    """Extrinsics [..., 3, 4] of cameras at position [..., 3] that look at target; lists of numbers
+    become float32, or what tensors beside them are.
 
-    `up` is the world direction that appears upward in the image.
+    `up` is the world direction that appears upward in the image. Raises ValueError for a camera
+    that is at its target, or looks straight along up.
     """
-    forward = torch.nn.functional.normalize(target - position, dim=-1)
-    right = torch.nn.functional.normalize(
-        torch.linalg.cross(forward, up.expand_as(forward)), dim=-1
+    like = next((x for x in (position, target, up) if isinstance(x, Tensor)), torch.empty(0))
+    position, target, up = (
+        x if isinstance(x, Tensor) else like.new_tensor(x) for x in (position, target, up)
     )
+    forward = torch.nn.functional.normalize(target - position, dim=-1)
+    upward = torch.nn.functional.normalize(up, dim=-1).expand_as(forward)
+    right = torch.linalg.cross(forward, upward)
+    if not forward.any(-1).all():
+        raise ValueError("a camera is at its target; give a position and a target that differ.")
+    if (torch.linalg.vector_norm(right, dim=-1) < PARALLEL).any():
+        raise ValueError(
+            "a camera looks straight along up, so no side of its image is up; give another up."
+        )
+    right = torch.nn.functional.normalize(right, dim=-1)
     down = torch.linalg.cross(forward, right)
     return extrinsics_at(position, torch.stack([right, down, forward], dim=-2))
 

@@ -10,8 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fourreal.files.atomic import REPORT
+from fourreal.files.json_files import read_json
+
 logger = logging.getLogger(__name__)
 Part = str | Path
+SHOWS_INPUTS = "shows_its_inputs"  # in reports: whether the scene shows what it was made of
 
 
 def program() -> str:
@@ -48,8 +52,7 @@ def after_track(config: Any) -> str:
 
 
 def after_render(config: Any) -> str:
-    """Look at the scene from anywhere else."""
-    return command_line("view", config.scene)
+    return f"open {config.out}"
 
 
 def after_convert(config: Any) -> str:
@@ -124,6 +127,17 @@ def after_scores(config: Any) -> str | None:
     return f"open {table}; more is in {config.out}" if table.exists() else f"open {config.out}"
 
 
+def shortcoming(config: Any) -> str:
+    """A clause about a reconstruction that is none, as its report has it, or nothing."""
+    if type(config).__name__ not in ("GenerateConfig", "ReconstructConfig"):
+        return ""
+    try:
+        shown = read_json(config.out / REPORT).get(SHOWS_INPUTS).value
+    except ValueError:  # a list of prompts has a report for each
+        return ""
+    return "" if shown else ", but that is no reconstruction (see the warning above)"
+
+
 def duration(seconds: float) -> str:
     """duration(3.21) = "3.2 s", duration(71.4) = "1 min 11 s", duration(7325) = "2 h 2 min"."""
     if seconds < 59.95:
@@ -138,4 +152,4 @@ def tell_next(config: Any, seconds: float) -> None:
     step = NEXT.get(type(config).__name__, after_scores)(config)
     if step and int(os.environ.get("RANK", 0)) == 0:
         sys.stdout.flush()  # what the command printed comes first
-        logger.info("Done in %s. Next: %s", duration(seconds), step)
+        logger.info("Done in %s%s. Next: %s", duration(seconds), shortcoming(config), step)

@@ -10,7 +10,9 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_origin, get_type_hints
+
+import tyro
 
 from fourreal.files.tensors import read_safetensors
 
@@ -71,12 +73,13 @@ def one_of(*accepted: str) -> Callable[[str], str | None]:
     return lambda value: None if value in accepted else f"one of {', '.join(accepted)}"
 
 
-def file_to_read(path: Path) -> None:
-    """Accepts a regular file that can be opened; of .safetensors the table of contents is read."""
+def file_to_read(path: Path, wanted: str = "the path of a file") -> None:
+    """Accepts a regular file that can be opened; of .safetensors the table of contents is read.
+    wanted: what is to be given in place of another path."""
     mode = path.stat().st_mode if path.exists() else 0
     if not stat.S_ISREG(mode):
         found = "is a folder" if stat.S_ISDIR(mode) else "is no regular file" if mode else ""
-        raise Refused(f"{path} {found or 'does not exist'}; give the path of a file.")
+        raise Refused(f"{path} {found or 'does not exist'}; give {wanted}.")
     with path.open("rb") as file:
         if not file.read(1):
             raise Refused(f"{path} is empty; give another file.")
@@ -92,12 +95,18 @@ def folder_to_read(path: Path) -> None:
     os.listdir(path)
 
 
-def path_to_read(path: Path) -> None:
-    """Accepts what file_to_read or folder_to_read accepts."""
-    if path.is_dir():
-        folder_to_read(path)
-    else:
-        file_to_read(path)
+@dataclass(frozen=True)
+class PathToRead:
+    """Accepts what file_to_read or folder_to_read accepts. wanted: which files and folders."""
+
+    wanted: str
+
+    def __call__(self, path: Path) -> None:
+        """Raises Refused for a path that is neither."""
+        if path.is_dir():
+            folder_to_read(path)
+        else:
+            file_to_read(path, self.wanted)
 
 
 def place_of_folder(path: Path) -> None:
@@ -142,16 +151,29 @@ Rule = Callable[[Any], str | None]
 
 
 def options_of(config: Any, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
-    """(name on the command line, names in the rules' table in their order joined by spaces, value)
-    of every option of a config, those of nested configs too."""
+    """(name in sentences, names in the rules' table in their order joined by spaces, value) of
+    every option of a config, those of nested configs too. In sentences an option has its dashes
+    and what else it is called, "--reconstructor (--weights)"; a positional one has neither."""
     owners = [cls.__name__ for cls in type(config).__mro__ if is_dataclass(cls)]
+    hints = get_type_hints(type(config), include_extras=True)
     for field in fields(config):
         value, name = getattr(config, field.name), f"{prefix}{field.name}"
         if is_dataclass(value):
             yield from options_of(value, f"{name}.")
         else:
             keys = [f"{owner}.{field.name}" for owner in owners] + [field.name]
-            yield name, " ".join(keys), value
+            yield _in_sentences(name, hints[field.name]), " ".join(keys), value
+
+
+def _in_sentences(name: str, hint: Any) -> str:
+    """The name of an option, as tyro makes it of a field and its type."""
+    marks = hint.__metadata__ if get_origin(hint) is Annotated else ()
+    if tyro.conf.Positional in marks:
+        return name
+    option = f"--{name.replace('_', '-')}"
+    aliases = [alias for mark in marks for alias in getattr(mark, "aliases", None) or ()]
+    others = [alias for alias in aliases if alias.strip("-") not in option]  # not --views
+    return f"{option} ({', '.join(others)})" if others else option
 
 
 def rule_of(keys: str, rules: dict[str, Rule]) -> Rule | None:
@@ -160,9 +182,13 @@ def rule_of(keys: str, rules: dict[str, Rule]) -> Rule | None:
 
 
 def check_option(name: str, value: Any, rule: Rule) -> None:
-    """Raise ValueError in one sentence unless the rule accepts a value, and each of several."""
+    """Raise ValueError in one sentence, with the option's name in it, unless the rule accepts a
+    value, and each of several."""
     for single in value if isinstance(value, tuple) else (value,):
-        if single is not None and (wanted := rule(single)):
-            option = "--" + name.replace("_", "-")
+        try:
+            wanted = None if single is None else rule(single)
+        except Refused as refused:
+            raise Refused(f"{name}: {refused}" if name.startswith("--") else str(refused)) from None
+        if wanted:
             shown = repr(single) if isinstance(single, str) else single
-            raise ValueError(f"{option} is {shown}, but must be {wanted}.")
+            raise ValueError(f"{name} is {shown}, but must be {wanted}.")

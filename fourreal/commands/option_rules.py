@@ -12,13 +12,13 @@ from typing import Any
 
 from fourreal.commands.option_checks import (
     Number,
+    PathToRead,
     Rule,
     check_option,
     file_to_read,
     folder_to_read,
     one_of,
     options_of,
-    path_to_read,
     place_by_suffix,
     place_of_file,
     place_of_folder,
@@ -38,6 +38,10 @@ BLOCKS = Number(8, LARGEST, multiple=8, reason="the autoencoder's blocks")
 SEED = Number(-(2**63), 2**64 - 1, reason="PyTorch's range of seeds")
 RATE = Number(1e-3, 1e3, reason="frames per second of a video file")
 TWO_VIEWS = Number(2, reason="one view has no other to be compared with")
+
+SCENE = PathToRead("a scene file, or the folder that holds a file of each time")
+MODEL = PathToRead("a file of weights, or the folder of a model")
+DATA = PathToRead("a file of data, or the folder that holds it")
 
 
 def device(name: str) -> str | None:
@@ -83,26 +87,26 @@ RULES: dict[str, Rule] = {
     "orbit_size": PIXELS,
     "device": device,
     # Files and folders
-    "model": path_to_read,
+    "model": MODEL,
     "transformer": file_to_read,
     "vae": file_to_read,
     "text_encoder": file_to_read,
-    "tokenizer": path_to_read,
-    "lora": path_to_read,
+    "tokenizer": PathToRead("a spiece.model, or the folder of a tokenizer"),
+    "lora": PathToRead("a file of a LoRA, or the folder that holds it"),
     "reconstructor": reconstructor_file,
-    "fixed_view": path_to_read,
-    "freeze_time": path_to_read,
+    "fixed_view": PathToRead("a video, or the folder that holds its frames"),
+    "freeze_time": PathToRead("a video, or the folder that holds an image of each view"),
     "image": file_to_read,
-    "inputs": path_to_read,
+    "inputs": PathToRead("videos, or the folder that holds them"),
     "known_cameras": file_to_read,
-    "scene": path_to_read,
+    "scene": SCENE,
     "keyframes": file_to_read,
-    "input_frames": path_to_read,
+    "input_frames": PathToRead("a video, or the folder that holds one of each view"),
     "out": place_of_folder,
     "depth": place_by_suffix,
     "html": place_of_file,
     # The arc of a warp
-    "source": path_to_read,
+    "source": PathToRead("a scene file, a video or a photo, or the folder that holds photos"),
     "arc": arc,
     "elevation": Number(-89, 89, reason="degrees"),
     "distance": POSITIVE,
@@ -150,7 +154,7 @@ RULES: dict[str, Rule] = {
     "save_every": COUNT,
     "workers": FROM_ZERO,
     # Training: the models
-    "start_from": path_to_read,
+    "start_from": MODEL,
     "cache": place_of_folder,
     "autoencoder": file_to_read,
     "num_scenes": COUNT,
@@ -164,7 +168,7 @@ RULES: dict[str, Rule] = {
     "fewest_views": COUNT,
     "ReconstructorConfig.num_views": Number(7, reason="its validation reads views 1 to 7"),
     "num_times": Number(1, 11, reason="its validation takes every second of a scene's times"),
-    "posed": path_to_read,
+    "posed": DATA,
     "posed_share": SHARE,
     "lpips_backbone": file_to_read,
     "perceptual_from": FROM_ZERO,
@@ -184,9 +188,9 @@ RULES: dict[str, Rule] = {
     "reference_odds": FROM_ZERO,
     "continuation": SHARE,
     # Training: data
-    "multiview": path_to_read,
-    "static": path_to_read,
-    "videos": path_to_read,
+    "multiview": DATA,
+    "static": DATA,
+    "videos": DATA,
     "shares": FROM_ZERO,
     "DataConfig.scenes": FROM_ZERO,
     "draws": FROM_ZERO,
@@ -264,7 +268,7 @@ def check_generate(config: Any) -> None:
             raise ValueError(
                 f"--{name} is {size}, but must be a multiple of --fill-scale ({config.fill_scale})."
             )
-    check_option("seed", config.seed, SEED)
+    check_option("--seed", config.seed, SEED)
 
 
 def check_warp(config: Any) -> None:
@@ -278,7 +282,7 @@ def check_reconstructor(config: Any) -> None:
     if not config.size:
         raise ValueError("--size needs one number of pixels or several, such as 64 128.")
     for size in config.size if config.start_from is None else ():
-        check_option("size", size, Number(8, multiple=8, reason="its tokens"))
+        check_option("--size", size, Number(8, multiple=8, reason="its tokens"))
     if config.start_from is None and config.stage != "geometry":
         raise ValueError(
             f"the {config.stage} stage needs --start-from, the file of the stage before."

@@ -1,5 +1,6 @@
 """`fourreal reconstruct`: synchronised videos of still cameras to a 4D scene."""
 
+import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,6 +21,8 @@ from fourreal.gaussians import GaussianScene
 from fourreal.profiling import StageProfiler
 from fourreal.reconstruction import Filters, Reconstructor, StaticSplit
 from fourreal.reconstruction.reconstructor import matrix_dtype
+
+logger = logging.getLogger(__name__)
 
 SEEN = 518  # pixels of the longer side that VGGT sees, the largest of the known models
 
@@ -123,6 +126,12 @@ def reconstruct(config: ReconstructConfig) -> Path:
         fps=config.fps,
         trim=config.trim,
     )
+    if len(files) == 1:
+        logger.warning(
+            "%s is the only view, so the scene will look right from there only; give two or more "
+            "synchronised videos for a scene that can be seen from elsewhere.",
+            files[0],
+        )
     dtype = getattr(torch, config.dtype) if config.dtype else matrix_dtype(device)
     size = (frames.shape[0], frames.shape[1], frames.shape[-2], frames.shape[-1])
     asked = (config.reconstructor, size, dtype, config.window, config.resolution)

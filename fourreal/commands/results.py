@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fourreal import __version__
 from fourreal.bars import bar
+from fourreal.commands.next_steps import SHOWS_INPUTS
 from fourreal.files.atomic import REPORT
 from fourreal.files.json_files import as_json, write_json
 from fourreal.files.media import write_image, write_video
@@ -99,12 +100,13 @@ def remove_grid(out: Path) -> None:
 
 def write_results(
     folder: Path, frames: Tensor, scene: GaussianScene, orbit_size: int, profiler: StageProfiler
-) -> dict[str, float]:
+) -> dict[str, float | bool]:
     """Write everything but the report: grid, fixed view and freeze time as videos, a contact sheet,
     an orbit of orbit_size pixels height, the PLY sequence and the scene file.
 
     frames [V, T, 3, H, W] in [0, 1]. The orbit is rendered on the profiler's device. Returns
-    figures for the report: PSNR at the frames, of the scene and of flat colours, which is told too.
+    figures for the report: PSNR at the frames, of the scene and of flat colours, and whether the
+    scene shows them well enough, which is told too.
     """
     count = max(scene.num_frames, 2 * round(scene.fps))
     path = scene_path(scene, orbit_size, num_frames=count)
@@ -124,7 +126,9 @@ def write_results(
     return figures
 
 
-def tell_fidelity(frames: Tensor, scene: GaussianScene, device: torch.device) -> dict[str, float]:
+def tell_fidelity(
+    frames: Tensor, scene: GaussianScene, device: torch.device
+) -> dict[str, float | bool]:
     """Tell how well the scene shows the frames [V, T, 3, H, W] that it was made of, with a warning
     where it does not; returns figures for the report."""
     fidelity = input_fidelity(scene, frames, device)
@@ -133,6 +137,7 @@ def tell_fidelity(frames: Tensor, scene: GaussianScene, device: torch.device) ->
     return {
         "psnr_at_inputs": round(fidelity.psnr, 2),
         "psnr_of_flat_colours": round(fidelity.flat, 2),
+        SHOWS_INPUTS: warning is None,
     }
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fourreal.files.atomic import atomic_frames, atomic_path, frame_names
 from fourreal.files.existing import existing_file
+from fourreal.files.extras import install_extra
 from fourreal.files.listing import media_files
 from fourreal.files.notices import warn_once
 
@@ -93,7 +94,7 @@ def _what_it_is(path: Path) -> str:
     if brand in (b"avif", b"avis"):
         return "it is AVIF, which needs Pillow 11.3 or newer; install that, or convert it to PNG"
     if brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"):
-        return "it is HEIC, which needs pillow-heif (the extra `heif`); install it, or convert it"
+        return f"it is HEIC, which needs pillow-heif; {install_extra('heif')}, or convert it"
     if head.startswith(b"%!PS"):
         return "it is PostScript, a program; convert it to PNG"
     for beginning, kind in BEGINNINGS.items():

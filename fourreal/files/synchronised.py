@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,16 +10,18 @@ import torch
 from torch import Tensor
 
 from fourreal.files.images import IMAGE_SUFFIXES, image_files, read_image, to_uint8
-from fourreal.files.listing import media_files
+from fourreal.files.listing import is_hidden, media_files, natural_order
 from fourreal.files.video_reader import STILL_RATE, VIDEO_SUFFIXES
 from fourreal.files.videos import Recording, is_one_rate, record
 
 logger = logging.getLogger(__name__)
 
+NAMED = 5  # of the files that are left out, at most so many are named
+
 
 def view_files(inputs: Sequence[str | os.PathLike]) -> list[Path]:
     """The files of the views: those given, or the videos (where there are none, the photos) of the
-    one folder that is given, in natural order.
+    one folder that is given, in natural order; what else is in that folder is told.
 
     Raises ValueError when there are none, or both.
     """
@@ -31,7 +34,19 @@ def view_files(inputs: Sequence[str | os.PathLike]) -> list[Path]:
     files = videos or image_files(paths[0])
     if not files:
         raise ValueError(f"{paths[0]} holds no videos ({', '.join(VIDEO_SUFFIXES)}) or photos.")
+    _tell_left_out(paths[0], files)
     return files
+
+
+def _tell_left_out(folder: Path, files: Sequence[Path]) -> None:
+    """Say which files of a folder are none of those that are read."""
+    others = (p for p in folder.iterdir() if p.is_file() and not is_hidden(p, folder))
+    left_out = sorted(set(others) - set(files), key=natural_order)
+    names = [path.name for path in left_out[:NAMED]]
+    if len(left_out) > NAMED:
+        names.append(f"{len(left_out) - NAMED} more")
+    if names:
+        logger.info("%s: %d views are read; left out: %s.", folder, len(files), ", ".join(names))
 
 
 def _same_moments(paths: Sequence[Path], recordings: Sequence[Recording]) -> None:
@@ -47,15 +62,32 @@ def _same_moments(paths: Sequence[Path], recordings: Sequence[Recording]) -> Non
             )
 
 
+def _scaling(path: Path, size: tuple[int, int], wanted: tuple[int, int]) -> str:
+    """A command that brings a file of a size (height, width) to another, without distortion."""
+    scale = "scale={1}:{0}".format(*wanted)
+    if size[0] * wanted[1] != size[1] * wanted[0]:
+        scale += ":force_original_aspect_ratio=increase,crop={1}:{0}".format(*wanted)
+    scaled = path.with_stem(f"{path.stem}_{wanted[1]}x{wanted[0]}")
+    return f"ffmpeg -i {shlex.quote(str(path))} -vf {scale} {shlex.quote(str(scaled))}"
+
+
 def _same_shape(paths: Sequence[Path], recordings: Sequence[Recording], trim: bool) -> None:
-    """Raises ValueError when recordings differ in size, or (unless trim) in length."""
-    shapes = [(len(recording.frames), *recording.frames[0].shape[:2]) for recording in recordings]
-    for path, shape in zip(paths, shapes):
-        if shape[1:] != shapes[0][1:] or (shape[0] != shapes[0][0] and not trim):
+    """Raises ValueError when recordings differ in size, or (unless trim) in length; it says how to
+    make them equal in what differs."""
+    lengths = [len(recording.frames) for recording in recordings]
+    sizes = [recording.frames[0].shape[:2] for recording in recordings]
+    for path, length, size in zip(paths, lengths, sizes):
+        differs, ways = [], []
+        if length != lengths[0] and not trim:
+            differs, ways = ["length"], ["--trim cuts them to the shortest"]
+        if size != sizes[0]:
+            differs.append("size")
+            ways.append(f"scale them to one: {_scaling(path, size, sizes[0])}")
+        if differs:
             raise ValueError(
-                f"{path} has {shape[0]} frames of {shape[1]} x {shape[2]}, but {paths[0]} has "
-                f"{shapes[0][0]} of {shapes[0][1]} x {shapes[0][2]}; the views must be of equal "
-                "length and size (--trim cuts them to the shortest)."
+                f"{path} has {length} frames of {size[0]} x {size[1]}, but {paths[0]} has "
+                f"{lengths[0]} of {sizes[0][0]} x {sizes[0][1]}; the views must be of equal "
+                f"{' and '.join(differs)} ({'; '.join(ways)})."
             )
 
 

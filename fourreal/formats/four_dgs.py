@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fourreal.files.existing import existing_file
+from fourreal.files.extras import install_extra
 from fourreal.formats.blocks import bytes_of, largest_result
 from fourreal.formats.finite import only_finite
 from fourreal.formats.scene_file import MAX_FPS, MAX_TIMES
@@ -40,7 +41,7 @@ def import_fourdgs() -> Any:
         import fourdgs
     except ImportError as error:
         raise ValueError(
-            ".4dgs files need the package fourdgs; pip install 'fourreal[fourdgs]'."
+            f".4dgs files need the package fourdgs; {install_extra('fourdgs')}."
         ) from error
     return fourdgs
 

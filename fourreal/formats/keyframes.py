@@ -61,10 +61,7 @@ def keyframe_camera(item: JsonValue, extrinsics: Tensor) -> Tensor:
         extrinsics.new_tensor(item.get(k).numbers(3)) for k in ("position", "target")
     )
     upward = extrinsics.new_tensor(up.numbers(3)) if up else -extrinsics[0, 1, :3]
-    camera = look_at(position, target, upward)
-    if not torch.linalg.det(camera[:, :3]).sub(1).abs() < 1e-3:
-        raise ValueError(
-            f"{item.place} of {item.file} cannot be a camera: its target is at its position or "
-            "straight along up."
-        )
-    return camera
+    try:
+        return look_at(position, target, upward)
+    except ValueError as error:
+        raise ValueError(f"{item.place} of {item.file} cannot be a camera: {error}") from error

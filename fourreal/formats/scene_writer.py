@@ -47,8 +47,9 @@ def write_scene(
     if suffix in FORMATS:
         if time is None and scene.num_frames > 1:
             raise ValueError(
-                f"the scene has {scene.num_frames} times, but {path} holds one; choose a time, or "
-                "give a folder (a name without ending) for one file per time."
+                f"the scene has {scene.num_frames} times, but {path} holds one; choose a time "
+                f"with --time (0 to {scene.num_frames - 1}), or give a folder (a name without "
+                "ending) for one file per time."
             )
         save_gaussians(scene.at(time or 0), path, spz_version)
         return [path]

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from fourreal.files.existing import existing_file
+from fourreal.files.extras import install_extra
 from fourreal.formats.blocks import BLOCK, in_blocks
 from fourreal.formats.finite import only_finite
 from fourreal.formats.spz_packing import attribute_widths, pack, unpack
@@ -174,7 +175,7 @@ def _zstandard(path: str | os.PathLike) -> Any:
         import zstandard
     except ImportError as error:
         raise ValueError(
-            f"{path}: SPZ 4 needs the package zstandard; pip install 'fourreal[spz]'."
+            f"{path}: SPZ 4 needs the package zstandard; {install_extra('spz')}."
         ) from error
     return zstandard
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fourreal.files.existing import existing_file
+from fourreal.files.extras import install_extra
 from fourreal.formats import usd_reader
 from fourreal.formats.blocks import bytes_of, largest_result
 from fourreal.formats.finite import only_finite
@@ -42,7 +43,7 @@ def import_usd() -> tuple[Any, Any, Any, Any]:
         UsdVol.ParticleField3DGaussianSplat  # noqa: B018 - absent before 26.03
     except (ImportError, AttributeError) as error:
         raise ValueError(
-            f"OpenUSD files need usd-core 26.3 or later ({error}); pip install 'fourreal[usd]'."
+            f"OpenUSD files need usd-core 26.3 or later ({error}); {install_extra('usd')}."
         ) from error
     return Usd, UsdGeom, UsdVol, Vt
 

@@ -212,3 +212,32 @@ def test_the_other_paths_move_what_they_say():
 def test_an_unknown_path_is_refused():
     with pytest.raises(ValueError, match="orbit, inputs, freeze_time, fixed_view"):
         camera_path(ring(), intrinsics(5), 32, 24, 9, PathOptions("zigzag"))
+
+
+def test_look_at_takes_lists_as_it_takes_tensors():
+    places = [[1, 2, -3], [0.5, 0.0, 4.0], [0, -2, 0]]
+    tensors = (torch.tensor(place, dtype=torch.float32) for place in places)
+    assert torch.equal(look_at(*places), look_at(*tensors))
+    assert look_at(torch.zeros(5, 3), *places[1:]).shape == (5, 3, 4)
+    exact = look_at(*(torch.tensor(place, dtype=torch.float64) for place in places))
+    assert exact.dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("position", "target", "up", "words"),
+    [
+        ([1, 2, 3], [1, 2, 3], [0, -1, 0], "is at its target"),
+        ([[0, 0, 0], [0, 0, 4]], [0, 0, 4], [0, -1, 0], "is at its target"),
+        ([0, 0, 0], [0, 5, 0], [0, -1, 0], "straight along up"),
+        ([0.3, 0.1, 0.2], [1.3, 0.4, 1.7], [-2, -0.6, -3], "straight along up"),
+        ([0, 0, 0], [0, 0, 4], [0, 0, 0], "straight along up"),
+    ],
+)
+def test_a_camera_without_a_direction_is_refused(position, target, up, words):
+    with pytest.raises(ValueError, match=words):
+        look_at(position, target, up)
+
+
+def test_a_camera_that_looks_almost_along_up_is_one():
+    view = look_at([0, 0, 0], [1e-4, 5, 0], [0, -1, 0])
+    assert torch.linalg.det(view[:, :3]).item() == pytest.approx(1, abs=1e-5)

@@ -55,8 +55,8 @@ def test_every_group_names_its_commands_which_explain_their_options(group, capsy
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["reconstrukt"], "Available subcommands: generate, reconstruct"),
-        (["evaluate", "everything"], "Available subcommands: autoencoder, video, warp, text"),
+        (["--vews"], "Available subcommands: generate, reconstruct"),
+        (["evaluate", "--vews"], "Available subcommands: autoencoder, video, warp, text"),
         (["render", "s.safetensors", "--kind", "zigzag"], "invalid choice 'zigzag'"),
         (["render", "s.safetensors", "--time", "backwards"], "invalid choice 'backwards'"),
         (["reconstruct", "a.mp4", "--cameras", "last"], "invalid choice 'last'"),
@@ -90,6 +90,30 @@ def test_what_goes_wrong_ends_in_one_sentence(error, code, words, monkeypatch, c
     monkeypatch.setattr(info_command, "COMMAND", (info_command.InfoConfig, fail))
     assert main(["info"]) == code
     assert capsys.readouterr().err == words
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["recontruct", "cams"], "'recontruct' is no command; did you mean reconstruct?"),
+        (["Generate", "a ball"], "'Generate' is no command; did you mean generate?"),
+        (["evaluate", "vidoe"], "'vidoe' is no command of evaluate; did you mean video?"),
+        (
+            ["train", "everything"],
+            "'everything' is no command of train; give one of autoencoder, video, reconstructor.",
+        ),
+    ],
+)
+def test_a_word_that_is_no_command_is_told_with_the_one_that_is_alike(arguments, sentence, capsys):
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == f"fourreal: {sentence}\n"
+
+
+def test_a_word_that_is_like_no_command_is_told_with_all_of_them(capsys):
+    assert main(["xyzzy"]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("fourreal: 'xyzzy' is no command; give one of generate, ")
+    assert all(name in printed for name in (*COMMANDS, *GROUPS)) and printed.count("\n") == 1
 
 
 def test_info_says_which_attention_and_why(capsys):

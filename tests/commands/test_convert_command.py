@@ -26,5 +26,5 @@ def test_the_convert_command_writes_files_folders_cameras_and_a_page(tmp_path, c
     assert "<html" in (tmp_path / "page.html").read_text()[:500]
     capsys.readouterr()
     assert convert(tmp_path / "s.ply") == 2
-    assert "holds one; choose a time" in capsys.readouterr().err
+    assert "holds one; choose a time with --time (0 to 2)" in capsys.readouterr().err
     assert not (tmp_path / "s.ply").exists()

@@ -135,16 +135,22 @@ def test_everything_heavy_runs_on_the_device_that_is_asked_for(monkeypatch, tmp_
         places["reconstructor"] = device.type
         return reconstructor
 
+    def tell_fidelity(frames, scene, device):
+        places["fidelity"] = device.type
+        return {}
+
     def render_path(scene, path, progress):
         places["scene"] = scene.static.means.device.type
         raise KeyboardInterrupt
 
     monkeypatch.setattr(job, "load_pipeline", load_pipeline)
     monkeypatch.setattr(job, "read_reconstructor", read_reconstructor)
+    monkeypatch.setattr(results, "tell_fidelity", tell_fidelity)
     monkeypatch.setattr(results, "render_path", render_path)
     arguments = ["generate", "a ball", "--out", str(tmp_path / "out"), "--device", "meta"]
     assert main(arguments) == 130
-    assert places == {"pipeline": "meta", "reconstructor": "meta", "scene": "meta"}
+    parts = ("pipeline", "reconstructor", "fidelity", "scene")
+    assert places == dict.fromkeys(parts, "meta")
 
 
 @pytest.mark.parametrize("keep", [True, False])

@@ -12,6 +12,7 @@ from fourreal.commands.convert import ConvertConfig
 from fourreal.commands.jobs import GenerateConfig
 from fourreal.commands.next_steps import NEXT, after_scores, duration, tell_next
 from fourreal.commands.reconstruct import ReconstructConfig
+from fourreal.commands.render import RenderConfig
 from fourreal.commands.track import TrackConfig
 from fourreal.commands.view import ViewConfig
 from fourreal.commands.warping import WarpConfig
@@ -47,6 +48,7 @@ def next_of(config) -> str | None:
             "fourreal view out/0001/scene.safetensors",
         ),
         (ReconstructConfig((Path("cams"),), out=OUT), SCENE),
+        (RenderConfig(Path("s.ply")), "open render.mp4"),
         (WarpConfig(source=Path("row.mp4"), out=OUT), SCENE),
         (ConvertConfig(Path("s.safetensors"), Path("s.ply")), "fourreal view s.ply"),
         (ConvertConfig(Path("s.ply"), Path("s.html")), "open s.html in a browser"),
@@ -156,6 +158,17 @@ def test_one_of_several_processes_says_it(monkeypatch, caplog):
     monkeypatch.setenv("RANK", "0")
     tell_next(config, 3)
     assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize("kind", [ReconstructConfig, GenerateConfig])
+@pytest.mark.parametrize(("shown", "words"), [(True, "3.0 s. Next"), (False, "3.0 s, but that is")])
+def test_a_reconstruction_that_is_none_does_not_end_as_a_success(
+    tmp_path, caplog, kind, shown, words
+):
+    caplog.set_level("INFO", logger="fourreal")
+    (tmp_path / "report.json").write_text(f'{{"shows_its_inputs": {str(shown).lower()}}}')
+    tell_next(kind(out=tmp_path), 3)
+    assert caplog.messages[0].startswith(f"Done in {words}")
 
 
 @pytest.mark.parametrize(

@@ -201,3 +201,20 @@ def test_a_vace_is_planned_with_what_it_is_shown(tmp_path, monkeypatch):
     )
     assert [stage.name for stage in vace] == [stage.name for stage in plain]
     assert vace[1].weights > plain[1].weights and vace[1].activations > plain[1].activations
+
+
+@pytest.mark.parametrize(
+    ("prompt", "told"), [("a dog near a small beach", ["dog, beach"]), ("a red ball", [])]
+)
+def test_planning_tells_of_the_unknown_words_of_the_prompt_once(prompt, told, caplog):
+    """The embedded models guide by an empty text, which is planned beside the prompt."""
+    assert main(["generate", prompt, "--plan", "--device", "cpu", *SMALL]) == 0
+    warnings = [m for m in caplog.messages if "does not know" in m]
+    assert [m.split("does not know ")[1].split(", and leaves")[0] for m in warnings] == told
+
+
+def test_the_check_before_a_run_tells_of_no_words(caplog):
+    """The run does."""
+    config = GenerateConfig(prompt="a dog", num_views=2, num_frames=5, height=32, width=32)
+    plan_generate(config, torch.float32)
+    assert "does not know" not in caplog.text

@@ -35,6 +35,9 @@ def test_reconstruct_takes_synchronised_videos(tmp_path, videos, caplog):
     assert set(report["stages"]) == {"load", "reconstruct", "render", "write"}
     # Tiny random videos are no scene, which is told.
     assert report["psnr_at_inputs"] < 19 and "no reconstruction" in caplog.text
+    assert report["shows_its_inputs"] is False
+    last = caplog.messages[-1]
+    assert ", but that is no reconstruction (see the warning above). Next: " in last
     assert report["settings"]["filters"]["min_opacity"] == Filters().min_opacity
 
 
@@ -100,7 +103,7 @@ def test_views_of_other_sizes_and_no_views_are_refused_in_one_sentence(tmp_path,
     write_video(tmp_path / "short.mp4", torch.rand(2, 3, 32, 48), 8)
     (tmp_path / "empty").mkdir()
     for inputs, words in (
-        ([videos / "a.mp4", tmp_path / "short.mp4"], "must be of equal length and size"),
+        ([videos / "a.mp4", tmp_path / "short.mp4"], "must be of equal length (--trim"),
         ([tmp_path / "empty"], "holds no videos"),
         ([], "give a video of each view"),
     ):
@@ -121,3 +124,18 @@ def test_the_stage_is_timed_and_its_steps_are_those_of_times_and_refinement(caps
     assert command.reconstruct_grid(reconstructor, frames, profiler, refine=2) == "the scene"
     assert profiler.stages["reconstruct"]["seconds"] >= 0
     assert "5/5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_one_view_alone_is_told_and_not_refused(tmp_path, videos, caplog, single):
+    inputs = tmp_path / "one"
+    inputs.mkdir()
+    (videos / "a.mp4").rename(inputs / "a.mp4")
+    given = inputs / "a.mp4" if single else inputs
+    assert main(["reconstruct", str(given), "--plan", "--device", "cpu"]) == 0
+    assert [m for m in caplog.messages if "is the only view" in m and "give two or more" in m]
+
+
+def test_two_views_are_not_told_of(videos, caplog):
+    assert main(["reconstruct", str(videos), "--plan", "--device", "cpu"]) == 0
+    assert "only view" not in caplog.text

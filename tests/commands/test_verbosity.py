@@ -43,7 +43,7 @@ def test_a_run_shows_its_progress_its_result_and_what_to_do_next(render, tmp_pat
     assert out == [str(tmp_path / "r.mp4")]
     assert "rendering: 100%" in err and "2/2 [00:00<00:00" in err
     assert caplog.messages[-1].startswith("Done in ")
-    assert caplog.messages[-1].endswith(f"Next: fourreal view {tmp_path / 's.safetensors'}")
+    assert caplog.messages[-1].endswith(f"Next: open {tmp_path / 'r.mp4'}")
 
 
 def test_a_quiet_run_prints_its_result_alone(render, tmp_path, caplog):

@@ -338,3 +338,34 @@ def test_short_and_former_names_of_options_are_the_same_options(monkeypatch):
     assert seen == [(2, 5), (3, 9), (3, 9), ((2, 3), (4, 5))]
     assert [c.num_inference_steps for c in given[:3]] == [3, 2, 2]
     assert [c.guidance_scale for c in given[:2]] == [1.5, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("reconstruct none", "none does not exist; give videos, or the folder that holds them."),
+        (
+            "reconstruct clip.mp4 --weights none",
+            "--reconstructor (--weights): none does not exist; give the path of a file.",
+        ),
+        (
+            "render none",
+            "none does not exist; give a scene file, or the folder that holds a file of each time.",
+        ),
+        (
+            "generate ball --freeze-time none",
+            "--freeze-time: none does not exist; give a video, or the folder that holds an image "
+            "of each view.",
+        ),
+        ("view scene.safetensors --html .", "--html: . is a folder; give the path of a file to "),
+        ("track clip.mp4 --weights model.pt --rows 0", "--rows is 0, but must be at least 1."),
+        ("generate ball --views 0", "--num-views is 0, but must be at least 1."),
+        ("train video --loop.steps 0", "--loop.steps is 0, but must be at least 1."),
+    ],
+)
+def test_the_sentence_names_the_option_and_what_it_accepts(
+    line, sentence, files, monkeypatch, capsys
+):
+    monkeypatch.chdir(files)
+    assert main(line.split()) == 2
+    assert capsys.readouterr().err.startswith(f"fourreal: {sentence}")

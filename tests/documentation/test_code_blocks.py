@@ -49,7 +49,6 @@ SMALLER = {  # options with which a command takes seconds
 READ = (
     option_checks.file_to_read,
     option_checks.folder_to_read,
-    option_checks.path_to_read,
     option_rules.reconstructor_file,
 )
 KNOWN = ("cd", "git", "source", "npm", "apt-get", "mkdocs")  # programs of others
@@ -87,6 +86,11 @@ def desk(tmp_path, monkeypatch, untrained_models):
     return tmp_path
 
 
+def reads(rule) -> bool:
+    """Whether a rule opens what an option names."""
+    return rule in READ or isinstance(rule, option_checks.PathToRead)
+
+
 def options_of(words: list[str]):
     """What the command line makes of the words behind `fourreal`, and the function for it."""
     app, runs = gather(words[0])
@@ -101,7 +105,7 @@ def check_arguments(words: list[str]) -> None:
         together(options)
     for name, keys, value in option_checks.options_of(options):
         rule = option_checks.rule_of(keys, option_rules.RULES)
-        if rule and rule not in READ and not (rule is option_rules.device and value):
+        if rule and not reads(rule) and not (rule is option_rules.device and value):
             option_checks.check_option(name, value, rule)
 
 
@@ -120,7 +124,7 @@ def reads_what_is_here(words: list[str]) -> bool:
     if words[0] not in COMMANDS or (words[0] == "view" and not options.html):
         return False
     for _, keys, value in option_checks.options_of(options):
-        if option_checks.rule_of(keys, option_rules.RULES) in READ:
+        if reads(option_checks.rule_of(keys, option_rules.RULES)):
             paths = value if isinstance(value, tuple) else (value,)
             if not all(path is None or path.exists() for path in paths):
                 return False

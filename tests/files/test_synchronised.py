@@ -96,3 +96,53 @@ def test_photos_are_views_of_one_frame(tmp_path):
     for inputs in ([], [tmp_path / "empty"]):
         with pytest.raises(ValueError, match="holds"):
             view_files(inputs)
+
+
+@pytest.mark.parametrize(
+    ("length", "size", "trim", "advice"),
+    [
+        (7, (48, 64), False, "of equal length (--trim cuts them to the shortest)."),
+        (
+            12,
+            (24, 32),
+            False,
+            "of equal size (scale them to one: ffmpeg -i {b} -vf scale=64:48 {c}).",
+        ),
+        (
+            7,
+            (24, 32),
+            True,
+            "of equal size (scale them to one: ffmpeg -i {b} -vf scale=64:48 {c}).",
+        ),
+        (
+            *(7, (24, 64), False),
+            "of equal length and size (--trim cuts them to the shortest; scale them to one: ffmpeg "
+            "-i {b} -vf scale=64:48:force_original_aspect_ratio=increase,crop=64:48 {c}).",
+        ),
+    ],
+)
+def test_what_differs_is_what_the_advice_is_about(tmp_path, length, size, trim, advice):
+    paths = [camera(tmp_path / "a.mp4"), camera(tmp_path / "my b.mp4", count=length, size=size)]
+    quoted = [f"'{tmp_path}/{name}.mp4'" for name in ("my b", "my b_64x48")]
+    with pytest.raises(ValueError) as error:
+        read_synchronised(paths, trim=trim)
+    assert str(error.value).endswith(advice.format(b=quoted[0], c=quoted[1]))
+
+
+@pytest.mark.parametrize(
+    ("others", "told"),
+    [
+        ([], None),
+        (["notes.txt"], "notes.txt"),
+        ([f"n{k}.txt" for k in range(20)], "n0.txt, n1.txt, n2.txt, n3.txt, n4.txt, 15 more"),
+    ],
+)
+def test_files_of_a_folder_that_are_no_views_are_told_once(tmp_path, caplog, others, told):
+    caplog.set_level("INFO", logger="fourreal")
+    (tmp_path / ".hidden").touch()
+    (tmp_path / "deeper").mkdir()
+    for name in ("1.mp4", "2.mp4", *others):
+        (tmp_path / name).touch()
+    assert len(view_files([tmp_path])) == 2
+    said = [f"{tmp_path}: 2 views are read; left out: {told}."] if told else []
+    assert caplog.messages == said
