@@ -17,8 +17,9 @@ def tell_node(text: str, node_id: str | None, level: int = logging.WARNING) -> N
     from server import PromptServer
 
     logging.log(level, "%s", text)
-    if node_id:
-        PromptServer.instance.send_progress_text(text, node_id)
+    server = getattr(PromptServer, "instance", None)  # none where a graph runs without a server
+    if node_id and server:
+        server.send_progress_text(text, node_id)
 
 
 def progress_reporter(

@@ -46,6 +46,7 @@ from fourreal.files.media import natural_order, open_image, read_image
 from fourreal.scenes import SceneBatch, describe
 
 MEAN_DEPTH = 3.5  # of procedural scenes; other scenes with depth are brought to this unit
+DEPTH_JUMP = 0.2  # range of depth within a pixel, of the least, that no slanted surface has
 SEEN_WITHIN = 0.05  # a point is seen where its depth is that of the surface up to this share
 
 
@@ -86,21 +87,30 @@ class Sample:
 
     def resized(self, size: int) -> "Sample":
         """The same scenes at size x size pixels, at most as large as they are. Colours are
-        averaged; depth is picked, because a mean across an edge is the depth of nothing."""
+        averaged, depth too where it does not jump; see shrunk_depth."""
         old = self.frames.shape[-1]
         if old == size:
             return self
         frames = F.interpolate(self.frames.flatten(0, 2), size=(size, size), mode="area")
         depth = self.depth
         if depth is not None:
-            depth = F.interpolate(depth.flatten(0, 1), size=(size, size), mode="nearest-exact")
-            depth = depth.unflatten(0, self.frames.shape[:2])
+            depth = shrunk_depth(depth.flatten(0, 1), size).unflatten(0, self.frames.shape[:2])
         return Sample(
             frames.unflatten(0, self.frames.shape[:3]),
             depth,
             self.extrinsics,
             scale_intrinsics(self.intrinsics, size / old, size / old),
         )
+
+
+def shrunk_depth(depth: Tensor, size: int) -> Tensor:
+    """Depth maps [N, V, H, W] at size x size pixels: means, and where depth jumps within a pixel
+    one of its depths, because their mean would be the depth of nothing."""
+    most = F.adaptive_max_pool2d(depth, size)
+    least = -F.adaptive_max_pool2d(-depth, size)
+    mean = F.interpolate(depth, size=(size, size), mode="area")
+    one = F.interpolate(depth, size=(size, size), mode="nearest-exact")
+    return torch.where(most > least * (1 + DEPTH_JUMP), one, mean)
 
 
 def draw_sample(

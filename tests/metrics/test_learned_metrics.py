@@ -172,7 +172,7 @@ def test_the_evaluations_ask_the_judges(others, monkeypatch, tmp_path, capsys):
     difference = (exact.flip(0)[1:] - exact[1:]).abs().mean() * 255
     assert scores["both/fvd"]["mean"] == pytest.approx(float(difference), abs=0.6)
     assert scores["both/fvd"]["interval"] is None and others.fvd == {0: (2, 5, 32, 32, 3)}
-    assert scores["both/met3r"]["mean"] > 0
+    assert scores["both/generated/met3r"]["mean"] > 0
     line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("| both/fvd"))
     assert "±" not in line
     assert (

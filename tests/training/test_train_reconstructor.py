@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fourreal.data.posed import PosedScene, draw_sample
+from fourreal.data.posed import PosedScene, draw_sample, shrunk_depth
 from fourreal.reconstruction import load_model, save_model
 from fourreal.scenes import make_scene, scene_seed
 from fourreal.training import train_reconstructor as train
@@ -158,7 +158,10 @@ def test_steps_have_every_size_and_every_number_of_views(tmp_path, monkeypatch):
     assert shown == {(views, size) for views in (1, 2, 3, 4) for size in (16, 32)}
 
 
-def test_depth_is_picked_and_not_mixed_when_samples_shrink():
-    sample = draw_sample([scene_seed("test", 0)], [0, 1], [0], 4, SIZE)
-    small = sample.resized(SIZE // 2)
-    assert set(small.depth.flatten().tolist()) <= set(sample.depth.flatten().tolist())
+def test_depth_is_averaged_but_where_it_jumps():
+    depth = torch.full((1, 1, 4, 4), 2.0)
+    depth[..., 1:] = 2.02  # the first pixel is even, and so is what is below it
+    depth[..., :2, 3] = 6  # the second has a jump
+    small = shrunk_depth(depth, 2)[0, 0]
+    assert small[0, 0] == small[1, 0] == pytest.approx(2.01) and small[1, 1] == pytest.approx(2.02)
+    assert small[0, 1] in (pytest.approx(2.02), pytest.approx(6))
