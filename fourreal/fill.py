@@ -1,7 +1,6 @@
 """A warped grid filled by a VACE: all views at once, or its first time before that as one clip."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -64,11 +63,9 @@ def fill_column(
     one clip, of a camera that moves through the views while time stands still, which video models
     know. options: those of fill_holes."""
     extrinsics, intrinsics, kept = clip_through(*cameras)
-    moment = replace(scene, dynamic=scene.dynamic[:1], observed=None, confidences=None)
-    if scene.observed is not None:
-        moment.observed = scene.observed[:, :1]
     height, width = warped.frames.shape[-2:]
-    clip = warp_grid(moment.to(device), extrinsics, intrinsics, width, height)
+    moment = scene.first_times(1).to(device)
+    clip = warp_grid(moment, extrinsics, intrinsics, width, height)
     clip.frames[kept], clip.missing[kept] = warped.frames[:, :1], warped.missing[:, :1]
     along = WarpedGrid(clip.frames.transpose(0, 1), clip.missing.transpose(0, 1))
     filled = WarpedGrid(warped.frames.clone(), warped.missing.clone())

@@ -5,7 +5,7 @@ opacities in [0, 1], colour = SH_C0 * harmonics[:, 0] + 0.5.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -199,6 +199,15 @@ class GaussianScene:
                 "of those."
             )
         return Gaussians.concatenate([self.static, self.dynamic[time]])
+
+    def first_times(self, count: int | None) -> "GaussianScene":
+        """The scene at its first `count` times; at all where it has fewer, or where it is None."""
+        return replace(
+            self,
+            dynamic=self.dynamic[:count],
+            observed=None if self.observed is None else self.observed[:, :count],
+            confidences=self.confidences and [self.confidences[0], *self.confidences[1:][:count]],
+        )
 
     def to(self, *args: Any, **kwargs: Any) -> "GaussianScene":
         """A copy on another device or in another type; the arguments are those of Tensor.to."""

@@ -1,7 +1,6 @@
 """Warp Grid and Paste Known: before and after a video model fills what a scene does not show."""
 
 import comfy.model_management
-import torch
 from comfy_api.latest import Types, io
 from torch import Tensor
 
@@ -86,11 +85,11 @@ class WarpGrid(io.ComfyNode):
         """arc: see target_cameras."""
         from fourreal.warp import reference_cells, warp_grid, wide_angles
 
-        scene = seen_by_nobody(scene) if isinstance(scene, Types.SPLAT) else scene
+        scene = as_scene(scene)
         width, height = width or scene.width, height or scene.height
         extrinsics, intrinsics = target_cameras(scene, width, height, camera, **arc)
         num_times = num_frames or scene.num_frames
-        scene = first_times(scene, num_times)
+        scene = scene.first_times(num_times)
         cells = {
             name: None if given is None else given[..., :3].movedim(-1, 1).float().cpu()
             for name, given in (("fixed_view", fixed_view), ("freeze_time", freeze_time))
@@ -227,20 +226,6 @@ def target_cameras(
     first = extrinsics[0].cpu()
     centre = point_ahead(first, scene.at(0).viewing_distance(first))
     return arc_cameras(first, intrinsics[0].cpu(), num_views, centre=centre, given=given, **arc)
-
-
-def first_times(scene: GaussianScene, count: int) -> GaussianScene:
-    """The scene at its first `count` times, or at all where it has fewer."""
-    observed = None if scene.observed is None else scene.observed[:, :count]
-    kept = {"dynamic": scene.dynamic[:count], "observed": observed, "confidences": None}
-    return GaussianScene(**vars(scene) | kept)
-
-
-def seen_by_nobody(splat: Types.SPLAT) -> GaussianScene:
-    """The scene of a SPLAT, whose camera saw nothing of it: what is opaque is known."""
-    scene = as_scene(splat)
-    scene.observed = torch.zeros(scene.num_views, scene.num_frames, dtype=torch.bool)
-    return scene
 
 
 class PasteKnown(io.ComfyNode):

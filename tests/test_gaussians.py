@@ -118,3 +118,16 @@ def test_scenes_and_gaussians_are_shown_by_their_sizes():
         f"{s.fps:g} fps)"
     )
     assert repr(cloud(7, 2)) == "Gaussians(7 of degree 2, torch.float32, cpu)"
+
+
+def test_the_first_times_keep_what_is_known_of_them():
+    whole = scene([cloud(n, n) for n in (1, 2, 3)])
+    whole.observed = torch.tensor([[True, False, True], [False, True, True]])
+    whole.confidences = [torch.full((n,), float(n)) for n in (4, 1, 2, 3)]
+    first = whole.first_times(2)
+    assert [len(part) for part in first.dynamic] == [1, 2] and first.static is whole.static
+    assert torch.equal(first.observed, whole.observed[:, :2])
+    assert [len(sure) for sure in first.confidences] == [4, 1, 2]
+    for count in (None, 5):
+        assert whole.first_times(count).num_frames == 3
+    assert scene([cloud(1)]).first_times(1).observed is None

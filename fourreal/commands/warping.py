@@ -79,9 +79,7 @@ def read_source(config: WarpConfig) -> GaussianScene | tuple[Tensor, float]:
     if suffix in VIDEO_SUFFIXES:
         frames, rate = read_video(path, config.max_frames, fit=fit, fps=config.fps)
         return frames[None], rate
-    scene = open_scene(path)
-    scene.dynamic = scene.dynamic[: config.max_frames]
-    return scene
+    return open_scene(path).first_times(config.max_frames)
 
 
 def scene_of_frames(
