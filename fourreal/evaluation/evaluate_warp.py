@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fourreal.data.cache import TensorCache, fingerprint
@@ -129,8 +130,8 @@ class Grids:
     def generated(self, index: int, scene: Scene) -> Tensor:
         """Today's way: the whole grid generated from the first view."""
         config = self.config
-        scale, row = config.fill_scale, scene.frames[:1]
-        row = WarpedGrid(row, torch.zeros_like(row[:, :, :1])).shrunk(scale).frames[0]
+        scale = config.fill_scale
+        row = F.avg_pool2d(scene.frames[0], scale)
         given = {"fixed_view": row, "height": row.shape[-2], "width": row.shape[-1]}
         options = config.num_inference_steps, config.guidance_scale, config.staged, scale
         key = f"{self.names[0]} {tuple(scene.frames.shape)} {scene.seed} {index} {options}"
@@ -186,6 +187,7 @@ def evaluate_warp(config: WarpEvaluation) -> dict[str, dict]:
         scene = example.scene
         assert scene is not None  # without a folder of clips, examples are scenes
         generated = made_first.generated(index, scene)
+        rivals = exact_and_rivals(scene.frames)
         parallax = Parallax(scene.frames, scene.depth, scene.extrinsics, scene.intrinsics)
         for geometry in config.geometries:
             warped = made_first.warped(scene, geometry)
@@ -193,7 +195,7 @@ def evaluate_warp(config: WarpEvaluation) -> dict[str, dict]:
                 "fixed view": generated,
                 "fixed view, pasted": paste_known(generated, warped, feather=config.feather),
                 "mean colour": mean_filled(warped),
-                **exact_and_rivals(scene.frames),
+                **rivals,
             }
             for strength in config.strengths:
                 assert vace is not None
