@@ -47,13 +47,8 @@ class PruneScene(io.ComfyNode):
                     0.25,
                     "Merges Gaussians that fall into one voxel of so many pixels; 0 merges none.",
                 ),
-                io.Float.Input(
-                    "fps",
-                    default=0.0,
-                    min=0.0,
-                    max=120.0,
-                    step=1.0,
-                    tooltip="Times per second when the scene is played; 0 keeps the scene's own.",
+                types.own_fps_input(
+                    "Times per second when the scene is played; 0 keeps the scene's own."
                 ),
             ],
             outputs=[

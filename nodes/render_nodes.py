@@ -70,15 +70,9 @@ class RenderSplats(io.ComfyNode):
                 io.Color.Input(
                     "background", default="#000000", tooltip="Colour where there is nothing."
                 ),
-                io.Float.Input(
-                    "fps",
-                    default=0.0,
-                    min=0.0,
-                    max=120.0,
-                    step=1.0,
+                types.own_fps_input(
+                    "Frames per second of the video; 0 for the scene's own rate (8 for a SPLAT).",
                     advanced=True,
-                    tooltip="Frames per second of the video; 0 for the scene's own rate (8 for a "
-                    "SPLAT).",
                 ),
             ],
             outputs=[

@@ -173,6 +173,7 @@ class LoadScene(io.ComfyNode):
                 io.Combo.Input(
                     "scene_file",
                     options=available_scenes(),
+                    extra_dict={"suffixes": sorted(READ)},  # for what is uploaded
                     tooltip="A scene file, PLY, SPZ, .splat, GLB, OpenUSD, .4dgs, or a .zip or "
                     "folder (its name ends with /) of one file per time; the newest first.",
                 ),

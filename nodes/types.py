@@ -87,6 +87,13 @@ def fps_input() -> io.Float.Input:
     )
 
 
+def own_fps_input(tooltip: str, advanced: bool | None = None) -> io.Float.Input:
+    """The rate of what is made of a scene; 0, the default, for the scene's own."""
+    return io.Float.Input(
+        "fps", default=0.0, min=0.0, max=120.0, step=1.0, advanced=advanced, tooltip=tooltip
+    )
+
+
 def resolution_input() -> io.Int.Input:
     return io.Int.Input(
         "resolution",

@@ -3,7 +3,7 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 
 const NODE = "FourReal_LoadScene";
-const READ = [".safetensors", ".4dgs", ".usd", ".usda", ".usdc", ".zip", ".ply", ".spz", ".splat", ".glb"];
+let READ = []; // the suffixes that the node reads, as its definition says
 
 const isScene = ({ name }) => READ.some((suffix) => name.toLowerCase().endsWith(suffix));
 
@@ -34,6 +34,9 @@ async function take(node, file) {
 
 app.registerExtension({
   name: "fourreal.load_scene",
+  beforeRegisterNodeDef(_, { name, input }) {
+    if (name === NODE) READ = input.required.scene_file[1].suffixes;
+  },
   nodeCreated(node) {
     if (node.comfyClass !== NODE) return;
     const picker = Object.assign(document.createElement("input"), { type: "file", accept: READ.join(",") });

@@ -74,9 +74,7 @@ class View {
     this.note.textContent = NEVER_RUN;
     this.element.append(this.note);
     this.hear = this.hear.bind(this);
-    this.hearKey = this.hearKey.bind(this);
     window.addEventListener("message", this.hear);
-    this.frame.addEventListener("load", () => this.frame.contentWindow.addEventListener("keydown", this.hearKey, true));
     views.add(this);
   }
 
@@ -99,7 +97,6 @@ class View {
     const { type, ...state } = data ?? {};
     if (type === "fourreal:ready") this.restore(source);
     else if (type === "fourreal:state") this.keep(state);
-    else if (type === "fourreal:queue") this.pass({ key: "Enter", code: "Enter", ctrlKey: true });
   }
 
   restore(page) {
@@ -118,19 +115,6 @@ class View {
       () => app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.captureCanvasState?.(),
       SETTLED,
     );
-  }
-
-  // The editor's shortcuts (Ctrl+Enter queues) also work while the keyboard is the page's.
-  hearKey(event) {
-    if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
-    event.preventDefault();
-    event.stopImmediatePropagation(); // the page would ask for the same
-    this.pass(event);
-  }
-
-  pass({ key, code, ctrlKey, metaKey, shiftKey, altKey }) {
-    const keys = { key, code, ctrlKey, metaKey, shiftKey, altKey };
-    this.element.dispatchEvent(new KeyboardEvent("keydown", { ...keys, bubbles: true, cancelable: true }));
   }
 
   // Show what is to be shown now, when the editor has done what it is at.

@@ -5,6 +5,8 @@ from types import SimpleNamespace
 
 import torch
 
+COMMON = ("optional", "tooltip", "advanced", "extra_dict")  # of all inputs with a widget
+
 
 class Input:
     def __init__(
@@ -49,14 +51,14 @@ def widget(*names: str):
 
     class WidgetInput(Input):
         def __init__(self, id, **given):
-            common = {k: v for k, v in given.items() if k in ("optional", "tooltip", "advanced")}
+            common = {k: v for k, v in given.items() if k in COMMON}
             super().__init__(id, **common)
             options = {k: v for k, v in given.items() if k not in common}
             assert options.keys() <= {"default", *names}, options.keys()
-            self._options = options
+            self._options |= options
             vars(self).update(options)
 
-        _accepts = ("id", "optional", "tooltip", "advanced", "default", *names)
+        _accepts = ("id", *COMMON, "default", *names)
 
     return WidgetInput
 

@@ -132,3 +132,9 @@ def test_the_video_of_an_odd_size_is_rounded_up(nodes, scene, tmp_path, width, h
     assert torch.equal(shown[:, :height, :width], images)
     assert torch.equal(shown[:, -1, :width], images[:, -1])
     assert torch.equal(shown[:, :height, -1], images[:, :, -1])
+
+
+def test_files_of_one_time_are_those_of_the_library(nodes):
+    from fourreal.formats import FORMATS
+
+    assert set(FORMATS) == nodes.scene_nodes.ONE_TIME
