@@ -6,33 +6,20 @@ measured in the browser, in the graph's own units. A layout is sound if no two n
 groups overlap, and every node, a note too, lies wholly in one group, below its title.
 """
 
-import json
 import time
-import urllib.request
 from dataclasses import dataclass
 from itertools import combinations
 
 from . import screenshots
+from .nodes.editor import editor_page
 
 GROUP_TITLE = 34  # of a group's box, in the graph's units
 ROUNDING = 1.0  # two boxes that share an edge may overlap by this
 STILL = 1.5  # seconds without a change until the editor has settled
 
-SETTINGS = {
-    "Comfy.TutorialCompleted": True,
-    "Comfy.Release.Status": "skipped",
-    "Comfy.Minimap.Visible": False,
-}
-
 OPEN = """async ([pack, name]) => {
   const file = `/api/workflow_templates/${pack}/${encodeURIComponent(name)}.json`;
   await app.loadGraphData(await (await fetch(file)).json(), true, true, name);
-}"""
-
-LOWER = """(smaller) => {
-  for (const widget of app.graph.nodes.flatMap((node) => node.widgets ?? []))
-    if (widget.name in smaller && widget.value > smaller[widget.name])
-      widget.value = smaller[widget.name];
 }"""
 
 RESEED = """() => {
@@ -118,13 +105,11 @@ def saved_layout(workflow: dict) -> Layout:
 class TemplateEditor:
     """ComfyUI's editor in a browser, as a user finds it, with one of its two renderers."""
 
-    def __init__(self, browser, server, vue_nodes: bool, width: int = 1900, height: int = 1000):
+    def __init__(self, browser, server, vue_nodes: bool):
         self.server, self.errors = server, []
         self.name = "vue" if vue_nodes else "classic"
-        body = json.dumps(SETTINGS | {"Comfy.VueNodes.Enabled": vue_nodes}).encode()
-        urllib.request.urlopen(urllib.request.Request(f"{server.url}/settings", body)).close()
-        self.page = browser.new_page(viewport={"width": width, "height": height})
-        self.page.set_default_timeout(120_000)
+        settings = {"Comfy.Minimap.Visible": False}
+        self.page = editor_page(browser, server, vue_nodes, (1900, 1000), **settings)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.goto(server.url)
         self.page.wait_for_function("window.app?.graph && app.extensionManager?.workflow")

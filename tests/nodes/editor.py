@@ -44,21 +44,34 @@ DRAFT = """(number) => [localStorage, sessionStorage].some((storage) =>
   Object.values(storage).some((text) => text.includes(number)))"""
 
 
+def editor_page(browser, server, vue_nodes: bool, size: tuple[int, int], **settings):
+    """A page of `size` pixels, for the editor to be opened in, which draws nodes in one of its two
+    ways. settings: more of the editor's own; its tour and its news are not shown."""
+    asked = {"Comfy.TutorialCompleted": True, "Comfy.Release.Status": "skipped"} | settings
+    body = json.dumps(asked | {"Comfy.VueNodes.Enabled": vue_nodes}).encode()
+    urllib.request.urlopen(urllib.request.Request(f"{server.url}/settings", body)).close()
+    page = browser.new_page(viewport={"width": size[0], "height": size[1]})
+    page.set_default_timeout(120_000)
+    return page
+
+
+def drag(page, frame, right: int, down: int):
+    """Drag from the middle of the viewer's canvas by so many pixels."""
+    box = frame.locator("#canvas").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + right, y + down, steps=4)
+    page.mouse.up()
+
+
 class Editor:
     """ComfyUI's editor in a browser, with one of its two ways of drawing nodes."""
 
     def __init__(self, browser, server, vue_nodes: bool):
         self.server, self.errors = server, []
-        settings = {
-            "Comfy.VueNodes.Enabled": vue_nodes,
-            "Comfy.VueNodes.AutoScaleLayout": False,
-            "Comfy.TutorialCompleted": True,
-            "Comfy.Release.Status": "skipped",
-        }
-        body = json.dumps(settings).encode()
-        urllib.request.urlopen(urllib.request.Request(f"{server.url}/settings", body)).close()
-        self.page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        self.page.set_default_timeout(120_000)
+        settings = {"Comfy.VueNodes.AutoScaleLayout": False}
+        self.page = editor_page(browser, server, vue_nodes, (1400, 1000), **settings)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", self.hear)
         self.page.goto(server.url)

@@ -14,7 +14,7 @@ from fourreal.gaussians import Gaussians, GaussianScene, rgb_to_harmonics
 
 from ..comfyui import ROOT, needs_comfyui, prompt_of
 from ..tiny import pixels, psnr
-from .editor import DRAFT, FRAME, NODE, Editor, image
+from .editor import DRAFT, FRAME, NODE, Editor, drag, image
 
 pytestmark = needs_comfyui
 COLORS = ("red", "green", "blue")
@@ -247,12 +247,7 @@ def test_what_is_seen_and_the_keyframes_come_out(editor, server, files):
     viewer.evaluate("document.getElementById('soft').click()")  # the edges are drawn as they are
     viewer.locator("#key").click()
     viewer.evaluate(f"fourreal.setTime({TIMES - 1})")
-    box = viewer.locator("#canvas").bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.move(x, y)
-    page.mouse.down()
-    page.mouse.move(x + 60, y + 20, steps=4)
-    page.mouse.up()
+    drag(page, viewer, 60, 20)
     viewer.wait_for_function("fourreal.idle()")
     viewer.locator("#key").click()
     told = f"{NODE}.properties['Viewer state'].path.length === 2"
@@ -323,12 +318,7 @@ def test_a_dropped_workflow_shows_its_scene_and_keeps_where_one_looks_from(edito
     assert time == viewer.evaluate("fourreal.state.time") > 0
 
     # Orbit, by dragging over the canvas.
-    box = viewer.locator("#canvas").bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.move(x, y)
-    page.mouse.down()
-    page.mouse.move(x + 90, y + 30, steps=4)
-    page.mouse.up()
+    drag(page, viewer, 90, 30)
     turned = image(viewer)
     editor.keep("orbit")
     assert psnr(scrubbed, turned) < 40

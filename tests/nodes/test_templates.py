@@ -10,7 +10,8 @@ import pytest
 
 from .. import screenshots
 from ..comfyui import SMALLER, WORKFLOWS, needs_comfyui
-from ..templates import LOWER, RED, RESEED, Layout, TemplateEditor, saved_layout
+from ..templates import RED, RESEED, Layout, TemplateEditor, saved_layout
+from .editor import LOWER
 
 RENDERERS = pytest.mark.parametrize("vue_nodes", [False, True], ids=["classic", "vue"])
 TITLES = "[data-testid^=template-workflow-]"

@@ -1,12 +1,10 @@
 """Load Scene (4Real) in the real editor: the upload button, and a file dropped on the node."""
 
-import json
-import urllib.request
-
 import pytest
 
 from ..comfyui import needs_comfyui, prompt_of
 from ..tiny import cloud
+from .editor import editor_page
 
 NODE = "app.graph.nodes.find((node) => node.type === 'FourReal_LoadScene')"
 LIST = f"{NODE}.widgets.find((widget) => widget.name === 'scene_file')"
@@ -20,14 +18,7 @@ DROP = f"""([bytes, name]) => {{
 @pytest.fixture(params=["classic", "vue"])
 def editor(request, browser, server, info):
     """A page with the node in it, drawn in one of the editor's two ways."""
-    settings = {
-        "Comfy.VueNodes.Enabled": request.param == "vue",
-        "Comfy.TutorialCompleted": True,
-        "Comfy.Release.Status": "skipped",
-    }
-    body = json.dumps(settings).encode()
-    urllib.request.urlopen(urllib.request.Request(f"{server.url}/settings", body)).close()
-    page = browser.new_page(viewport={"width": 1000, "height": 700})
+    page = editor_page(browser, server, request.param == "vue", (1000, 700))
     page.set_default_timeout(240_000)
     page.goto(server.url)
     # Its own first workflow has been opened, and will not take the place of what comes now.
