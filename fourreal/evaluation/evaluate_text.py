@@ -65,30 +65,37 @@ class TextScores:
 
     def __init__(self) -> None:
         self.report = Report()
-        self.sizes: dict[tuple[str, str], list[float]] = {}
+        self.sizes: dict[tuple[str, str], list[tuple[float, float]]] = {}
+        self.exact_sizes: list[float] = []  # of the present prompt's exact grid
         self.told: dict[str, Counter[str]] = {}
 
     def add(self, row: str, frames: Tensor, prompt: str, sharp: float | None) -> None:
-        """Score a row's grid; sharp: the gradient energy of the exact grid, where there is one."""
+        """Score a row's grid, a prompt's exact grid before the others; sharp: the gradient energy
+        of the exact grid, where there is one."""
         objects = object_scores(frames, prompt)
+        if sharp is None or row == "exact":
+            self.exact_sizes = [score.size if sharp else float("nan") for _, score in objects]
         found = prompt_scores(frames, objects)
         nothing = float("nan")
         found["new_prompt"] = found["prompt"] if is_new(prompt) else nothing
         if sharp is not None:
             found["sharpness"] = gradient_energy(frames) / sharp
         self.report.add(found, f"{row}/")
-        for named, score in objects:
-            self.sizes.setdefault((row, named.motion), []).append(score.size)
+        for (named, score), of_exact in zip(objects, self.exact_sizes):
+            pair = score.size, score.size / of_exact
+            self.sizes.setdefault((row, named.motion), []).append(pair)
             self.told.setdefault(row, Counter())[f"{named.shape} told as {score.told}"] += 1
 
     def medians(self) -> dict[str, float]:
-        """For each row and kind of motion, the median size of what should move like that, as a
-        multiple of the median that the word means, where anything has a path."""
-        found = {
-            f"{row}/size_of_{kind}": float(torch.tensor(sizes).nanmedian())
-            for (row, kind), sizes in sorted(self.sizes.items())
-            if kind in MEASURED_MOTIONS
-        }
+        """For each row and kind of motion, of what should move like that and has a path: the median
+        size as a multiple of the median that the word means, and where there are exact grids, the
+        median of its ratio to the size in the exact grid of the same prompt."""
+        found = {}
+        for (row, kind), pairs in sorted(self.sizes.items()):
+            if kind in MEASURED_MOTIONS:
+                of_word, of_exact = torch.tensor(pairs).nanmedian(0).values.tolist()
+                found[f"{row}/size_of_{kind}"] = of_word
+                found[f"{row}/size_of_{kind}_to_exact"] = of_exact
         return {name: size for name, size in found.items() if math.isfinite(size)}
 
 
@@ -106,7 +113,7 @@ def evaluate_text(config: TextEvaluation) -> dict[str, Any]:
             pictures.append(excerpt(grid))
         rows = {"generated": grid}
         if exact is not None:
-            rows |= exact_and_rivals(exact)
+            rows = exact_and_rivals(exact) | rows
             rows["colored_squares"] = colored_squares(prompt, exact)
             rows["nearest_training_scene"] = nearest_training_grid(prompt, exact)
             learned.watch("generated", grid, exact)

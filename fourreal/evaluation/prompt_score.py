@@ -1,9 +1,10 @@
 """Whether a grid shows what its prompt says: every object it names, by colour, shape and motion.
 
-An object is found by its colour in most cells, its shape told by its silhouettes in most views, and
-its path in space compared with the word of motion: its kind, and whether it is as large as in the
-scenes that the word was taken from. What is said to rest must rest. A prompt is right when all of
-this holds for all of its objects, and the views differ as those of an arc of cameras do.
+An object is found by its colour in most cells, its shape told by its silhouettes in all views that
+show it whole, and its path in space compared with the word of motion: its kind, and whether it is
+as large as in the scenes that the word was taken from. What is said to rest must rest. A prompt is
+right when all of this holds for all of its objects, nothing is there in a colour that it does not
+name, and the views differ as those of an arc of cameras do.
 """
 
 import re
@@ -14,14 +15,14 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from fourreal.metrics.motions import Movement, look_change, path_of, view_change
-from fourreal.metrics.objects import color_mask, shown
+from fourreal.metrics.motions import ASTRAY, LIT_ASTRAY, Movement, look_change, path_of, view_change
+from fourreal.metrics.objects import WHITE, color_mask, grey_set, shown
 from fourreal.metrics.silhouettes import Classes, silhouettes
 from fourreal.scenes import SceneBatch, describe, scene_seed
 from fourreal.scenes.describe import COLORS, MOTIONS, SHAPES
 
 MOST_CELLS = 0.75  # of the grid show an object's colour
-MOST_VIEWS = 0.5  # of the views that show an object tell its shape
+UNNAMED = 0.5  # of the grid shows something that the prompt does not name
 # Change of look over time. Of validation scenes, boxes and ellipsoids that spin have at least
 # 0.032, those that rest at most 0.023, where a shadow passes.
 TURNS = 0.028
@@ -70,33 +71,45 @@ def objects_of(prompt: str) -> tuple[NamedObject, ...]:
     return tuple(found)
 
 
+def object_masks(frames: Tensor, colors: tuple[str, ...]) -> list[tuple[Tensor, Tensor]]:
+    """For each object of a grid [V, T, 3, H, W] by its colour: its pixels [V, T, H, W], and those
+    of all others, which may hide a part of it."""
+    masks = [color_mask(frames, color) for color in colors]
+    none = torch.zeros_like(masks[0])
+    return [(mask, sum((m for m in masks if m is not mask), none)) for mask in masks]
+
+
 def silhouettes_by_shape(
-    split: str, scenes: range, height: int, width: int
+    split: str, scenes: range, height: int, width: int, lit: bool = False
 ) -> dict[str, list[list[Tensor]]]:
-    """By shape: for each object of exact scenes, how each view describes it (see silhouettes)."""
+    """By shape: for each object of exact scenes, how each view describes it (see silhouettes); with
+    lit, only of one object of each scene, painted white in a grey set, its lit side."""
     described = defaultdict(list)
     for index in scenes:
         description = describe(scene_seed(split, index), 8, 29)
+        if lit:
+            description.floor_color = description.wall_color = "grey"
+            description.things[index % len(description.things)].color = WHITE
         frames = SceneBatch([description]).select(*LOOKED_AT).draw(height, width)[0]
-        for thing in description.things:
-            views = silhouettes(color_mask(frames, thing.color), frames)
-            described[thing.shape].append(views)
+        masks = object_masks(frames, tuple(thing.color for thing in description.things))
+        for thing, (mask, others) in zip(description.things, masks):
+            if not lit or thing.color == WHITE:
+                described[thing.shape].append(silhouettes(mask, frames, others))
     return described
 
 
 @cache
-def shape_classes(height: int, width: int) -> Classes:
-    """The classes of shapes at a frame size, calibrated on exact training scenes."""
-    described = silhouettes_by_shape("train", range(CALIBRATED), height, width)
+def shape_classes(height: int, width: int, lit: bool = False) -> Classes:
+    """The classes of shapes at a frame size, calibrated on exact training scenes; with lit, those
+    of the lit sides of white objects in grey sets."""
+    described = silhouettes_by_shape("train", range(CALIBRATED), height, width, lit)
     rows = {shape: torch.stack([v for o in seen for v in o]) for shape, seen in described.items()}
     return Classes.fit(rows)
 
 
 def told_shape(views: list[Tensor], classes: Classes) -> str | None:
-    """The shape that most of the views tell, None where less than MOST_VIEWS agree."""
-    told = [classes.tell(view) for view in views]
-    best = max(set(told), key=told.count, default=None)
-    return best if best and told.count(best) >= MOST_VIEWS * len(told) else None
+    """The shape that the views tell together, None where there is none."""
+    return classes.tell(torch.stack(views)) if views else None
 
 
 @cache
@@ -106,7 +119,7 @@ def motion_sizes(num_frames: int) -> dict[str, tuple[float, float, float]]:
     for index in range(MEASURED):
         for thing in describe(scene_seed("train", index), 1, num_frames).things:
             path = torch.as_tensor(thing.positions, dtype=torch.float32)
-            sizes[thing.motion].append(Movement.of(path).size)
+            sizes[thing.motion].append(Movement.of(path).size_as(thing.motion))
     return {
         kind: tuple(torch.tensor(found).quantile(torch.tensor([0.02, 0.5, 0.98])).tolist())
         for kind, found in sizes.items()
@@ -131,22 +144,23 @@ class ObjectScore:
         return self.found and self.shape and self.motion and self.extent
 
 
-def score_object(frames: Tensor, named: NamedObject) -> ObjectScore:
-    """How a grid [V, T, 3, H, W] in [0, 1] shows an object. What is no shape of these scenes is
-    never right."""
-    mask = color_mask(frames, named.color)
+def score_object(frames: Tensor, named: NamedObject, mask: Tensor, others: Tensor) -> ObjectScore:
+    """How a grid [V, T, 3, H, W] in [0, 1] shows an object (see object_masks). What is no shape of
+    these scenes is never right."""
     found = float(shown(mask).float().mean()) >= MOST_CELLS
-    views = silhouettes(mask[:, ::4], frames[:, ::4])
-    told = told_shape(views, shape_classes(*frames.shape[-2:]))
+    views = silhouettes(mask[:, ::4], frames[:, ::4], others[:, ::4])
+    lit = named.color == WHITE and grey_set(frames)
+    told = told_shape(views, shape_classes(frames.shape[-2], frames.shape[-1], lit))
     shape = named.shape is not None and told == named.shape
-    path = path_of(mask)
+    path = path_of(mask, others, LIT_ASTRAY if lit else ASTRAY)
     if path is None:
         return ObjectScore(found, shape, False, False, told=told)
     movement, (least, median, most) = Movement.of(path), motion_sizes(frames.shape[1])[named.motion]
     if named.motion in MEASURED_MOTIONS:
         kind = movement.kind == named.motion
-        extent = SIZES[0] * least <= movement.size <= SIZES[1] * most
-        return ObjectScore(found, shape, kind, extent, movement.size / median, told)
+        size = movement.size_as(named.motion)
+        extent = SIZES[0] * least <= size <= SIZES[1] * most
+        return ObjectScore(found, shape, kind, extent, size / median, told)
     in_place = movement.kind == "in place"
     turns = look_change(mask, frames) > TURNS
     as_said = turns == (named.motion == "spin") or named.shape in ROUND_ABOUT
@@ -155,7 +169,17 @@ def score_object(frames: Tensor, named: NamedObject) -> ObjectScore:
 
 def object_scores(frames: Tensor, prompt: str) -> list[tuple[NamedObject, ObjectScore]]:
     """How a grid [V, T, 3, H, W] in [0, 1] shows each object of a prompt."""
-    return [(named, score_object(frames, named)) for named in objects_of(prompt)]
+    objects = objects_of(prompt)
+    masks = object_masks(frames, tuple(named.color for named in objects))
+    return [(named, score_object(frames, named, *own)) for named, own in zip(objects, masks)]
+
+
+def shows_no_other(frames: Tensor, colors: set[str]) -> bool:
+    """Whether a grid [V, T, 3, H, W] shows nothing in a colour that is not among `colors`, in half
+    of its cells; white aside, which sets and skies can be."""
+    unnamed = COLORS.keys() - colors - {WHITE}
+    cells = frames[:, ::4]
+    return all(float(shown(color_mask(cells, c)).float().mean()) < UNNAMED for c in unnamed)
 
 
 def prompt_scores(
@@ -163,10 +187,12 @@ def prompt_scores(
 ) -> dict[str, float]:
     """Of a grid and the scores of its objects: found, shape, motion, extent, the share of the
     objects that are found, have their shape, move as said, and as far; views, 1 where the views
-    show different sides; prompt: 1 where all of it is right. NaN where the prompt names none."""
+    show different sides; only, 1 where nothing has a colour that is not named; prompt: 1 where all
+    of it is right. NaN where the prompt names none."""
     if not scores:
-        return dict.fromkeys((*PARTS, "views", "prompt"), float("nan"))
+        return dict.fromkeys((*PARTS, "views", "only", "prompt"), float("nan"))
     shares = {part: sum(getattr(s, part) for _, s in scores) / len(scores) for part in PARTS}
     views = view_change(frames) > VIEWS_TURN
-    right = views and all(s.right for _, s in scores)
-    return shares | {"views": float(views), "prompt": float(right)}
+    only = shows_no_other(frames, {named.color for named, _ in scores})
+    right = views and only and all(s.right for _, s in scores)
+    return shares | {"views": float(views), "only": float(only), "prompt": float(right)}

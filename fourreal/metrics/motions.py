@@ -8,21 +8,26 @@ from dataclasses import dataclass
 from statistics import median
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fourreal.cameras import look_at, pixel_intrinsics, project
-from fourreal.metrics.objects import shown
+from fourreal.metrics.objects import NEAR, around, shown, shown_whole
 
 # The cameras of `fourreal.scenes.describe` in the mean of what is drawn there.
 SPAN, RADIUS, HEIGHT, FOV_Y = 0.8, 2.7, 1.15, 0.71
 TARGET = (0.0, -0.42, 0.05)
 LEAST_VIEWS, LEAST_TIMES = 0.5, 0.75  # shares of views at a time, and of times, that show an object
 ASTRAY = 0.03  # of the frame's width: mean distance of the middles from one place
-HIDDEN = 0.7  # of the largest silhouette at a time: smaller ones are partly behind something
+LIT_ASTRAY = 0.06  # where only the lit side is told, of which each view shows another part
+SHORT = 0.93  # of an object's size: what hides no more does not count
+GUESSED = 0.1  # weight of a middle that comes from one side and the size, beside a whole one
+EDGE = 0.04  # of an object's pixels may lie beyond each of its sides: stray ones
 ROUNDS = 3  # of weighing views down whose middle is elsewhere, as when something is in front
-# Units of length, of which the action is about 2 wide.
-RESTS, RISES, HANGS = 0.2, 0.3, 0.05  # most extent of what rests; least rise of a bounce, a swing
-ROUND = 0.4  # least width over length of a circle
+# Units of length, of which the action is about 2 wide. In 29 frames what slides goes at least 0.3,
+# what bounces rises at least 0.45, what swings 0.07 to 0.31 and a tenth of its length.
+RESTS, RISES, HANGS, CURVES = 0.25, 0.37, 0.06, 0.1
+ROUND = 0.45  # least width over length of a circle
 
 
 def mean_rig(num_views: int, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -36,58 +41,109 @@ def mean_rig(num_views: int, height: int, width: int) -> tuple[Tensor, Tensor]:
     return extrinsics, pixel_intrinsics(torch.full((num_views,), FOV_Y), height, width)
 
 
-def path_of(masks: Tensor) -> Tensor | None:
+def path_of(masks: Tensor, others: Tensor, astray: float = ASTRAY) -> Tensor | None:
     """The path [T, 3] of an object with masks [V, T, H, W], in the set's frame; None where too few
-    views and times show it, or where they do not show it at one place."""
+    views and times show it, or where they do not show it at one place.
+
+    others [V, T, H, W]: what may hide a part of it, as the frame's border does; astray: how far
+    views may disagree, as a share of the frame's width.
+    """
     num_views, num_times, height, width = masks.shape
     extrinsics, intrinsics = mean_rig(num_views, height, width)
     seen = shown(masks)
-    area = masks.float().sum((-1, -2))
-    border = masks[..., 0].any(-1) | masks[..., -1].any(-1)
-    border |= masks[..., 0, :].any(-1) | masks[..., -1, :].any(-1)
-    whole = seen & ~border & (area > HIDDEN * area.amax(0))
-    weight = masks.float() / masks.float().sum((-1, -2), keepdim=True).clamp_min(1)
-    u = (weight.sum(-2) * (torch.arange(width) + 0.5)).sum(-1)
-    v = (weight.sum(-1) * (torch.arange(height) + 0.5)).sum(-1)
-    middles = torch.stack([u, v], -1)  # [V, T, 2]
+    if not seen.any():
+        return None
+    middles, trust = _middles(masks, others)
+    trust = trust * seen[..., None]
     places = torch.full((num_times, 3), float("nan"))
-    errors = []
+    errors, off = [], torch.zeros(num_times)
     for time in range(num_times):
-        views = whole[:, time] if whole[:, time].sum() > 1 else seen[:, time]
-        if seen[:, time].float().mean() < LEAST_VIEWS or int(views.sum()) < 2:
+        if seen[:, time].float().mean() < LEAST_VIEWS or int(seen[:, time].sum()) < 2:
             continue
-        cameras = extrinsics[views], intrinsics[views]
-        places[time], error = triangulate(middles[views, time], *cameras)
+        place, error = triangulate(middles[:, time], trust[:, time], extrinsics, intrinsics)
         errors.append(error / width)
-    if len(errors) < LEAST_TIMES * num_times or sum(errors) / len(errors) > ASTRAY:
+        places[time] = place
+        off[time] = error / width
+    usual = median(errors) if errors else 0.0
+    places[off > max(ASTRAY, 1.2 * usual)] = float("nan")  # as where something is before it
+    known = int(places[:, 0].isfinite().sum())
+    if known < LEAST_TIMES * num_times or sum(errors) / len(errors) > astray:
         return None
     return _filled(places)
 
 
-def triangulate(pixels: Tensor, extrinsics: Tensor, intrinsics: Tensor) -> tuple[Tensor, float]:
+def _middles(masks: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """The middles of an object in pixels, columns and rows, and how far to trust them, both
+    [V, T, 2]; see path_of.
+
+    Where something hides one side of it, half its size away from the other side, of the size that
+    other views or times show, which is trusted less; least where both sides are hidden.
+    """
+    whole, seen = shown_whole(masks, others), shown(masks)
+    touched = masks & around(others, NEAR)
+    found, trust = [], []
+    for dim in (-2, -1):  # rows are summed for the columns' sake
+        amount = masks.float().sum(dim)  # [V, T, N]
+        total = amount.cumsum(-1)
+        whole_amount = total[..., -1:].clamp_min(1)
+        place = torch.arange(amount.shape[-1]) + 0.5
+        mean = (amount * place).sum(-1) / whole_amount[..., 0]
+        low, high = (_reached(total, share * whole_amount) for share in (EDGE, 1 - EDGE))
+        reach = NEAR * amount.shape[-1] + 1
+        near = touched.any(dim)
+        cut_low = (near & (place < low[..., None] + reach)).any(-1) | (amount[..., 0] > 0)
+        cut_high = (near & (place > high[..., None] - reach)).any(-1) | (amount[..., -1] > 0)
+        size = torch.where(cut_low | cut_high | ~seen, float("nan"), high - low)
+        size = _filled(size.nanmedian(0).values[:, None])[:, 0]
+        if size.isnan().any():  # touched in all cells
+            size = (high - low)[seen].quantile(0.9)
+        short = high - low < SHORT * size
+        cut_low, cut_high = cut_low & short, cut_high & short
+        middle = torch.where(whole, mean, (low + high) / 2)
+        middle = torch.where(cut_low, high - size / 2, middle)
+        middle = torch.where(cut_high, low + size / 2, middle)
+        found.append(middle)
+        trust.append(GUESSED ** (cut_low.float() + cut_high.float()))
+    return torch.stack(found, -1), torch.stack(trust, -1)
+
+
+def _reached(total: Tensor, amount: Tensor) -> Tensor:
+    """Where running totals [..., N] reach an amount [..., 1]: fractions of the N steps [...]."""
+    after = torch.searchsorted(total, amount).clamp_max(total.shape[-1] - 1)
+    before = F.pad(total, (1, 0)).gather(-1, after)
+    step = (total.gather(-1, after) - before).clamp_min(1e-6)
+    return (after + (amount - before) / step)[..., 0]
+
+
+def triangulate(
+    pixels: Tensor, trust: Tensor, extrinsics: Tensor, intrinsics: Tensor
+) -> tuple[Tensor, float]:
     """The point [3] that V views see at pixels [V, 2], and the median distance in pixels between
-    these and where the point is seen. Views that disagree with most weigh less."""
+    these and where the point is seen. Coordinates count by trust [V, 2], views that disagree with
+    most weigh less."""
     projection = intrinsics @ extrinsics  # [V, 3, 4]
     rows = pixels[..., None] * projection[:, 2:] - projection[:, :2]  # [V, 2, 4]
     weight = torch.ones(len(pixels))
     for _ in range(ROUNDS):
-        scaled = (rows * weight[:, None, None]).flatten(0, 1)
+        scaled = (rows * (weight[:, None] * trust)[..., None]).flatten(0, 1)
         point = torch.linalg.lstsq(scaled[:, :3], -scaled[:, 3:]).solution[:, 0]
-        distance = (project(point[None], extrinsics, intrinsics)[0][:, 0] - pixels).norm(dim=-1)
+        away = (project(point[None], extrinsics, intrinsics)[0][:, 0] - pixels) * (trust > 0)
+        distance = away.norm(dim=-1)
         weight = 1 / (1 + distance)
-    return point, float(distance.median())
+    best = trust.amax(-1)
+    return point, float(distance[best >= best.median()].median())
 
 
 def _filled(places: Tensor) -> Tensor:
-    """places [T, 3], those that are NaN put between the others, in a running median of 3."""
+    """places [T, D], those that are NaN put between the others."""
     known = places[:, 0].isfinite().nonzero()[:, 0]
+    if not len(known):
+        return places
     index = torch.arange(len(places)).clamp(known[0], known[-1])
     after = known[torch.searchsorted(known, index).clamp_max(len(known) - 1)]
     before = known[(torch.searchsorted(known, index, right=True) - 1).clamp_min(0)]
     share = ((index - before) / (after - before).clamp_min(1))[:, None]
-    whole = places[before] * (1 - share) + places[after] * share
-    padded = torch.cat([whole[:1], whole, whole[-1:]])
-    return padded.unfold(0, 3, 1).median(-1).values
+    return places[before] * (1 - share) + places[after] * share
 
 
 @dataclass(frozen=True)
@@ -117,12 +173,11 @@ class Movement:
             return "bounce"
         if self.width > ROUND * self.length:
             return "orbit"
-        return "swing" if self.rise > HANGS else "slide"
+        return "swing" if self.rise > max(HANGS, CURVES * self.length) else "slide"
 
-    @property
-    def size(self) -> float:
-        """The extent that counts for its kind."""
-        return self.rise if self.kind == "bounce" else max(self.length, self.rise)
+    def size_as(self, kind: str) -> float:
+        """The extent that counts for a kind of motion."""
+        return self.rise if kind == "bounce" else max(self.length, self.rise)
 
 
 def look_change(mask: Tensor, frames: Tensor) -> float:

@@ -9,9 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fourreal.metrics.objects import shown_whole
+
 LEAST_PIXELS = 16  # of a silhouette
 EVEN = 0.03  # share of a covariance that is added to its diagonal
 KEPT, ROUNDS = 0.7, 2  # of a class's examples, those that fit it best, so many times over
+SHARED = 0.1  # of a class's covariance is that of all classes
+TAIL = 4.0  # degrees of freedom of a description's distribution
 BANDS = 4  # of an object's height, whose widths are compared
 
 
@@ -57,13 +61,16 @@ def _width(x: Tensor) -> Tensor:
     return x.max() - x.min() + 1 if len(x) else torch.tensor(0.0)
 
 
-def silhouettes(masks: Tensor, frames: Tensor) -> list[Tensor]:
-    """For each view of masks [V, T, H, W] and frames [V, T, 3, H, W] that shows the object at any
-    time: the medians [12] over time of its silhouettes' numbers, which leave out the times at which
-    it is partly behind something."""
+def silhouettes(masks: Tensor, frames: Tensor, others: Tensor) -> list[Tensor]:
+    """For each view of masks [V, T, H, W] and frames [V, T, 3, H, W] that shows the object whole at
+    any time: the medians [12] over these times of its silhouettes' numbers. Where no view does,
+    those of all views that show it; others [V, T, H, W] is what may hide a part of it."""
+    wholes = shown_whole(masks, others)
+    wholes = wholes if wholes.any() else torch.ones_like(wholes)
     found = []
-    for own, images in zip(masks, frames):
-        kept = [s for m, i in zip(own, images) if (s := silhouette(m, i)) is not None]
+    for own, images, times in zip(masks, frames, wholes):
+        pairs = zip(own[times], images[times])
+        kept = [s for m, i in pairs if (s := silhouette(m, i)) is not None]
         if kept:
             found.append(torch.stack(kept).median(0).values)
     return found
@@ -95,7 +102,7 @@ class Classes:
         shared = torch.cat([*centred.values()]).T.cov()
         factors, volumes = {}, {}
         for name, rows in centred.items():
-            own = 0.5 * (rows.T.cov() + shared)
+            own = rows.T.cov() + SHARED * (shared - rows.T.cov())
             own = own + EVEN * torch.diag(shared.diagonal()) + 1e-6 * torch.eye(len(own))
             factor = torch.linalg.cholesky(own)
             factors[name], volumes[name] = factor, float(2 * factor.diagonal().log().sum())
@@ -110,9 +117,12 @@ class Classes:
         distances = self._distances(name, rows)
         return distances <= distances.quantile(KEPT)
 
-    def tell(self, description: Tensor) -> str:
-        """The likeliest class of a description [D]."""
-        row = description[None]
-        return min(
-            self.means, key=lambda name: float(self._distances(name, row)) + self.volumes[name]
-        )
+    def tell(self, views: Tensor) -> str:
+        """The likeliest class of an object that V views describe [V, D]."""
+        return min(self.means, key=lambda name: float(self._unlikely(name, views).sum()))
+
+    def _unlikely(self, name: str, views: Tensor) -> Tensor:
+        """Twice the negative log-likelihood [V], but for a constant, of views [V, D] in Student's
+        distribution, whose tails keep a few odd views from deciding."""
+        distances = self._distances(name, views)
+        return (TAIL + views.shape[1]) * (1 + distances / TAIL).log() + self.volumes[name]

@@ -1,5 +1,6 @@
 """`fourreal evaluate text`: prompts that are right, exact scenes and rivals, the montage."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -73,3 +74,26 @@ def test_given_prompts_take_the_place_of_captions_and_are_pictured(monkeypatch, 
     assert (cell == 1).all(0).any() and cell[:, 5, 5].mean().sub(0.5).abs() < 0.01
     assert torch.equal(montage[..., cell.shape[2] : 2 * cell.shape[2]], cell)
     assert (montage[..., 2 * cell.shape[2] :] == 1).all()
+
+
+def test_the_size_of_motion_is_told_by_kind_beside_that_of_the_exact_scene():
+    """A slide shown three times slower: its first ten times."""
+    index = next(
+        i
+        for i in range(99)
+        if [t.motion for t in describe(scene_seed("validation", i), 1, 1).things] == ["slide"]
+    )
+    scene = make_scene(scene_seed("validation", index), 8, 29, SIZE, SIZE)
+    scores = text.TextScores()
+    scores.add("exact", scene.frames, scene.caption, 1.0)
+    scores.add("slow", scene.frames[:, torch.arange(29) // 3], scene.caption, 1.0)
+    found = scores.medians()
+    assert found["exact/size_of_slide_to_exact"] == 1
+    path = describe(scene.seed, 8, 29).things[0].positions  # on a line
+    part = np.linalg.norm(np.ptp(path[:10], 0)) / np.linalg.norm(np.ptp(path, 0))
+    assert found["slow/size_of_slide_to_exact"] == pytest.approx(part, rel=0.15)
+    ratio = found["slow/size_of_slide"] / found["exact/size_of_slide"]
+    assert ratio == pytest.approx(found["slow/size_of_slide_to_exact"])
+    alone = text.TextScores()
+    alone.add("generated", scene.frames, scene.caption, None)
+    assert list(alone.medians()) == ["generated/size_of_slide"]

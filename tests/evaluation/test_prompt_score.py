@@ -112,11 +112,16 @@ def test_a_prompt_is_right_when_all_is_right_of_all(few_examples):
     right = score.ObjectScore(True, True, True, True, 1.0)
     wrong = score.ObjectScore(True, False, True, True, 1.0)
     named = score.NamedObject("red", "box", "slide")
-    turning = torch.rand(2, 3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    turning = torch.rand(2, 3, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    turning = turning.expand(-1, -1, 3, -1, -1)
     found = score.prompt_scores(turning, [(named, right), (named, wrong)])
     shares = {"found": 1, "shape": 0.5, "motion": 1, "extent": 1}
-    assert found == {**shares, "views": 1, "prompt": 0}
+    assert found == {**shares, "views": 1, "only": 1, "prompt": 0}
     assert score.prompt_scores(turning, [(named, right)])["prompt"] == 1
+    more = turning.clone()
+    more[..., :4, :4] = torch.tensor([0.12, 0.25, 0.88])[:, None, None]  # something blue as well
+    found = score.prompt_scores(more, [(named, right)])
+    assert (found["only"], found["prompt"]) == (0, 0)
     one_view = turning[:1].expand_as(turning)
     assert score.prompt_scores(one_view, [(named, right)])["prompt"] == 0
     assert all(value != value for value in score.prompt_scores(turning, []).values())

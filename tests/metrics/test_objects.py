@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fourreal.metrics.objects import color_mask, shown
+from fourreal.metrics.objects import color_mask, shown, shown_whole
 from fourreal.scenes import SceneBatch, describe, make_scene, scene_seed
 from fourreal.scenes.describe import COLORS
 
@@ -47,3 +47,26 @@ def test_an_object_is_shown_where_enough_of_a_cell_is_its_colour():
     mask = torch.zeros(1, 3, 50, 50, dtype=torch.bool)
     mask[0, 1, :2, :5] = mask[0, 2, :2, :6] = True  # 0.4%, and more
     assert shown(mask).tolist() == [[False, False, True]]
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_neutral_lines_where_two_colours_of_the_set_blend_are_not_white(size):
+    frames = torch.full((1, 2, 3, size, size), 0.5)
+    frames[..., 0, :, :] = 0.8  # pink
+    frames[..., size // 2 : size // 2 + size // 64, :] = 0.6
+    assert not color_mask(frames, "white").any()
+    ball = slice(size // 4, size // 4 + size // 8)
+    frames[..., ball, ball] = 0.6
+    mask = color_mask(frames, "white")
+    assert mask[..., ball, ball].all() and mask.sum() == 2 * (size // 8) ** 2
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_an_object_is_whole_where_nothing_may_be_before_it(size):
+    mask = torch.zeros(1, 3, size, size, dtype=torch.bool)
+    mask[..., size // 4 : size // 2, size // 4 : size // 2] = True
+    others = torch.zeros_like(mask)
+    others[0, 1, :, size // 2 :] = True  # beside it
+    others[0, 2, :, size // 2 + size // 16 :] = True  # not near
+    assert shown_whole(mask, others).tolist() == [[True, False, True]]
+    assert not shown_whole(mask.roll(size // 2, -1), others & False).any()  # at the border
