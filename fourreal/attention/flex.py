@@ -14,6 +14,7 @@ from fourreal.caching import cached_tables
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
+GRIDS = 1024  # that a process may compile the kernel for; PyTorch gives up after 8
 BLOCK = 128  # tokens; a block of the mask is skipped, masked inside, or taken whole
 
 
@@ -48,7 +49,8 @@ def flex_attention(
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
     if not torch.is_grad_enabled():
         q, k, v = q.detach(), k.detach(), v.detach()  # on CPUs it looks at requires_grad alone
-    return _compiled()(q, k, v, score_mod=score_mod, block_mask=mask).transpose(1, 2)
+    with torch._dynamo.config.patch(recompile_limit=GRIDS, accumulated_recompile_limit=GRIDS):
+        return _compiled()(q, k, v, score_mod=score_mod, block_mask=mask).transpose(1, 2)
 
 
 @lru_cache(maxsize=1)

@@ -364,3 +364,17 @@ def test_tokens_that_do_not_fill_the_grid_are_refused():
     q = torch.zeros(1, 10, 1, 8)
     with pytest.raises(ValueError, match="10 tokens do not fill a grid of 3 views x 2 frames"):
         view_time_attention(q, q, q, 3, 2)
+
+
+def test_flex_attention_is_compiled_for_any_number_of_grids(monkeypatch):
+    plain = torch.compile(
+        flex_module.flex_attention, fullgraph=True, dynamic=False, backend="eager"
+    )
+    monkeypatch.setattr(flex, "_compiled", lambda: plain)
+    monkeypatch.setattr(flex_module, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
+    for frames in range(1, 11):  # PyTorch gives up after 8
+        grid = (2, frames, 4)
+        q, k, v = (x.detach() for x in inputs(*grid))
+        with torch.no_grad():
+            out = view_time_attention(q, k, v, 2, frames, backend="flex")
+        assert relative(out, reference(q.double(), k.double(), v.double(), 2, frames, 1.0)) < 1e-5
