@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
@@ -79,24 +79,34 @@ class SceneCache:
     def _path(self, index: int) -> Path:
         return self.folder / f"{index:06d}.npy"
 
+    def _draw(self, index: int, device: torch.device | str = "cpu", compiled: bool = False) -> None:
+        seed = scene_seed(self.split, index)
+        scene = SceneBatch([describe(seed, self.num_views, self.num_frames)]).to(device)
+        draw = scene.draw_compiled if compiled else scene.draw
+        drawn = (draw(self.height, self.width)[0] * 255).round().byte().cpu()
+        with atomic_path(self._path(index)) as temporary, open(temporary, "wb") as file:
+            np.save(file, drawn.numpy())
+
     def frames(
         self, index: int, views: list[int] | slice = slice(None), times: slice = slice(None)
     ) -> Tensor:
         path = self._path(index)
         if not path.exists():
-            seed = scene_seed(self.split, index)
-            scene = SceneBatch([describe(seed, self.num_views, self.num_frames)])
-            drawn = scene.draw(self.height, self.width)
-            with atomic_path(path) as temporary, open(temporary, "wb") as file:
-                np.save(file, (drawn[0] * 255).round().byte().numpy())
+            self._draw(index)
         kept = np.load(path, mmap_mode="r")[:, times][views]
         return torch.from_numpy(np.array(kept)).float() / 255
 
     def caption(self, index: int) -> str:
         return describe(scene_seed(self.split, index), self.num_views, self.num_frames).caption
 
-    def fill(self, count: int) -> None:
-        """Draw the first `count` scenes that are not there yet."""
-        missing = [i for i in range(count) if not self._path(i).exists()]
+    def fill(
+        self,
+        indices: Iterable[int],
+        device: torch.device | str = "cpu",
+        compiled: bool = False,
+    ) -> None:
+        """Draw the scenes of these indices that are not there yet, on a device, by a compiled
+        program (see SceneBatch) or not."""
+        missing = [i for i in indices if not self._path(i).exists()]
         for index in bar(missing, name=f"drawing {self.split} scenes", disable=not missing):
-            self.frames(index)
+            self._draw(index, device, compiled)

@@ -123,11 +123,11 @@ class GridData:
                 "or --data.videos, or a share and a number of procedural scenes."
             )
 
-    def fill(self) -> None:
+    def fill(self, device: torch.device, compiled: bool) -> None:
         """Draw all procedural scenes if there is nothing else, so that they cost no training
         time."""
         if list(self.shares) == ["procedural"]:
-            self.scenes[False].fill(self.config.scenes)
+            self.scenes[False].fill(range(self.config.scenes), device, compiled)
 
     def size(self, kind: str) -> int:
         """Training clips (or scenes) of a kind."""

@@ -39,11 +39,11 @@ class NeighbourDecoder(nn.Module):
     [B, F - 1, h, w, 768] of the others. All zero until it is trained.
     """
 
-    def __init__(self, z_dim: int, width: int):
+    def __init__(self, z_dim: int, width: int, depth: int):
         super().__init__()
         self.first_in, self.rest_in = nn.Linear(z_dim, width), nn.Linear(z_dim, width)
         self.layers = nn.ModuleList(
-            nn.Conv3d(width, width, 3, padding=1, padding_mode="replicate") for _ in range(2)
+            nn.Conv3d(width, width, 3, padding=1, padding_mode="replicate") for _ in range(depth)
         )
         self.first_out, self.rest_out = nn.Linear(width, FIRST_SIZE), nn.Linear(width, REST_SIZE)
         for layer in (self.first_out, self.rest_out):
@@ -67,12 +67,14 @@ class BlockAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # as dif
         self,
         z_dim: int = 16,
         decoder_width: int = 0,
+        decoder_depth: int = 2,
         scale_factor_temporal: int = STRIDE,
         scale_factor_spatial: int = BLOCK,
         latents_mean: tuple[float, ...] = (0.0,),
         latents_std: tuple[float, ...] = (1.0,),
     ):
-        """decoder_width: channels of the NeighbourDecoder; 0 leaves the transform alone.
+        """decoder_width and decoder_depth: channels and layers of the NeighbourDecoder; width 0
+        leaves the transform alone.
         latents_mean and latents_std are what a video model normalises latents with, one for all
         channels: the latents already have mean 0 and deviation about 1."""
         super().__init__()
@@ -81,7 +83,9 @@ class BlockAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # as dif
             self.register_buffer(f"{name}_mean", torch.zeros(size))
             self.register_buffer(f"{name}_basis", torch.zeros(size, z_dim))
             self.register_buffer(f"{name}_scale", torch.ones(z_dim))
-        self.neighbours = NeighbourDecoder(z_dim, decoder_width) if decoder_width else None
+        self.neighbours = (
+            NeighbourDecoder(z_dim, decoder_width, decoder_depth) if decoder_width else None
+        )
 
     @torch.no_grad()
     def fit(self, videos: list[Tensor]) -> None:

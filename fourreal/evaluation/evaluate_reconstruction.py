@@ -247,9 +247,10 @@ def evaluate_reconstruction(config: ReconstructionEvaluation) -> dict[str, Any]:
         if example.scene:
             description = describe(example.scene.seed, config.num_views, count)
             batch = SceneBatch([description]).select(list(range(1, config.num_views, 2)), times)
+            batch = batch.to(reconstructor.device)
             with torch.no_grad():
                 drawn = batch.draw(ENLARGED * config.height, ENLARGED * config.width)
-            enlarged = list(drawn[0].transpose(0, 1))
+            enlarged = list(drawn[0].transpose(0, 1).cpu())
         found = [
             score_reconstruction(
                 reconstructor, example.frames[:, time], large, example.scene, time, learned

@@ -6,9 +6,7 @@ by the depth that the reconstructor predicts from it. What is missing is filled 
 what is known is pasted over each. Scores are of the views that were not given.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +75,6 @@ class WarpEvaluation(ReconstructorModel, Sampling):
     one clip before that."""
     feather: int = 0
     """Pixels over which pasted pixels fade into the fill."""
-    cache: Path | None = None
-    """Where grids that do not depend on the VACE are kept for the next time."""
     montage: Path | None = None
     """Picture to write of the first 3 grids, filled with the last view strength by the last of the
     geometries, the exact ones at the right: every second view, seven times across."""
@@ -101,8 +97,8 @@ def score_warp(
     what moves, means over frames; the parallax of neighbouring views, the given one among them;
     gradient energy as a multiple of the exact grid's.
     """
-    made, exact = grid[1:], scene.frames[1:]
-    missing = warped.missing[1:, :, 0] > 0.5
+    grid, missing = grid.to(scene.frames.device), warped.missing.to(scene.frames.device)
+    made, exact, missing = grid[1:], scene.frames[1:], missing[1:, :, 0] > 0.5
     return {
         "known_share": float(warped.known_share[1:].mean()),
         "psnr_known": mean_psnr(made, exact, ~missing),
@@ -122,10 +118,7 @@ class Grids:
         self.cache = TensorCache(config.cache) if config.cache else None
         self.video = video_model(config.model, config.device)
         self.reconstructor = reconstruction_model(config.reconstructor, config.device)
-        self.names = fingerprint(self.video.transformer), fingerprint(self.reconstructor.model)
-
-    def _kept(self, key: str, compute: Callable[[], Tensor]) -> Tensor:
-        return self.cache.get(key, compute).float() if self.cache else compute()
+        self.name = fingerprint(self.reconstructor.model)
 
     def generated(self, index: int, scene: Scene) -> Tensor:
         """Today's way: the whole grid generated from the first view."""
@@ -133,10 +126,7 @@ class Grids:
         scale = config.fill_scale
         row = F.avg_pool2d(scene.frames[0], scale)
         given = {"fixed_view": row, "height": row.shape[-2], "width": row.shape[-1]}
-        options = config.num_inference_steps, config.guidance_scale, config.staged, scale
-        key = f"{self.names[0]} {tuple(scene.frames.shape)} {scene.seed} {index} {options}"
-        generate = partial(generate_grid, self.video, config, index, scene.caption, **given)
-        return enlarged(self._kept(key, generate), scale)
+        return enlarged(generate_grid(self.video, config, index, scene.caption, **given), scale)
 
     def depth(self, scene: Scene, geometry: KnownGeometry) -> Tensor:
         """Depth [1, T, H, W] of the first view."""
@@ -149,11 +139,13 @@ class Grids:
         grow = self.config.grow[GEOMETRIES.index(geometry)]
 
         def warp() -> Tensor:
-            grid = warp_first_view(scene, self.depth(scene, geometry), grow)
+            depth, device = self.depth(scene, geometry), self.reconstructor.device
+            grid = warp_first_view(scene, depth, grow, device)
             return torch.cat([grid.frames, grid.missing], dim=2)
 
-        key = f"{self.names[1]} {tuple(scene.frames.shape)} {scene.seed} {geometry} {grow}"
-        return WarpedGrid(*self._kept(key, warp).split([3, 1], dim=2))
+        key = f"{self.name} {tuple(scene.frames.shape)} {scene.seed} {geometry} {grow}"
+        found = self.cache.get(key, warp).float() if self.cache else warp()
+        return WarpedGrid(*found.split([3, 1], dim=2))
 
 
 def fill_options(
@@ -187,8 +179,9 @@ def evaluate_warp(config: WarpEvaluation) -> dict[str, dict]:
         scene = example.scene
         assert scene is not None  # without a folder of clips, examples are scenes
         generated = made_first.generated(index, scene)
-        rivals = exact_and_rivals(scene.frames)
-        parallax = Parallax(scene.frames, scene.depth, scene.extrinsics, scene.intrinsics)
+        shown = scene.to(made_first.reconstructor.device)  # where it is scored
+        rivals = exact_and_rivals(shown.frames)
+        parallax = Parallax(shown.frames, shown.depth, shown.extrinsics, shown.intrinsics)
         for geometry in config.geometries:
             warped = made_first.warped(scene, geometry)
             grids = {
@@ -209,9 +202,9 @@ def evaluate_warp(config: WarpEvaluation) -> dict[str, dict]:
                 grids[COLUMN_FIRST] = fill_holes(vace, column, **options)
             for name, grid in grids.items():
                 report = reports[geometry].setdefault(name, Report())
-                report.add(score_warp(grid, warped, scene, parallax))
+                report.add(score_warp(grid, warped, shown, parallax))
         if config.montage and index < PICTURED:
-            pictures.append(beside(grid, scene.frames))
+            pictures.append(beside(grid.cpu(), scene.frames))
     if config.montage:
         write_image(config.montage, torch.cat(pictures, -2))
     return tables(config, reports)

@@ -1,6 +1,7 @@
 """The models that are evaluated: the options that name them, how they are loaded and run."""
 
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ import tyro
 from torch import Tensor
 
 from fourreal import weights
+from fourreal.data.cache import TensorCache, fingerprint
 from fourreal.devices import choose_device
 from fourreal.evaluation.examples import Evaluation
 from fourreal.reconstruction import Reconstructor
@@ -35,6 +37,8 @@ class Sampling(VideoModel):
     """Text guidance (default: the model's own, and 1 with both references)."""
     staged: bool | None = None
     """Generate missing references before the rest (default: as the model was trained)."""
+    cache: Path | None = None
+    """Where generated grids are kept, as latents, for the next time."""
 
 
 @dataclass
@@ -85,7 +89,7 @@ def generate_grid(
 
     given: num_views where it is not the config's, and the references fixed_view and freeze_time.
     """
-    options = {
+    options: dict[str, Any] = {
         "num_views": config.num_views,
         "num_frames": config.num_frames,
         "height": config.height,
@@ -93,6 +97,21 @@ def generate_grid(
         "num_inference_steps": config.num_inference_steps,
         "guidance_scale": config.guidance_scale,
         "staged": config.staged,
-        "generator": torch.Generator().manual_seed(index),
     }
-    return pipeline(caption, **options | given).frames
+    options |= given
+
+    def sample(output_type: str) -> Tensor:
+        noise = torch.Generator().manual_seed(index)
+        return pipeline(caption, **options, generator=noise, output_type=output_type).frames
+
+    if config.cache is None:
+        return sample("pt")
+    told = [digest(v) if isinstance(v, Tensor) else str(v) for v in options.values()]
+    key = f"{fingerprint(pipeline.transformer)} {caption} {index} {' '.join(told)}"
+    latents = TensorCache(config.cache).get(key, lambda: sample("latent"))
+    return pipeline.decode_views(latents.to(pipeline.device, torch.float32))
+
+
+def digest(tensor: Tensor) -> str:
+    """A name for a tensor's values."""
+    return sha256(tensor.cpu().contiguous().numpy().tobytes()).hexdigest()

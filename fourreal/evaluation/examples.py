@@ -11,6 +11,7 @@ import tyro
 from torch import Tensor
 
 from fourreal.bars import bar
+from fourreal.devices import choose_device
 from fourreal.scenes import Scene, describe, make_scene, scene_seed
 
 
@@ -66,10 +67,11 @@ def examples(
 def scene_examples(config: Evaluation, wanted: Callable[[str], bool]) -> Iterator[ExactGrid]:
     """Procedural scenes whose caption is wanted."""
     size = config.num_views, config.num_frames, config.height, config.width
+    device = choose_device(config.device)
     seeds = (scene_seed(config.split, index) for index in count())
     kept = (seed for seed in seeds if wanted(describe(seed, 1, 1).caption))
     for seed in bar(islice(kept, config.scenes), total=config.scenes, name="scenes"):
-        scene = make_scene(seed, *size)
+        scene = make_scene(seed, *size, device=device)
         yield ExactGrid(scene.frames, scene.caption, scene)
 
 

@@ -1,7 +1,9 @@
 """Procedural dynamic scenes with exact frames, depth, cameras, masks and captions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from fourreal.cameras import relative_to_first
@@ -42,20 +44,32 @@ class Scene:
     caption: str
     seed: int
 
+    def to(self, device: torch.device | str) -> "Scene":
+        """The same on a device."""
+        tensors: dict[str, Any] = {
+            k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)
+        }
+        return replace(self, **tensors)
+
 
 def make_scene(
-    seed: int, num_views: int = 8, num_frames: int = 29, height: int = 64, width: int = 64
+    seed: int,
+    num_views: int = 8,
+    num_frames: int = 29,
+    height: int = 64,
+    width: int = 64,
+    device: torch.device | str = "cpu",
 ) -> Scene:
-    """Draw the scene of a seed (see scene_seed)."""
-    batch = SceneBatch([describe(seed, num_views, num_frames)])
+    """Draw the scene of a seed (see scene_seed) on a device; the result is on the CPU."""
+    batch = SceneBatch([describe(seed, num_views, num_frames)]).to(device)
     depth, instances, moving = batch.geometry(height, width)
     return Scene(
-        frames=batch.draw(height, width)[0],
-        depth=depth[0],
-        instances=instances[0],
-        moving=moving[0],
-        extrinsics=relative_to_first(batch.extrinsics[0]),
-        intrinsics=batch.intrinsics(height, width)[0],
+        frames=batch.draw(height, width)[0].cpu(),
+        depth=depth[0].cpu(),
+        instances=instances[0].cpu(),
+        moving=moving[0].cpu(),
+        extrinsics=relative_to_first(batch.extrinsics[0]).cpu(),
+        intrinsics=batch.intrinsics(height, width)[0].cpu(),
         caption=batch.descriptions[0].caption,
         seed=seed,
     )

@@ -5,10 +5,12 @@ their own frame, scaled to a unit sphere, cube or cylinder; lighting is Lambert 
 shadow, softened by supersampling.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
@@ -67,12 +69,15 @@ def _unit_cylinder(o: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
     return t, torch.where((cap > side)[..., None, :], up, hit * flat)
 
 
+MOST_THINGS = 3  # objects of a scene
 INTERSECT = (_unit_sphere, _unit_box, _unit_cylinder)
 
 
-def _any_shape(shape: Tensor, o: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
-    """Hits with one object of each scene; shape [B] says which unit solid it is."""
-    first, *others = shape.unique().tolist()
+def _any_shape(
+    shape: Tensor, kinds: tuple[int, ...], o: Tensor, d: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Hits with one object of each scene; shape [B] says which unit solid it is, of these kinds."""
+    first, *others = kinds
     t, normal = INTERSECT[first](o, d)
     for kind in others:
         t_kind, n_kind = INTERSECT[kind](o, d)
@@ -94,6 +99,78 @@ def _texture(kind: Tensor, u: Tensor, v: Tensor) -> Tensor:
     zero = torch.zeros_like(u)
     pattern = torch.where(kind == 1, checker, torch.where(kind == 2, stripes, zero))
     return 1 + torch.where(kind == 3, noise, pattern)
+
+
+Things = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Of S objects: shape [B, S] and exists [B, S]; the maps [B, S, 3, 3] from the set's frame to that
+of each unit solid, and positions [B, S, 3]."""
+Kinds = tuple[tuple[int, ...], ...]
+"""Of each object the unit solids that it is in some scene."""
+
+
+def _cast(
+    things: Things, kinds: Kinds, camera: Tensor, d: Tensor, t_set: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Nearest depth [B, V, P], object index (-1 is the set) and its normal, of rays d
+    [B, V, 3, P] from the cameras that meet the empty set at t_set."""
+    shape, exists, to_unit, position = things
+    nearest, normal = t_set.clone(), torch.zeros_like(d)
+    index = torch.full_like(nearest, -1, dtype=torch.long)
+    for n in range(shape.shape[1]):
+        to_local = to_unit[:, n]
+        o = to_local[:, None] @ (camera - position[:, None, n])[..., None]
+        t, local_normal = _any_shape(shape[:, n], kinds[n], o.expand_as(d), to_local[:, None] @ d)
+        closer = (t < nearest) & exists[:, n, None, None]
+        nearest = torch.where(closer, t, nearest)
+        index = torch.where(closer, n, index)
+        world = to_local.transpose(-1, -2)[:, None] @ local_normal
+        normal = torch.where(closer[..., None, :], world, normal)
+    return nearest, index, normal
+
+
+def _lit(things: Things, kinds: Kinds, light: Tensor, hit: Tensor, owner: Tensor) -> Tensor:
+    """1 where the light is seen from hit [B, V, 3, P], else 0. An object does not shade itself
+    (all are convex, and Lambert's cosine already darkens its far side)."""
+    shape, exists, to_unit, position = things
+    lit = torch.ones_like(hit[..., 0, :])
+    for n in range(shape.shape[1]):
+        to_local = to_unit[:, n]
+        o = to_local[:, None] @ (hit - position[:, None, n, :, None])
+        d = (to_local @ light[..., None])[:, None].expand_as(o)
+        t, _ = _any_shape(shape[:, n], kinds[n], o, d)
+        lit = lit * ((t >= FAR) | (owner == n) | ~exists[:, n, None, None])
+    return lit
+
+
+def _shade(
+    d: Tensor,
+    empty: tuple[Tensor, Tensor, Tensor],
+    camera: Tensor,
+    lights: tuple[Tensor, Tensor],
+    colors: Tensor,
+    things: Things,
+    kinds: Kinds,
+) -> Tensor:
+    """Colours [B, V, 3, P] of pixels, the means of SAMPLES^2 rays that follow each other in d.
+
+    empty: depth, albedo and normal of the empty set along the rays; lights: direction [B, 3] and
+    ambient share [B]; colors [B, S, 3].
+    """
+    t_set, albedo_set, normal_set = empty
+    direction, ambient = lights[0], lights[1][:, None, None]
+    t, index, normal = _cast(things, kinds, camera, d, t_set)
+    on_set = (index < 0)[..., None, :]
+    scene = torch.arange(len(index), device=index.device)[:, None, None]
+    color = colors[scene, index.clamp_min(0)].transpose(-1, -2)
+    albedo = torch.where(on_set, albedo_set, color)
+    normal = torch.where(on_set, normal_set, normal)
+    length = normal.square().sum(-2, keepdim=True).sqrt()  # norm() is slow over dim -2
+    normal = normal / length.clamp_min(1e-9)
+    hit = camera[..., None] + t[..., None, :] * d
+    cosine = (normal * direction[:, None, :, None]).sum(-2).clamp_min(0)
+    light = ambient + (1 - ambient) * 1.1 * cosine * _lit(things, kinds, direction, hit, index)
+    color = (albedo * light[..., None, :]).clamp(0, 1)
+    return color.unflatten(-1, (-1, SAMPLES**2)).mean(-1)
 
 
 class SceneBatch:
@@ -141,6 +218,13 @@ class SceneBatch:
     def num_times(self) -> int:
         return self.position.shape[1]
 
+    def to(self, device: torch.device | str) -> "SceneBatch":
+        """Move everything to a device; returns itself."""
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(self, name, value.to(device))
+        return self
+
     def select(
         self, views: list[int] | None = None, times: list[int] | None = None
     ) -> "SceneBatch":
@@ -157,7 +241,7 @@ class SceneBatch:
 
     def rays(self, height: int, width: int, samples: int) -> Tensor:
         """Directions [B, V, 3, P] with camera z = 1 through a samples x samples grid per pixel."""
-        grid = pixel_grid(height * samples, width * samples) / samples
+        grid = pixel_grid(height * samples, width * samples, self.camera.device) / samples
         grid = rearrange(grid, "(h i) (w j) c -> (h w i j) c", i=samples, j=samples)
         k = self.intrinsics(height, width)
         local = torch.cat(
@@ -202,61 +286,44 @@ class SceneBatch:
         other = torch.where(room[..., None], wall, sky)
         return t, torch.where(is_floor[..., None, :], floor, other), normal
 
-    def _local(self, n: int, time: int) -> Tensor:
-        """Maps [B, 3, 3] from the set frame to object n's unit frame at a time."""
-        return self.rotation[:, time, n].transpose(-1, -2) / self.half[:, n, :, None]
+    def things(self, time: int) -> Things:
+        """The objects at a time."""
+        to_local = self.rotation[:, time].transpose(-1, -2) / self.half[..., None]
+        return self.shape, self.exists, to_local, self.position[:, time]
 
-    def _cast(self, d: Tensor, background_t: Tensor, time: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Nearest depth [B, V, P], object index (-1 is the set) and its normal."""
-        nearest = background_t.clone()
-        index = torch.full_like(nearest, -1, dtype=torch.long)
-        normal = torch.zeros_like(d)
-        for n in range(self.shape.shape[1]):
-            to_local = self._local(n, time)
-            o = to_local[:, None] @ (self.camera - self.position[:, time, None, n])[..., None]
-            t, local_normal = _any_shape(self.shape[:, n], o.expand_as(d), to_local[:, None] @ d)
-            closer = (t < nearest) & self.exists[:, n, None, None]
-            nearest = torch.where(closer, t, nearest)
-            index = torch.where(closer, n, index)
-            world = to_local.transpose(-1, -2)[:, None] @ local_normal
-            normal = torch.where(closer[..., None, :], world, normal)
-        return nearest, index, normal
-
-    def _lit(self, hit: Tensor, owner: Tensor, time: int) -> Tensor:
-        """1 where the light is seen from hit [B, V, 3, P], else 0. An object does not shade itself
-        (all are convex, and Lambert's cosine already darkens its far side)."""
-        lit = torch.ones_like(hit[..., 0, :])
-        for n in range(self.shape.shape[1]):
-            to_local = self._local(n, time)
-            o = to_local[:, None] @ (hit - self.position[:, time, None, n, :, None])
-            d = (to_local @ self.light[..., None])[:, None].expand_as(o)
-            t, _ = _any_shape(self.shape[:, n], o, d)
-            lit = lit * ((t >= FAR) | (owner == n) | ~self.exists[:, n, None, None])
-        return lit
+    def kinds(self) -> Kinds:
+        """Which unit solids each object is in any of the scenes."""
+        return tuple(tuple(column.unique().tolist()) for column in self.shape.unbind(1))
 
     def draw(self, height: int, width: int) -> Tensor:
         """Frames [B, V, T, 3, H, W] in [0, 1]."""
-        d = self.rays(height, width, SAMPLES)
-        t_set, albedo_set, normal_set = self.background(d)
-        frames = []
-        for time in range(self.num_times):
-            t, index, normal = self._cast(d, t_set, time)
-            on_set = (index < 0)[..., None, :]
-            color = self.color[
-                torch.arange(len(index))[:, None, None], index.clamp_min(0)
-            ].transpose(-1, -2)
-            albedo = torch.where(on_set, albedo_set, color)
-            normal = torch.where(on_set, normal_set, normal)
-            length = normal.square().sum(-2, keepdim=True).sqrt()  # norm() is slow over dim -2
-            normal = normal / length.clamp_min(1e-9)
-            hit = self.camera[..., None] + t[..., None, :] * d
-            cosine = (normal * self.light[:, None, :, None]).sum(-2).clamp_min(0)
-            ambient = self.ambient[:, None, None]
-            light = ambient + (1 - ambient) * 1.1 * cosine * self._lit(hit, index, time)
-            color = (albedo * light[..., None, :]).clamp(0, 1)
-            pixels = color.unflatten(-1, (height, width, SAMPLES**2)).mean(-1)
-            frames.append(pixels)
-        return torch.stack(frames, 2)
+        return self._draw(height, width, _shade, self.kinds())
+
+    def draw_compiled(self, height: int, width: int) -> Tensor:
+        """The frames of `draw` by a compiled program, which takes half a minute to make, once for
+        each number of scenes, views and pixels, and then a fraction of the time."""
+        self._fill_slots(MOST_THINGS)
+        every = (tuple(range(len(INTERSECT))),) * MOST_THINGS  # one program for all scenes
+        return self._draw(height, width, torch.compile(_shade, dynamic=False), every)
+
+    def _fill_slots(self, count: int) -> None:
+        """Make room for `count` objects; those that are added do not exist."""
+        more = count - self.shape.shape[1]
+        self.shape, self.exists = (F.pad(x, (0, more)) for x in (self.shape, self.exists))
+        self.color = F.pad(self.color, (0, 0, 0, more))
+        self.half = F.pad(self.half, (0, 0, 0, more), value=1.0)
+        self.position = F.pad(self.position, (0, 0, 0, more))
+        self.rotation = F.pad(self.rotation, (0, 0, 0, 0, 0, more))
+
+    def _draw(self, height: int, width: int, shade: Callable[..., Tensor], kinds: Kinds) -> Tensor:
+        rays = self.rays(height, width, SAMPLES)
+        empty = self.background(rays)
+        lights = self.light, self.ambient
+        frames = [
+            shade(rays, empty, self.camera, lights, self.color, self.things(time), kinds)
+            for time in range(self.num_times)
+        ]
+        return torch.stack(frames, 2).unflatten(-1, (height, width))
 
     def geometry(self, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
         """Exact at pixel centres: z-depth [B, V, T, H, W], instances (0 is the set, n + 1 object
@@ -265,7 +332,7 @@ class SceneBatch:
         t_set = self.background(d)[0]
         depth, instances = [], []
         for time in range(self.num_times):
-            t, index, _ = self._cast(d, t_set, time)
+            t, index, _ = _cast(self.things(time), self.kinds(), self.camera, d, t_set)
             depth.append(t.unflatten(-1, (height, width)))
             instances.append((index + 1).unflatten(-1, (height, width)))
         owners = torch.stack(instances, 2)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -27,6 +28,7 @@ NOISE = 0.3  # at most, added to latents in training: generated ones are not exa
 GUESSED = 0.5  # of the steps decode a video model's guesses, where one is given
 GUESSED_FROM = (0.2, 0.95)  # the noise levels of the latents it guesses from
 MOTION_WEIGHT = 0.5
+ABSOLUTE_WEIGHT = 0.1  # of the absolute error, whose best guess of an edge is sharp
 NUM_VIEWS, NUM_FRAMES = 8, 29  # of the scenes
 FITTED = 96  # scenes that set the linear transform
 VALIDATION_SCENES = 8
@@ -42,17 +44,21 @@ class AutoencoderConfig:
     )
     start_from: Path | None = None
     """An autoencoder file whose linear transform to keep: video models trained on it stay valid.
-    Its decoder is trained on where decoder_width is the same."""
+    Its decoder is trained on where decoder_width and decoder_depth are the same."""
     cache: Path = Path("out/train/scenes")
     """Where drawn scenes are kept."""
     num_scenes: int = 600
     """Training scenes; the first 96 of them set the linear transform."""
     size: int = 64
     """Height and width of the scenes in pixels."""
+    half_size: float = 0.0
+    """How often clips have half of that height and width, four times as many."""
     z_dim: int = 16
     """Channels of the latents."""
     decoder_width: int = 96
     """Channels between neighbouring blocks in the decoder; 0 leaves the transform alone."""
+    decoder_depth: int = 2
+    """Layers between neighbouring blocks in the decoder, each of which sees one block further."""
     model: Path | None = None
     """Folder of an embedded video model whose guesses of noised latents are decoded in every other
     step."""
@@ -81,11 +87,13 @@ class NoisyDecoding(nn.Module):
 
 
 def decoding_loss(decoded: Tensor, clips: Tensor) -> dict[str, Tensor]:
-    """Squared error of decoded clips [B, 3, T, H, W], and of their changes from frame to frame."""
+    """Squared and absolute error of decoded clips [B, 3, T, H, W], and the squared error of their
+    changes from frame to frame."""
     error = decoded.float() - clips
     mse = error.square().mean()
     motion = error.diff(dim=2).square().mean() if clips.shape[2] > 1 else 0
-    return {"loss": mse + MOTION_WEIGHT * motion, "psnr": 10 * torch.log10(4 / mse.detach())}
+    loss = mse + MOTION_WEIGHT * motion + ABSOLUTE_WEIGHT * error.abs().mean()
+    return {"loss": loss, "psnr": 10 * torch.log10(4 / mse.detach())}
 
 
 @torch.no_grad()
@@ -135,6 +143,7 @@ class ClipDraws:
     num_scenes: int
     batch_size: int
     guesses: bool
+    half_size: float = 0.0
 
     def draw(self, generator: torch.Generator, progress: float) -> Clips:
         """Choose and read a batch; all that is random comes from the generator."""
@@ -142,18 +151,22 @@ class ClipDraws:
         def below(limit: int) -> int:
             return int(torch.randint(limit, (1,), generator=generator))
 
+        half = self.half_size
+        shrink = 2 if half and torch.rand((), generator=generator) < half else 1
         if self.guesses and torch.rand((), generator=generator) < GUESSED:
             index = below(self.num_scenes)
-            return Clips(as_clips(self.scenes.frames(index)), self.scenes.caption(index))
+            return Clips(as_clips(self.scenes.frames(index), shrink), self.scenes.caption(index))
         views = [
             self.scenes.frames(below(self.num_scenes), [below(NUM_VIEWS)])[0]
-            for _ in range(self.batch_size)
+            for _ in range(self.batch_size * shrink**2)
         ]
-        return Clips(as_clips(torch.stack(views)))
+        return Clips(as_clips(torch.stack(views), shrink))
 
 
-def as_clips(frames: Tensor) -> Tensor:
-    """Frames [B, T, 3, H, W] in [0, 1] as an autoencoder takes them: [B, 3, T, H, W] in [-1, 1]."""
+def as_clips(frames: Tensor, shrink: int = 1) -> Tensor:
+    """Frames [B, T, 3, H, W] in [0, 1] as an autoencoder takes them: [B, 3, T, H, W] in [-1, 1], at
+    1 / shrink of their height and width."""
+    frames = F.avg_pool2d(frames.flatten(0, 1), shrink).unflatten(0, frames.shape[:2])
     return frames.transpose(1, 2) * 2 - 1
 
 
@@ -161,13 +174,14 @@ def start_autoencoder(config: AutoencoderConfig, scenes: SceneCache) -> "BlockAu
     """The autoencoder whose decoder is trained, its linear transform fitted or kept."""
     from fourreal.embedded.autoencoder import BlockAutoencoder, load_autoencoder
 
-    vae = BlockAutoencoder(config.z_dim, config.decoder_width)
+    decoder = {"decoder_width": config.decoder_width, "decoder_depth": config.decoder_depth}
+    vae = BlockAutoencoder(config.z_dim, **decoder)
     if config.start_from is None:
         count = min(config.num_scenes, FITTED)
         vae.fit([as_clips(scenes.frames(i)[::2]) for i in range(count)])
         return vae
     kept = load_autoencoder(config.start_from)
-    alike = kept.config["decoder_width"] == config.decoder_width
+    alike = all(kept.config[name] == value for name, value in decoder.items())
     vae.load_state_dict(kept.state_dict() if alike else dict(kept.named_buffers()), strict=False)
     return vae
 
@@ -185,7 +199,7 @@ class AutoencoderTraining:
             SceneCache(config.cache, split, NUM_VIEWS, NUM_FRAMES, config.size)
             for split in ("train", "validation")
         )
-        scenes.fill(config.num_scenes)
+        scenes.fill(range(config.num_scenes))
         self.vae = start_autoencoder(config, scenes)
         notes = {"decoder_width": config.decoder_width}
         self.loop = Loop(config.loop, NoisyDecoding(self.vae), notes, "autoencoder.safetensors")
@@ -202,7 +216,9 @@ class AutoencoderTraining:
                 max_frames=self.pipeline.config.max_frames,
             )
         guesses = self.pipeline is not None
-        self.draws = ClipDraws(scenes, config.num_scenes, config.loop.batch_size, guesses)
+        self.draws = ClipDraws(
+            scenes, config.num_scenes, config.loop.batch_size, guesses, config.half_size
+        )
 
     def loss(self, batch: Clips, generator: torch.Generator) -> dict[str, Tensor]:
         """The decoder's error from noisy latents, or from a video model's guesses of them."""

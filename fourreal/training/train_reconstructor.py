@@ -7,7 +7,7 @@ temporal layers and the head on several times, half of the scenes standing still
 exact geometry where it is known, which the paper's does not.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -111,6 +111,16 @@ def drawn_size(config: ReconstructorConfig) -> int:
     return most if config.stage == "geometry" else size
 
 
+@dataclass
+class Examples:
+    """What a step is trained on: a sample, of which the network sees the views `inputs` at `size`
+    pixels."""
+
+    sample: Sample
+    inputs: list[int]
+    size: int
+
+
 class Source:
     """Samples of procedural scenes and of posed folders, all random choices from a generator."""
 
@@ -169,6 +179,24 @@ class Source:
         seeds = [scene_seed(split, below(2**31)) for _ in range(batch)]
         return draw_sample(seeds, views(config.num_views), times(NUM_TIMES), config.num_views, size)
 
+    def examples(self, generator: torch.Generator, progress: float) -> Examples:
+        """Choose and read the examples of a step; all that is random comes from the generator."""
+        config = self.config
+
+        def below(limit: int) -> int:
+            return int(torch.randint(limit, (1,), generator=generator))
+
+        batch, size = config.loop.batch_size, config.size[below(len(config.size))]
+        if config.stage == "geometry":
+            count = config.fewest_views + below(config.num_views + 1 - config.fewest_views)
+            sample = self.draw("train", generator, count, batch, size)
+            return Examples(sample, list(range(count)), size)
+        fewest = min(config.fewest_views, INPUTS)
+        others = fewest - 1 + below(INPUTS + 1 - fewest)
+        chosen = torch.randperm(NUM_TARGETS - 1, generator=generator)[:others] + 1
+        sample = self.draw("train", generator, NUM_TARGETS, batch)
+        return Examples(sample, [0, *chosen.sort().values.tolist()], size)
+
 
 def train_stage_parts(model: VGGT, config: ReconstructorConfig) -> None:
     """Let gradients reach the parameters that the stage trains, and no others."""
@@ -183,38 +211,24 @@ def train_stage_parts(model: VGGT, config: ReconstructorConfig) -> None:
 
 def stage_loss(
     model: nn.Module,
-    source: Source,
-    generator: torch.Generator,
-    device: torch.device,
+    drawn: Examples,
+    config: ReconstructorConfig,
     perceptual: float,
     lpips: Lpips | None,
 ) -> dict[str, Tensor]:
-    """The losses of a stage on examples drawn by the generator; "loss" is minimised.
+    """The losses of a stage on examples; "loss" is minimised.
 
     perceptual: the share (0 to 1) of LPIPS, or of SSIM where `lpips` is None.
     """
-    config = source.config
-    batch = config.loop.batch_size
-
-    def below(limit: int) -> int:
-        return int(torch.randint(limit, (1,), generator=generator))
-
-    size = config.size[below(len(config.size))]
+    sample = drawn.sample
     if config.stage == "geometry":
-        count = config.fewest_views + below(config.num_views + 1 - config.fewest_views)
-        sample = source.draw("train", generator, count, batch, size).to(device)
         images = sample.frames.flatten(0, 1)
         return geometry_loss(model(images, temporal=False, gaussians=False), sample)
-    fewest = min(config.fewest_views, INPUTS)
-    others = fewest - 1 + below(INPUTS + 1 - fewest)
-    chosen = torch.randperm(NUM_TARGETS - 1, generator=generator)[:others] + 1
-    inputs = [0, *chosen.sort().values.tolist()]
-    sample = source.draw("train", generator, NUM_TARGETS, batch).to(device)
     return novel_view_loss(
         model,
         sample,
-        inputs,
-        size=size,
+        drawn.inputs,
+        size=drawn.size,
         perceptual=perceptual,
         lpips=lpips,
         geometry=GEOMETRY_WEIGHT if config.stage == "dynamic" else 0.0,
@@ -265,9 +279,10 @@ def train_reconstructor(config: ReconstructorConfig) -> None:
     device = loop.accelerator.device
     lpips = Lpips(config.lpips_backbone).to(device) if config.lpips_backbone else None
 
-    def loss(_: None, generator: torch.Generator) -> dict[str, Tensor]:
+    def loss(drawn: Examples, _: torch.Generator) -> dict[str, Tensor]:
         perceptual = float(loop.progress >= config.perceptual_from)
-        return stage_loss(loop.model, source, generator, device, perceptual, lpips)
+        moved = replace(drawn, sample=drawn.sample.to(device))
+        return stage_loss(loop.model, moved, config, perceptual, lpips)
 
     def sample(out: Path) -> dict[str, float]:
         scores, pictures = score_validation(model, config, device)
@@ -276,7 +291,7 @@ def train_reconstructor(config: ReconstructorConfig) -> None:
                 write_image(out / f"{name}.png", picture)
         return scores
 
-    loop.run(loss, sample)
+    loop.run(loss, sample, source.examples)
     with loop.averaged():
         if loop.accelerator.is_main_process:
             save_model(model, config.loop.out / "reconstructor.safetensors", torch.float16)

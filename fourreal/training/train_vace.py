@@ -13,9 +13,12 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from fourreal import weights
+from fourreal.devices import choose_device
 from fourreal.files.media import write_image
 from fourreal.grid import TEMPORAL_STRIDE, contact_sheet
 from fourreal.metrics.pixels import psnr
+from fourreal.reconstruction import Reconstructor
 from fourreal.training.flow import draw_noise_levels, flow_loss
 from fourreal.training.video_config import VideoConfig, grids_of
 from fourreal.training.video_run import VideoRun
@@ -48,7 +51,10 @@ class VaceTraining(VideoRun):
 
     def __init__(self, config: VideoConfig):
         config = replace(config, grids=config.grids[-1:], grid_starts=(0.0,), grid_odds=())
-        self.data = WarpData(config.data, *grids_of(config)[0], config.quick_scenes)
+        file = config.reconstructor or weights.folder() / "reconstructor.safetensors"
+        reconstructor = Reconstructor.from_file(file, device=choose_device(None))
+        grid = grids_of(config)[0]
+        self.data = WarpData(config.data, *grid, config.quick_scenes, reconstructor)
         validation = [self.data.validation.caption(i) for i in range(VALIDATION_SCENES)]
         super().__init__(config, [*self.data.captions(), *validation])
         self.data.fill()
@@ -63,10 +69,8 @@ class VaceTraining(VideoRun):
     def loss(self, batch: WarpBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """The flow loss of a batch, with random noise levels and noise."""
         frames, warped, missing = (
-            torch.cat(parts).to(self.device)
-            for parts in zip(
-                *((e.frames, e.warped.frames, e.warped.missing) for e in batch.examples)
-            )
+            torch.cat(parts)
+            for parts in zip(*(e.to(self.device).floats().tensors() for e in batch.examples))
         )
         count = len(batch.examples)
 
@@ -96,7 +100,7 @@ class VaceTraining(VideoRun):
         self.pipe.set_progress_bar_config(disable=True)
         scores, sheets = [], []
         for index in range(VALIDATION_SCENES):
-            example = self.data.validation.get(index)
+            example = self.data.validation.get(index).floats()
             given = {"video": example.warped.frames, "mask": example.warped.missing}
             options = {"guidance_scale": 1.0, "staged": False} | given
             made = self.generate(example.caption, 0, index, SAMPLED_STEPS, **options)

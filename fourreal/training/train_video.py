@@ -57,7 +57,7 @@ class VideoTraining(VideoRun):
         validation = [data.caption(pick) for pick in data.validation(VALIDATION_GRIDS)]
         super().__init__(config, [*data.captions(), *validation])
         self.data = data
-        data.fill()
+        data.fill(self.device, config.compile)
         vae_name = fingerprint(self.pipe.vae) if config.data.draws else ""
         self.draws = VideoDraws(config, data, vae_name)
         odds = torch.tensor(config.reference_odds).view(-1, len(REFERENCES))
@@ -98,7 +98,7 @@ class VideoTraining(VideoRun):
     @torch.no_grad()
     def _encode(self, frames: Tensor) -> Tensor:
         with torch.autocast(self.device.type, enabled=False):
-            return self.pipe.encode_views(frames)
+            return self.pipe.encode_views(frames.to(self.device).float() / 255)
 
     def draw_references(
         self, batch: VideoBatch, generator: torch.Generator

@@ -38,6 +38,9 @@ class VideoConfig:
     quick_scenes: int = 0
     """Scenes of --vace besides --data.scenes whose holes are told from exact depth alone, which is
     six times faster than to warp them."""
+    reconstructor: Path | None = None
+    """A reconstructor file, whose depth of first views every second scene of --vace is warped by
+    (default: the package's)."""
     tune: Tune = "all"
     """all (of an embedded model also the text encoder, but not with --vace), attention
     (self-attention), lora, or vace (the blocks that --vace adds)."""
@@ -62,6 +65,9 @@ class VideoConfig:
     """The part of the run after which each grid is used."""
     grid_odds: tuple[float, ...] = ()
     """How often each grid is drawn, instead of one after the other."""
+    half_size: float = 0.0
+    """How often frames have half of the height and width, four times as many, so that one model
+    serves both sizes."""
     shift: float | None = None
     """Timestep shift of training and sampling; by default as start_from, and 3 from nothing."""
     both_shift: float | None = None

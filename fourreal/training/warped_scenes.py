@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fourreal import weights
 from fourreal.bars import bar
 from fourreal.cameras import warp
 from fourreal.data.cache import fingerprint
@@ -43,13 +42,16 @@ def first_view_depth(scene: Scene, reconstructor: Reconstructor) -> Tensor:
     return depth * (scene.depth[:1] / depth).median()
 
 
-def warp_first_view(scene: Scene, depth: Tensor, grow: int = 2) -> WarpedGrid:
+def warp_first_view(
+    scene: Scene, depth: Tensor, grow: int = 2, device: torch.device | str = "cpu"
+) -> WarpedGrid:
     """The first view of a scene, a fixed-view video with depth [1, T, H, W], warped into all of the
-    scene's cameras, holes widened by `grow` pixels. The first view itself is known whole."""
+    scene's cameras, on a device; holes widened by `grow` pixels. The first view itself is known
+    whole."""
     cameras = scene.extrinsics, scene.intrinsics
     num_views, num_times, _, height, width = scene.frames.shape
     given = reference_cells((num_views, num_times, height, width), fixed_view=scene.frames[0])
-    seen = first_view_scene(scene, depth)
+    seen = first_view_scene(scene, depth).to(device)
     return warp_grid(seen, *cameras, width, height, grow=grow, references=given)
 
 
@@ -58,28 +60,31 @@ def first_view_scene(scene: Scene, depth: Tensor) -> GaussianScene:
     return scene_from_depth(scene.frames[:1], depth, scene.extrinsics[:1], scene.intrinsics[:1])
 
 
-def seen_from_first_view(scene: Scene) -> WarpedGrid:
-    """What the first view of a scene shows in the others, by exact depth, without drawing it there.
+def seen_from_first_view(scene: Scene, device: torch.device | str = "cpu") -> WarpedGrid:
+    """What the first view of a scene shows in the others, by exact depth, without drawing it there,
+    on a device.
 
     A pixel is known where the first view sees its surface at that time, or at any time where it
     stands still; its colour is the exact one. Holes are widened by SEEN_GROW pixels. It takes an
     eighth of the time of warp_first_view, and its holes are much like those.
     """
-    cameras = list(zip(scene.extrinsics, scene.intrinsics))
-    depth, still = scene.depth[0], scene.depth[0].masked_fill(scene.moving[0], 0).amax(dim=0)
+    cameras = list(zip(scene.extrinsics.to(device), scene.intrinsics.to(device)))
+    depths, moving = scene.depth.to(device), scene.moving.to(device)
+    depth, still = depths[0], depths[0].masked_fill(moving[0], 0).amax(dim=0)
     layers = torch.stack([depth, still.expand_as(depth)], dim=1)  # [T, 2, H, W]
     missing = torch.zeros_like(scene.frames[:, :, :1])
     for view in range(1, len(cameras)):
-        warped, inside, distance = warp(layers, scene.depth[view], cameras[view], cameras[0])
+        warped, inside, distance = warp(layers, depths[view], cameras[view], cameras[0])
         seen = (warped / distance[:, None] - 1).abs() < SEEN_WITHIN
-        known = inside & (seen[:, 0] | (seen[:, 1] & ~scene.moving[view]))
+        known = inside & (seen[:, 0] | (seen[:, 1] & ~moving[view]))
         missing[view, :, 0] = grown(~known, SEEN_GROW).float()
     return WarpedGrid(torch.where(missing > 0.5, HOLE, scene.frames), missing)
 
 
 @dataclass
 class WarpedExample:
-    """A scene's frames [V, T, 3, H, W] in [0, 1], and its first view warped into its cameras."""
+    """A scene's frames [V, T, 3, H, W], and its first view warped into its cameras. All values are
+    bytes, 0 to 255, which travel faster between processes than floats."""
 
     frames: Tensor
     warped: WarpedGrid
@@ -88,6 +93,16 @@ class WarpedExample:
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         """Frames, warped frames, and what is missing [V, T, 1, H, W]."""
         return self.frames, self.warped.frames, self.warped.missing
+
+    def floats(self) -> "WarpedExample":
+        """The same in [0, 1]."""
+        warped = WarpedGrid(self.warped.frames.float() / 255, self.warped.missing.float() / 255)
+        return WarpedExample(self.frames.float() / 255, warped, self.caption)
+
+    def to(self, device: torch.device | str) -> "WarpedExample":
+        """The same on a device."""
+        warped = WarpedGrid(self.warped.frames.to(device), self.warped.missing.to(device))
+        return WarpedExample(self.frames.to(device), warped, self.caption)
 
     def recoloured(self, channels: list[int]) -> "WarpedExample":
         """The same with the colour channels in another order, of which no caption speaks."""
@@ -116,7 +131,7 @@ class WarpCache:
         reconstructor: Reconstructor,
         quick: bool = False,
     ):
-        """size: views, frames, height, width."""
+        """size: views, frames, height, width. Scenes are drawn on the reconstructor's device."""
         views, frames, height, width = size
         how = "seen" if quick else f"warped_{fingerprint(reconstructor.model)}"
         self.folder = Path(folder) / f"{split}_{views}x{frames}_{height}x{width}_{how}"
@@ -127,13 +142,15 @@ class WarpCache:
         return self.folder / f"{index:06d}.npy"
 
     def _draw(self, index: int) -> None:
-        scene = make_scene(scene_seed(self.split, index), *self.size)
+        device = self.reconstructor.device
+        scene = make_scene(scene_seed(self.split, index), *self.size, device=device)
         if self.quick:
-            warped = seen_from_first_view(scene)
+            warped = seen_from_first_view(scene, device)
         elif GEOMETRIES[index % 2] == "predicted":
-            warped = warp_first_view(scene, first_view_depth(scene, self.reconstructor))
+            depth = first_view_depth(scene, self.reconstructor)
+            warped = warp_first_view(scene, depth, device=device)
         else:
-            warped = warp_first_view(scene, scene.depth[:1])
+            warped = warp_first_view(scene, scene.depth[:1], device=device)
         drawn = torch.cat([scene.frames, warped.frames, warped.missing], dim=2)
         with atomic_path(self._path(index)) as temporary, open(temporary, "wb") as file:
             np.save(file, (drawn * 255).round().byte().numpy())
@@ -142,10 +159,10 @@ class WarpCache:
         return describe(scene_seed(self.split, index), *self.size[:2]).caption
 
     def get(self, index: int) -> WarpedExample:
-        """The example of the scene of this index within the split."""
+        """The example of the scene of this index within the split, in bytes."""
         if not self._path(index).exists():
             self._draw(index)
-        values = torch.from_numpy(np.load(self._path(index))).float() / 255
+        values = torch.from_numpy(np.load(self._path(index)))
         exact, warped, missing = values.split([3, 3, 1], dim=2)
         return WarpedExample(exact, WarpedGrid(warped, missing), self.caption(index))
 
@@ -166,7 +183,14 @@ class WarpData:
     with clips, whose geometry is not known.
     """
 
-    def __init__(self, config: DataConfig, num_views: int, num_frames: int, quick_scenes: int):
+    def __init__(
+        self,
+        config: DataConfig,
+        num_views: int,
+        num_frames: int,
+        quick_scenes: int,
+        reconstructor: Reconstructor,
+    ):
         if config.multiview or config.static or config.videos or config.scenes < 1:
             raise ValueError(
                 "a VACE is trained on procedural scenes alone, because their geometry is known; "
@@ -175,7 +199,6 @@ class WarpData:
             )
         self.num_views, self.num_latent_frames = num_views, num_latent_frames(num_frames)
         size = num_views, num_frames, config.height, config.width
-        reconstructor = Reconstructor.from_file(weights.folder() / "reconstructor.safetensors")
         self.warped, self.quick, self.validation = (
             WarpCache(config.cache, split, size, reconstructor, quick)
             for split, quick in (("train", False), ("train", True), ("validation", False))
@@ -184,9 +207,11 @@ class WarpData:
         self.quick_scenes = range(QUICK_FROM, QUICK_FROM + quick_scenes)
 
     def fill(self) -> None:
-        """Draw all warped scenes, so that they cost no training time; the quick ones are drawn when
-        they are met."""
+        """Draw all warped scenes, so that they cost no training time. The quick ones are drawn when
+        they are met, but not on a GPU, where the processes that read them cannot draw."""
         self.warped.fill(self.warped_scenes)
+        if self.warped.reconstructor.device.type != "cpu":
+            self.quick.fill(self.quick_scenes)
 
     def draw(self, generator: torch.Generator) -> WarpedExample:
         """A random training scene, in half of the cases played backwards, and in half of them with

@@ -1,8 +1,12 @@
 """Evaluation of one scene on the pretend device gives the CPU's scores."""
 
+from dataclasses import replace
+
 import pytest
 
 from fourreal.evaluation import evaluate_reconstruction as reconstruction
+from fourreal.evaluation.evaluate_video import VideoEvaluation, evaluate_video
+from fourreal.evaluation.evaluate_warp import WarpEvaluation, evaluate_warp
 from fourreal.reconstruction import save_model
 
 from ..evaluation.small import small
@@ -27,5 +31,27 @@ def test_a_scene_is_scored_on_the_device_as_on_the_cpu(tmp_path, single_precisio
     assert found.keys() == expected.keys()
     for name, score in expected.items():
         assert found[name] == pytest.approx(score, rel=0.02, abs=0.02), name
-    # Scenes are drawn on the host.
+    assert device.operations["cuda"] > 2000
+
+
+@pytest.mark.parametrize("kind", ["warp", "video"])
+def test_grids_are_made_and_scored_on_the_device_as_on_the_cpu(kind, tmp_path, single_precision):
+    options = small(scenes=1, num_views=2, num_frames=5, height=32, width=32)
+    options |= {"num_inference_steps": 1, "cache": tmp_path}
+    evaluate, config = {
+        "warp": (evaluate_warp, WarpEvaluation(**options, strengths=(1.0,))),
+        "video": (evaluate_video, VideoEvaluation(**options, references=("both",))),
+    }[kind]
+
+    def scores(device: str) -> dict:
+        found = evaluate(replace(config, device=device, cache=tmp_path / device))
+        rows = found["predicted"] if kind == "warp" else {kind: found}
+        return {f"{a}/{b}": s["mean"] for a in rows for b, s in rows[a]["scores"].items()}
+
+    expected = scores("cpu")
+    with PretendCuda() as device:
+        found = scores("cuda")
+    assert found.keys() == expected.keys()
+    for name, score in expected.items():
+        assert found[name] == pytest.approx(score, rel=0.02, abs=0.1), name
     assert device.operations["cuda"] > 2000

@@ -1,12 +1,14 @@
 """One step of each trainer on the pretend device, with the CPU's loss."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
 
+from fourreal import weights
 from fourreal.cli import main
 from fourreal.reconstruction import save_model
 
@@ -71,3 +73,21 @@ def test_a_step_of_the_video_model(tune, tmp_path):
         (cuda,) = tune_embedded(tmp_path / "cuda", tmp_path / "scenes", **options)
     assert cuda == pytest.approx(cpu, rel=1e-3)
     assert device.operations["cuda"] > 1000
+
+
+def test_a_step_of_the_vace_on_scenes_of_both_kinds(tmp_path):
+    save_model(tiny_model(point_head=False), tmp_path / "start.safetensors")
+    arguments = ["video", "--vace", "--start-from", str(weights.folder())]
+    arguments += ["--reconstructor", str(tmp_path / "start.safetensors")]
+    arguments += ["--data.scenes", "2", "--quick-scenes", "2", "--data.height", "32"]
+    arguments += ["--data.width", "32", "--grids", "2x5", "--grid-starts", "0"]
+    runs = []
+    for name in ("cpu", "cuda"):
+        own = [*arguments, "--data.cache", str(tmp_path / f"{name}-scenes")]
+        with PretendCuda() if name == "cuda" else nullcontext():
+            assert main(["train", *own, *LOOP, "--loop.out", str(tmp_path / name)]) == 0
+        AcceleratorState._reset_state(reset_partial_state=True)
+        runs.append(json.loads((tmp_path / name / "log.json").read_text())["log"][0]["loss"])
+    assert runs[1] == pytest.approx(runs[0], rel=1e-2)
+    drawn = list((tmp_path / "cuda-scenes").glob("*_seen/*.npy"))
+    assert len(drawn) == 2  # the processes that read them could not draw them

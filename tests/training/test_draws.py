@@ -11,7 +11,7 @@ from fourreal.training.train_autoencoder import ClipDraws
 @pytest.fixture
 def clips(scenes):
     cache = SceneCache(scenes, "train", 8, 29, 16)
-    cache.fill(2)
+    cache.fill(range(2))
     return ClipDraws(cache, 2, 3, guesses=True)
 
 

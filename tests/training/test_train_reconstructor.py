@@ -154,7 +154,7 @@ def test_steps_have_every_size_and_every_number_of_views(tmp_path, monkeypatch):
 
     source, generator = Source(config), torch.Generator().manual_seed(0)
     for _ in range(40):
-        train.stage_loss(model, source, generator, torch.device("cpu"), 0.0, None)
+        train.stage_loss(model, source.examples(generator, 0.0), config, 0.0, None)
     assert shown == {(views, size) for views in (1, 2, 3, 4) for size in (16, 32)}
 
 

@@ -29,6 +29,7 @@ class Answering:
 
     def __init__(self, depth=None):
         self.model, self.depth, self.calls = tiny_model(), depth, 0
+        self.device = torch.device("cpu")
 
     def __call__(self, frames, **options):
         assert len(frames) == 1  # it sees the given view alone
@@ -66,7 +67,7 @@ def test_scenes_have_exact_and_predicted_depth_by_turns_and_are_drawn_once(tmp_p
         scene = scene_of("validation", index)
         wall = torch.full_like(scene.depth[:1], scene.depth[:1].median())
         expected = warp_first_view(scene, wall if depth is None else depth)
-        example = WarpCache(tmp_path, "validation", SIZE, reconstructor).get(index)
+        example = WarpCache(tmp_path, "validation", SIZE, reconstructor).get(index).floats()
         assert example.caption == scene.caption
         assert torch.equal(example.warped.missing, expected.missing)
         assert (example.frames - scene.frames).abs().max() <= 0.5 / 255 + 1e-6
@@ -76,17 +77,18 @@ def test_scenes_have_exact_and_predicted_depth_by_turns_and_are_drawn_once(tmp_p
 
 
 def test_training_sees_training_scenes_in_both_directions_of_time(tmp_path):
-    data = WarpData(DataConfig(scenes=1, height=48, width=48, cache=tmp_path), *SIZE[:2], 0)
+    config = DataConfig(scenes=1, height=48, width=48, cache=tmp_path)
+    data = WarpData(config, *SIZE[:2], 0, Answering(1.0))
     data.fill()
     assert data.captions() == [scene_of("train", 0).caption]
     forwards = data.warped.get(0)
-    assert (forwards.frames - scene_of("train", 0).frames).abs().max() < 0.003
+    assert (forwards.floats().frames - scene_of("train", 0).frames).abs().max() < 0.003
     seen, orders = set(), set()
     for seed in range(24):
         example = data.draw(torch.Generator().manual_seed(seed))
         turned = bool((example.warped.missing != forwards.warped.missing).any())
         upright = example.backwards() if turned else example
-        means = upright.frames.mean((0, 1, 3, 4)), forwards.frames.mean((0, 1, 3, 4))
+        means = [e.frames.float().mean((0, 1, 3, 4)) for e in (upright, forwards)]
         order = [int((mean - means[1]).abs().argmin()) for mean in means[0]]
         for own, given in zip(upright.tensors()[:2], forwards.tensors()[:2]):
             assert torch.equal(own, given[:, :, order])
@@ -99,7 +101,7 @@ def test_training_sees_training_scenes_in_both_directions_of_time(tmp_path):
 @pytest.mark.parametrize("options", [{"videos": ("clips",)}, {"scenes": 0}])
 def test_clips_whose_geometry_is_not_known_are_refused(tmp_path, options):
     with pytest.raises(ValueError, match="procedural scenes alone"):
-        WarpData(DataConfig(cache=tmp_path, **options), 2, 5, 0)
+        WarpData(DataConfig(cache=tmp_path, **options), 2, 5, 0, Answering(1.0))
 
 
 @pytest.mark.parametrize("index", [1, 4])
@@ -125,10 +127,11 @@ def test_background_that_stands_still_is_seen_at_all_times():
 
 def test_quick_scenes_are_others_and_are_not_warped(tmp_path):
     config = DataConfig(scenes=1, height=48, width=48, cache=tmp_path)
-    data = WarpData(config, *SIZE[:2], 1)
+    data = WarpData(config, *SIZE[:2], 1, Answering(1.0))
     other = scene_of("train", QUICK_FROM)
     assert data.captions() == [scene_of("train", 0).caption, other.caption]
-    drawn = [data.draw(torch.Generator().manual_seed(seed)).warped.missing for seed in range(12)]
+    examples = [data.draw(torch.Generator().manual_seed(seed)) for seed in range(12)]
+    drawn = [example.floats().warped.missing for example in examples]
     expected = seen_from_first_view(other).missing
     quick = [any(torch.equal(m, e) for e in (expected, expected.flip(1))) for m in drawn]
     assert 2 < sum(quick) < 10
