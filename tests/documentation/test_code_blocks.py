@@ -199,7 +199,7 @@ def do(block: Block, page: Path, names: dict) -> None:
     elif block.language == "json":
         json.loads(block.text)
     else:
-        assert block.language in ("text", "powershell"), f"what is {block.language}?"
+        assert block.language in ("text", "powershell", "mermaid"), f"what is {block.language}?"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

@@ -90,8 +90,8 @@ xychart-beta
 ```"""
     drawn = hooks.drawn_charts(f"a\n\n{text}\n\nb")
     assert 'points="50.0,150.0 260.0,30.0 470.0,90.0"' in drawn and "mermaid" not in drawn
-    card = hooks.pages()["model-card.md"]
-    assert "```mermaid" in card and "```mermaid" not in hooks.drawn_charts(card)
+    diary = (ROOT / "docs" / "training-diary.md").read_text(encoding="utf-8")
+    assert "```mermaid" in diary and "```mermaid" not in hooks.drawn_charts(diary)
 
 
 @cache

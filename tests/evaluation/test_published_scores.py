@@ -330,7 +330,7 @@ def test_no_number_is_left_without_a_claim(page):
     ],
 )
 def test_a_curve_shows_what_was_logged(title, model, name):
-    text = CARD.read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "training-diary.md").read_text(encoding="utf-8")
     drawn = re.search(rf'title "{title}.*?line \[(.*?)\]', text, flags=re.DOTALL)[1].split(", ")
     runs = json.loads((weights.folder() / "scores" / "training.json").read_text())[model]
     logged = iter([point[name] for run in runs for point in run["log"] if name in point])
