@@ -1,5 +1,7 @@
 """Pictures of what is evaluated: scenes drawn from their cameras, grids side by side."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,6 +12,7 @@ from fourreal.rendering import render
 
 ACROSS = 4  # grids in a row of a montage
 WHITE = 1.0
+GREEN, RED = (0.1, 0.65, 0.2), (0.85, 0.1, 0.1)
 
 
 def draw_scene(
@@ -36,6 +39,16 @@ def excerpt(grid: Tensor) -> Tensor:
     """The first and last view of a grid [V, T, 3, H, W] at four times, as a cell [3, h, w] of a
     montage."""
     return F.pad(contact_sheet(grid[spaced_times(2, len(grid))], 4), (0, 8, 0, 8), value=WHITE)
+
+
+def marked(cell: Tensor, right: float) -> Tensor:
+    """A cell of a montage with a bar below it: green where `right` is 1, red where it is 0, none
+    where nothing is known (NaN)."""
+    if math.isnan(right):
+        return cell
+    cell = cell.clone()
+    cell[:, -7:-3, :-8] = torch.tensor(GREEN if right else RED)[:, None, None]
+    return cell
 
 
 def montage(cells: list[Tensor]) -> Tensor:

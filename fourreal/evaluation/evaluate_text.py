@@ -11,7 +11,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from fourreal.evaluation.drawing import excerpt, montage
+from fourreal.evaluation.drawing import excerpt, marked, montage
 from fourreal.evaluation.evaluated_models import Sampling, generate_grid, video_model
 from fourreal.evaluation.examples import examples
 from fourreal.evaluation.prompt_score import MEASURED_MOTIONS, object_scores, prompt_scores
@@ -44,7 +44,8 @@ class TextEvaluation(LearnedMetrics, Sampling):
     num_inference_steps: Annotated[int, tyro.conf.arg(aliases=["--steps"])] = 10
     """Sampling steps of each stage."""
     montage: Path | None = None
-    """Picture to write of the first 16 grids: two views of each, four times across."""
+    """Picture to write of the first 16 grids: two views of each, four times across, and a bar
+    below, green where the prompt is right and red where it is not."""
 
 
 def prompts_of(config: TextEvaluation) -> Iterator[tuple[str, Tensor | None]]:
@@ -109,8 +110,6 @@ def evaluate_text(config: TextEvaluation) -> dict[str, Any]:
     scores, pictures = TextScores(), []
     for index, (prompt, exact) in enumerate(prompts_of(config)):
         grid = generate_grid(pipeline, config, index, prompt)
-        if config.montage and index < PICTURED:
-            pictures.append(excerpt(grid))
         rows = {"generated": grid}
         if exact is not None:
             rows = exact_and_rivals(exact) | rows
@@ -124,6 +123,9 @@ def evaluate_text(config: TextEvaluation) -> dict[str, Any]:
         judged = learned.prompt(grid[:, times], prompt) | learned.views(grid)
         judged |= learned.video(grid[len(grid) // 2], prompt)
         scores.report.add(judged, "generated/")
+        if config.montage and index < PICTURED:
+            right = scores.report.scores["generated/prompt"][-1]
+            pictures.append(marked(excerpt(grid), right))
     scores.report.of_all = learned.of_all() | scores.medians()
     scores.report.notes["shapes"] = scores.told
     if config.montage:

@@ -6,6 +6,7 @@ import torch
 
 from fourreal.evaluation import evaluate_text as text
 from fourreal.evaluation import prompt_score, rivals
+from fourreal.evaluation.drawing import GREEN, RED, marked
 from fourreal.files.media import read_image
 from fourreal.scenes import describe, make_scene, scene_seed
 
@@ -74,6 +75,15 @@ def test_given_prompts_take_the_place_of_captions_and_are_pictured(monkeypatch, 
     assert (cell == 1).all(0).any() and cell[:, 5, 5].mean().sub(0.5).abs() < 0.01
     assert torch.equal(montage[..., cell.shape[2] : 2 * cell.shape[2]], cell)
     assert (montage[..., 2 * cell.shape[2] :] == 1).all()
+    # Grey shows neither prompt: a red bar is below both.
+    for wrong in montage[:, -5].split(cell.shape[2], dim=-1)[:2]:
+        assert torch.allclose(wrong[:, 5], torch.tensor(RED), atol=0.01)
+
+
+def test_a_bar_says_whether_a_prompt_is_right():
+    cell = torch.full((3, 20, 30), 0.5)
+    below = [marked(cell, right)[:, -5, 3].tolist() for right in (1.0, 0.0, float("nan"))]
+    assert below == [pytest.approx(color) for color in (GREEN, RED, (0.5, 0.5, 0.5))]
 
 
 def test_the_size_of_motion_is_told_by_kind_beside_that_of_the_exact_scene():
