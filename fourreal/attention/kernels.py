@@ -267,5 +267,7 @@ def failure(kernel: Kernel, device: torch.device, dtype: torch.dtype, head_dim: 
         own = [x.double().cpu() for x in own]
     except (RuntimeError, ImportError, OSError, AttributeError, TypeError, ValueError) as error:
         return str(error).strip().split("\n")[0]
-    errors = [float((a - b).norm() / b.norm()) for a, b in zip(own, expected)]
-    return None if max(errors) < 0.05 else f"its results are off by {max(errors):.0%}"
+    names = ("output", "log-sum-exp", "gradient of q", "gradient of k", "gradient of v")
+    errors = {n: float((a - b).norm() / b.norm()) for n, a, b in zip(names, own, expected)}
+    wrong = [f"{name} is off by {error:.0%}" for name, error in errors.items() if not error < 0.05]
+    return f"its {', its '.join(wrong)}" if wrong else None

@@ -177,8 +177,11 @@ def test_a_kernel_that_does_not_keep_the_contract_is_refused():
         def forward(q, k, v):
             raise RuntimeError("no such kernel\nand much more")
 
-    assert "off by" in kernels.failure(BaseTwo(), cpu, torch.float32, 16)
-    assert "off by" in kernels.failure(OwnSum(), cpu, torch.float32, 16)
+    wrong = kernels.failure(BaseTwo(), cpu, torch.float32, 16)
+    assert wrong == "its log-sum-exp is off by 44%"  # 1 / log(2) - 1
+    wrong = kernels.failure(OwnSum(), cpu, torch.float32, 16)
+    assert [f"gradient of {x} is off" in wrong for x in "qkv"] == [True] * 3
+    assert "output" not in wrong and "log-sum-exp" not in wrong
     assert kernels.failure(Absent(), cpu, torch.float32, 16) == "no such kernel"
 
 
