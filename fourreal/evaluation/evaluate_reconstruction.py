@@ -289,13 +289,37 @@ def evaluate_pipeline(config: PipelineEvaluation) -> dict[str, Any]:
             scene = reconstructor(frames[:, times], cameras=cameras, split=None).scene
             shown = list(range(1, len(times)))
             views = draw_scene(scene, shown, targets, reconstructor.device)
-            found = {
-                "psnr": mean_psnr(views, wanted),
-                "psnr_moving": mean_psnr(views, wanted, region),
-                "ssim": ssim(views, wanted),
-            }
-            report.add(found | learned.likeness(views, wanted), f"{name}/")
+            found = score_shown(views, wanted, region) | learned.likeness(views, wanted)
+            report.add(found, f"{name}/")
+        rivals = pipeline_rivals(example.frames[:, times[1:]], exact[:, 0], inputs, held_out)
+        for name, views in rivals.items():
+            report.add(score_shown(views, wanted, region), f"{name}/")
     return report.finish(config)
+
+
+def score_shown(views: Tensor, wanted: Tensor, region: Tensor) -> dict[str, float]:
+    """Scores of views [V, T, 3, H, W], their moving region [V, T, H, W] among them."""
+    return {
+        "psnr": mean_psnr(views, wanted),
+        "psnr_moving": mean_psnr(views, wanted, region),
+        "ssim": ssim(views, wanted),
+        "sharpness": gradient_energy(views) / gradient_energy(wanted),
+    }
+
+
+def pipeline_rivals(
+    frames: Tensor, photos: Tensor, inputs: list[int], held_out: list[int]
+) -> dict[str, Tensor]:
+    """What held-out views of frames [V, T, 3, H, W] could be taken for: themselves, blurred;
+    and at all times the first of the photos of the input cameras [V, 3, H, W], and the mean of both
+    neighbours' photos, which costs no model."""
+    wanted = frames[held_out]
+    last = len(inputs) - 1
+    right = [next((i for i, v in enumerate(inputs) if v > h), last) for h in held_out]
+    between = torch.stack([(photos[i - 1] + photos[i]) / 2 for i in right])[:, None]
+    rows = {"exact_views": wanted, "still_copy": photos[:1, None].expand_as(wanted)}
+    rows |= {f"exact_blurred_{sigma:g}": blurred(wanted, sigma) for sigma in BLURS}
+    return rows | {"mean_of_neighbours": between.expand_as(wanted)}
 
 
 def score_split(scene: Scene) -> dict[str, float]:

@@ -54,6 +54,13 @@ def test_the_whole_pipeline_is_scored_beside_its_references(monkeypatch):
     scores = {k: v["mean"] for k, v in reconstruction.evaluate_pipeline(config)["scores"].items()}
     assert scores["generated/psnr"] == scores["exact/psnr"]
     assert scores["generated/psnr_moving"] > scores["references/psnr_moving"]
+    rivals = ("exact_views", "exact_blurred_1", "exact_blurred_2", "still_copy")
+    ordered = [scores[f"{name}/psnr"] for name in rivals]
+    assert ordered == sorted(ordered, reverse=True) and ordered[0] == 60
+    between = (exact[[0, 3, 6, 9], 0] + exact[[2, 5, 8, 11], 0]) / 2
+    error = (between - exact[[1, 4, 7, 10], 8]).square().mean((-3, -2, -1))
+    expected = float((-10 * error.log10()).mean())
+    assert scores["mean_of_neighbours/psnr"] == pytest.approx(expected, abs=0.002)
 
 
 def test_cameras_of_their_own_make_still_views_flicker():
