@@ -301,11 +301,27 @@ def check_reconstructor(config: Any) -> None:
         )
 
 
+def check_half(share: float, **sizes: int) -> None:
+    """Half of a size is whole blocks, too, where it is used."""
+    for name, size in sizes.items() if share else ():
+        if size % 16:
+            raise ValueError(
+                f"--{name} is {size}, but with --half-size it must be a multiple of 16."
+            )
+
+
+def check_autoencoder(config: Any) -> None:
+    """Half of the size, where it is used."""
+    check_half(config.half_size, size=config.size)
+
+
 def check_video(config: Any) -> None:
     """Odds and shares of which something is left, and a model for a LoRA."""
     from fourreal.training.video_config import check_tuning
 
     check_tuning(config)
+    sizes = {"data.height": config.data.height, "data.width": config.data.width}
+    check_half(config.half_size, **sizes)
     odds = config.reference_odds
     for four in (odds[i : i + 4] for i in range(0, len(odds), 4)):
         if not math.fsum(four):
@@ -317,6 +333,7 @@ def check_video(config: Any) -> None:
 
 
 TOGETHER: dict[str, Callable[[Any], None]] = {
+    "AutoencoderConfig": check_autoencoder,
     "GenerateConfig": check_generate,
     "ReconstructorConfig": check_reconstructor,
     "VideoConfig": check_video,
