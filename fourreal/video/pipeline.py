@@ -97,7 +97,7 @@ class ViewTimePipeline(DiffusionPipeline, LoraMixin):
         staged: bool = False,
     ):
         super().__init__()
-        self._num_timesteps = 0
+        self._num_timesteps, self._told = 0, set[str]()
         check_parts(transformer, vae, text_encoder)
         conventions = WAN_CONVENTIONS[transformer.config["in_channels"]]
         vace = isinstance(transformer, WanVACETransformer3DModel)
@@ -218,7 +218,7 @@ class ViewTimePipeline(DiffusionPipeline, LoraMixin):
         size = request.num_views, request.num_frames, request.height, request.width
         warning = size_warning(*size) if isinstance(self.vae, BlockAutoencoder) else None
         if warning:
-            logger.warning("%s", warning)
+            self._tell_once(logging.WARNING, warning)
         limits = multiple, self.config.max_frames, config.rope_max_seq_len
         request.check(GridLimits(*limits, vace=self.config.conditioning == "mask"))
 
@@ -321,14 +321,16 @@ class ViewTimePipeline(DiffusionPipeline, LoraMixin):
                 'join to one video; use output_type="pt" or fewer frames.'
             )
         self._num_timesteps = num_steps * sum(len(window.stages) for window in windows)
-        logger.info(
-            "%d views of %d frames in %d window(s), %d steps.",
-            request.num_views,
-            request.num_frames,
-            len(windows),
-            self._num_timesteps,
-        )
+        grid = f"{request.num_views} views of {request.num_frames} frames"
+        sampled = f"{grid} in {len(windows)} window(s), {self._num_timesteps} steps."
+        self._tell_once(logging.INFO, sampled)
         return windows
+
+    def _tell_once(self, level: int, sentence: str) -> None:
+        """Log a sentence, but not again for each of many grids."""
+        if sentence not in self._told:
+            self._told.add(sentence)
+            logger.log(level, "%s", sentence)
 
     def _encode_texts(self, text: TextRequest) -> dict[str, Tensor]:
         """Embeddings [1, L, D] by the names of Sampler.texts."""

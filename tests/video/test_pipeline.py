@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from fourreal.video import ViewTimePipeline
+from fourreal.video import ViewTimePipeline, load_embedded_pipeline
 from fourreal.video import denoising as loop
 
 from ..tiny import PROMPT, sample_grid, tiny_pipeline
@@ -209,3 +209,13 @@ def test_a_grid_that_cannot_be_made_is_refused_in_one_sentence(change, sentence)
     with pytest.raises(ValueError, match=sentence) as error:
         sample_grid(tiny_pipeline(), **change)
     assert "\n" not in str(error.value)
+
+
+def test_a_sentence_is_told_once_for_many_grids(caplog):
+    pipe = load_embedded_pipeline()
+    caplog.set_level("INFO", "fourreal.video.pipeline")
+    for frames in (1, 1, 5):
+        pipe("a red ball", None, 1, frames, height=32, width=32, num_inference_steps=1)
+    told = [record.message for record in caplog.records]
+    assert len(told) == len(set(told)) == 4  # the size and the plan of two grids
+    assert sum("was made for up to 8 views" in sentence for sentence in told) == 2
