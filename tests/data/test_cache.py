@@ -30,7 +30,7 @@ def test_a_fingerprint_changes_with_the_weights():
 
 def test_scenes_are_drawn_once_and_read_in_parts(tmp_path, monkeypatch):
     cache = SceneCache(tmp_path, "train", 3, 5, 16, 24)
-    cache.fill(2)
+    cache.fill(range(2))
     monkeypatch.delattr("fourreal.data.cache.SceneBatch")  # nothing is drawn any more
     exact = make_scene(scene_seed("train", 1), 3, 5, 16, 24).frames
     assert torch.allclose(cache.frames(1), exact, atol=0.5 / 255 + 1e-6)

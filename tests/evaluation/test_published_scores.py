@@ -8,15 +8,17 @@ claim fails the test, so a new sentence needs a claim.
 import json
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from fourreal import weights
 
+from .card_tables import CARD, PLACE, TABLES, score_file, with_tables
+
 ROOT = Path(__file__).parents[2]
 README, LIMITS = ROOT / "README.md", ROOT / "docs" / "limits.md"
-CARD = weights.folder() / "README.md"
 SECTIONS = {  # where the scores are
     README: ("What you get with which weights",),
     LIMITS: ("The embedded models, honestly",),
@@ -32,7 +34,7 @@ NO_SCORES = (  # settings, constants, and what the paper has
 def score(file: str, key: str) -> dict:
     """{"mean", "interval"} of a key of scores/{file}.json, or of variant>key or variant>key>change,
     the difference from the first variant."""
-    content = json.loads((weights.folder() / "scores" / f"{file}.json").read_text())
+    content = score_file(file)
     variant, _, rest = key.partition(">")
     if not rest:
         return content["scores"][key]
@@ -53,13 +55,8 @@ def check(number: tuple[str, str], percent: bool, file: str, key: str, change=No
         assert float(half) == pytest.approx(unit * found["interval"], abs=within), (half, file, key)
 
 
-def of_hundred(mean: float) -> float:
-    """The change from frame to frame, in percent, of a smoothness."""
-    return 100 - mean
-
-
 Number = tuple[str, str] | tuple[str, str, Callable[[float], float]]
-FULL = "generated_full"
+FULL = "generated_full"  # of the ablations
 METHOD: dict[str, tuple[Number, ...]] = {
     "held-out views reach {} dB; from the references alone, without the generated grid, {}": (
         ("pipeline", "generated/psnr"),
@@ -67,29 +64,44 @@ METHOD: dict[str, tuple[Number, ...]] = {
     ),
 }
 CLAIMS: dict[Path, dict[str, tuple[Number, ...]]] = {
-    README: METHOD,
+    README: {
+        **METHOD,
+        "From text alone {}% of unseen prompts": (("text", "generated/prompt"),),
+        "of exact scenes that score calls {}% right": (("text", "exact/prompt"),),
+    },
     LIMITS: {
         **METHOD,
-        "the unseen cells reach {} dB on the whole frame": (("video", f"both/{FULL}"),),
-        "better of two plain copies by {} dB": (("video", "both/gain_on_moving"),),
-        "fixed view alone they reach {} dB, with the freeze time alone {} dB": (
-            ("video", f"fixed_view/{FULL}"),
-            ("video", f"freeze_time/{FULL}"),
+        "the unseen cells reach {} dB on the whole frame": (("video", "both/generated/psnr"),),
+        "exact frames blurred by two of their 64 pixels reach {} dB": (
+            ("video", "exact_blurred_2/psnr"),
         ),
-        "embedded VACE reaches {} dB on the whole frame, {} dB more than generated": (
+        "the better of two plain copies by {} dB": (("video", "both/generated/gain_on_moving"),),
+        "fixed view alone they reach {} dB, with the freeze time alone {} dB": (
+            ("video", "fixed_view/generated/psnr"),
+            ("video", "freeze_time/generated/psnr"),
+        ),
+        "at 64, reaches {} dB on the whole frame, {} dB more than generated": (
             ("warp_exact", "strength 1>psnr"),
             ("warp_exact", "strength 1>psnr>change"),
         ),
         "with predicted depth it loses {} dB": (("warp_predicted", "strength 1>psnr>change", abs),),
-        "pasted over what is generated without geometry, gain {} dB": (
+        "without geometry, gain {} dB with exact depth and {} dB with predicted depth": (
             ("warp_exact", "fixed view, pasted>psnr>change"),
+            ("warp_predicted", "fixed view, pasted>psnr>change"),
         ),
-        "come back at {} dB ({} dB at 128 pixels), with cameras predicted to {} degrees": (
-            ("reconstruction", "held_out_psnr"),
-            ("reconstruction", "held_out_psnr_enlarged"),
-            ("reconstruction", "rotation_error_degrees"),
+        "four views of 128 pixels come back at {} dB, with cameras predicted to {} degrees": (
+            ("reconstruction", "inputs_alone/psnr"),
+            ("reconstruction", "inputs_alone/rotation_error_degrees"),
         ),
-        "or of their mean, reaches {} dB": (("reconstruction_rivals", "best_copy/psnr"),),
+        "or of their mean, reaches {} dB": (("reconstruction", "best_copy/psnr"),),
+        "The mean of the neighbouring photos, which costs no model, reaches {} dB": (
+            ("pipeline", "mean_of_neighbours/psnr"),
+        ),
+        "From text alone, {}% of the prompts": (("text", "generated/prompt"),),
+        "nearest caption the score says {}%, for exact grids {}%": (
+            ("text", "nearest_training_scene/prompt"),
+            ("text", "exact/prompt"),
+        ),
         "stores {}% fewer Gaussians for {} dB": (
             ("split", "fewer_gaussians"),
             ("split", "psnr_change", abs),
@@ -117,23 +129,38 @@ CLAIMS: dict[Path, dict[str, tuple[Number, ...]]] = {
             ("warp_exact_strengths", "strength 1>psnr_missing>change"),
             ("warp_predicted_strengths", "strength 1>psnr_missing>change"),
         ),
-        "blurred by one pixel are at {} dB, blurred by two at {} dB": (
-            ("reconstruction_rivals", "exact_blurred_1/psnr"),
-            ("reconstruction_rivals", "exact_blurred_2/psnr"),
+        "with predicted depth the whole frame gains {} dB": (
+            ("warp_predicted", "fixed view, pasted>psnr>change"),
         ),
-        "a copy of the first input is at {} dB": (("reconstruction_rivals", "still_copy/psnr"),),
-        "which costs no model, is at {} dB, SSIM {}.": (
-            ("reconstruction_rivals", "best_copy/psnr"),
-            ("reconstruction_rivals", "best_copy/ssim"),
+        "parallax is right in {}% of the places, in one view copied into all in {}%": (
+            ("video", "fixed_view/generated/parallax_right"),
+            ("video", "one_view/parallax_right"),
         ),
-        "cameras of its own, which jitter by {} hundredths": (
-            ("reconstruction", "camera_jitter_without"),
+        "{}% of the prompts are right, of the new ones {}%": (
+            ("text", "generated/prompt"),
+            ("text", "generated/new_prompt"),
         ),
-        "is {}% along time ({}% in exact grids) and {}% along views ({}%)": (
-            ("video", "both/generated_smooth_times", of_hundred),
-            ("video", "both/exact_smooth_times", of_hundred),
-            ("video", "both/generated_smooth_views", of_hundred),
-            ("video", "both/exact_smooth_views", of_hundred),
+        "would be right for {}% of them": (("text", "nearest_training_scene/prompt"),),
+        "{}% of the objects are found, {}% have their shape, and {}% move as said": (
+            ("text", "generated/found"),
+            ("text", "generated/shape"),
+            ("text", "generated/motion"),
+        ),
+        "a bounce is {} as high": (("text", "generated/size_of_bounce_to_exact"),),
+        "a slide {} as long, an orbit {} as wide": (
+            ("text", "generated/size_of_slide_to_exact"),
+            ("text", "generated/size_of_orbit_to_exact"),
+        ),
+        "of exact grids {}% are told right": (("text", "exact/prompt"),),
+        "the views reach {} dB. With camera": (("reconstruction", "inputs_alone/psnr_enlarged"),),
+        "which jitter by {} hundredths": (("reconstruction", "camera_jitter_without"),),
+        "both times together then reach {} dB instead of {} dB": (
+            ("reconstruction", "held_out_psnr_all_times_without"),
+            ("reconstruction", "held_out_psnr_all_times"),
+        ),
+        "still pixels flicker by {} instead of {} of": (
+            ("reconstruction", "flicker_without"),
+            ("reconstruction", "flicker"),
         ),
         "`fourreal evaluate autoencoder`: {} dB, SSIM {}.": (
             ("autoencoder", "psnr"),
@@ -179,92 +206,6 @@ CLAIMS: dict[Path, dict[str, tuple[Number, ...]]] = {
 }
 
 
-def with_changes(variant: str, *keys: str) -> list[str]:
-    """The keys of a row of an ablation: each score, and how it differs from the first row's."""
-    return [f"{variant}>{key}{change}" for key in keys for change in ("", ">change")]
-
-
-def first_row(variant: str, *keys: str) -> list[str]:
-    return [f"{variant}>{key}" for key in keys]
-
-
-COPIES = ("full", "ssim", "moving")
-GENERATED = (FULL, "generated_ssim", "generated_moving", "gain_on_moving")
-ABLATED = ("both/generated_full", "both/generated_moving")
-VIDEO_ABLATED = (*ABLATED, f"fixed_view/{FULL}")
-RECONSTRUCTION = ("held_out_psnr", "held_out_psnr_moving", "held_out_ssim", "flicker")
-WARPED = (
-    "psnr_known",
-    "psnr_missing",
-    "psnr",
-    "psnr_moving",
-    "gradient_energy",
-)
-FILLS = ("fixed view, pasted", "mean colour", *(f"strength {s}" for s in ("0", "0.25", "0.5", "1")))
-# The card's tables in their order: the score file, and the keys of each row's numbers.
-TABLES = (
-    (
-        "video",
-        *(
-            [f"{given}/{key}" for key in GENERATED]
-            for given in ("both", "fixed_view", "freeze_time")
-        ),
-        *([f"both/{name}_copy_{key}" for key in COPIES] for name in ("fixed_view", "freeze_time")),
-    ),
-    *(
-        (
-            f"warp_{geometry}",
-            first_row("fixed view", *WARPED),
-            *(with_changes(fill, *WARPED) for fill in FILLS),
-        )
-        for geometry in ("exact", "predicted")
-    ),
-    (
-        "reconstruction",
-        ["held_out_psnr", "held_out_ssim"],
-        ["held_out_psnr_enlarged"],
-        ["depth_relative_error"],
-        ["rotation_error_degrees"],
-        ["held_out_psnr_all_times"],
-        ["held_out_psnr_all_times_without"],
-        ["flicker"],
-        ["flicker_without"],
-    ),
-    (
-        "pipeline",
-        *(
-            [f"{name}/{key}" for key in ("psnr", "ssim", "psnr_moving")]
-            for name in ("generated", "references", "exact")
-        ),
-    ),
-    (
-        "ablation_video",
-        first_row("fused", *VIDEO_ABLATED),
-        *(
-            with_changes(variant, *VIDEO_ABLATED)
-            for variant in (
-                "fused-sum",
-                "sequential",
-                "parallel-hard",
-                "parallel-soft",
-                "pseudo-4d",
-            )
-        ),
-    ),
-    (
-        "ablation_reconstruction",
-        first_row("full", *RECONSTRUCTION),
-        with_changes("without camera token replacement", *RECONSTRUCTION),
-        with_changes("without temporal attention", *RECONSTRUCTION),
-    ),
-    (
-        "ablation_sampling",
-        first_row("1 steps", *ABLATED),
-        *(with_changes(f"{steps} steps", *ABLATED) for steps in (4, 8, 16, 40)),
-    ),
-)
-
-
 def sections(page: Path) -> str:
     """The parts of a page that hold scores."""
     parts = re.split(r"^## ", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
@@ -277,12 +218,6 @@ def prose(page: Path) -> str:
     """Those parts without tables and code, each run of white space one blank."""
     text = re.sub(r"```.*?```", "", sections(page), flags=re.DOTALL)
     return " ".join(re.sub(r"^\|.*$", "", text, flags=re.MULTILINE).split())
-
-
-def tables(page: Path) -> list[list[list[str]]]:
-    """Of each table of those parts, the cells of each row but the header."""
-    found = re.findall(r"(?:^\|.*\n)+", sections(page), flags=re.MULTILINE)
-    return [[row.split("|")[1:-1] for row in table.splitlines()[2:]] for table in found]
 
 
 @pytest.mark.parametrize(
@@ -298,17 +233,12 @@ def test_a_sentence_says_what_was_measured(page, claim):
         check(texts[2 * index : 2 * index + 2], percent, *where)
 
 
-def test_a_table_holds_what_was_measured():
-    found = tables(CARD)
-    assert len(found) == len(TABLES)
-    for (file, *rows), table in zip(TABLES, found):
-        assert len(rows) == len(table), file
-        for keys, (_, *cells) in zip(rows, table):
-            numbers = [match for cell in cells for match in re.finditer(NUMBER, cell)]
-            assert len(numbers) == len(keys), (file, cells)
-            for key, number in zip(keys, numbers):
-                rest = number.string[number.end() :]
-                check((number[1], number[2] or ""), rest.startswith("%"), file, key)
+def test_the_cards_tables_are_made_of_the_score_files():
+    card = CARD.read_text(encoding="utf-8")
+    assert with_tables(card) == card, "run python -m tests.evaluation.card_tables"
+    assert sorted(name for name, _ in PLACE.findall(card)) == sorted(TABLES)
+    # No table of scores is written by hand.
+    assert not re.findall(r"^\|.*\n", PLACE.sub("", sections(CARD)), flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("page", CLAIMS)
@@ -337,3 +267,42 @@ def test_a_curve_shows_what_was_logged(title, model, name):
     for value in drawn:  # in the order of the log
         places = len(value.partition(".")[2])
         assert any(float(value) == round(point, places) for point in logged), value
+
+
+STILL = ("still_copy", "one_view", "mean_image")
+PLEASED = ("exact", "exact_blurred_1", "exact_blurred_2")  # from best to worst
+# Of each file the scores that must put these rows in order, and what must come after all of them.
+ORDERS = {
+    "video": {
+        "psnr": (PLEASED, STILL),
+        "ssim": (PLEASED, STILL),
+        "psnr_moving": (PLEASED, STILL),
+        "parallax_right": (PLEASED, STILL),
+        "sharpness": (PLEASED, ()),  # a still picture is sharp, too
+    },
+    "text": {
+        "prompt": (
+            ("exact", "nearest_training_scene"),
+            ("still_copy", "one_view", "colored_squares"),
+        ),
+        "sharpness": (PLEASED, ()),
+    },
+    "reconstruction": {
+        "psnr": (PLEASED, ("still_copy",)),
+        "ssim": (PLEASED, ("still_copy",)),
+        "sharpness": (PLEASED, ()),
+    },
+    "pipeline": dict.fromkeys(
+        ("psnr", "ssim", "psnr_moving"),
+        (("exact_views", *PLEASED[1:]), ("still_copy", "mean_of_neighbours")),
+    ),
+}
+
+
+@pytest.mark.parametrize(("file", "name"), [(f, n) for f, own in ORDERS.items() for n in own])
+def test_a_score_is_published_only_where_it_tells_the_real_thing(file, name):
+    rows, others = ORDERS[file][name]
+    scores = score_file(file)["scores"]
+    means = [scores[f"{row}/{name}"]["mean"] for row in rows]
+    assert all(a > b for a, b in pairwise(means)), means
+    assert all(scores[f"{row}/{name}"]["mean"] < means[-1] for row in others)
