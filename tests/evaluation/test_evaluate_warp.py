@@ -38,6 +38,8 @@ class Wall:
 
     model = network()
 
+    device = torch.device("cpu")
+
     def __call__(self, frames, **_):
         return SimpleNamespace(depth=torch.ones(1, FRAMES, SIZE, SIZE))
 
@@ -138,7 +140,8 @@ def test_what_does_not_depend_on_the_vace_is_kept(monkeypatch, tmp_path):
         calls.append("generated")
         return SimpleNamespace(frames=fixed_view[None].expand(VIEWS, -1, -1, -1, -1))
 
-    video.transformer = network()
+    video.transformer, video.device = network(), Wall.device
+    video.decode_views = lambda latents: latents  # frames stand for them
     monkeypatch.setattr(warp, "video_model", lambda *_: video)
     monkeypatch.setattr(warp, "reconstruction_model", lambda *_: Wall())
     one = warp.warp_first_view
