@@ -121,3 +121,15 @@ def test_cameras_lie_on_an_arc_around_the_scene():
     assert radii.std() < 1e-6
     span = math.acos((flat[0] @ flat[-1]) / radii[0] ** 2)
     assert math.radians(30) < span < math.radians(60)
+
+
+def test_the_compiled_program_draws_the_same_with_any_number_of_objects(monkeypatch):
+    """One program serves all scenes: places for three objects, each of any shape."""
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    counts = set()
+    for index in range(6):
+        description = describe(scene_seed("train", index), 2, 2)
+        counts.add(len(description.things))
+        expected = SceneBatch([description]).draw(24, 24)
+        assert torch.equal(SceneBatch([description]).draw_compiled(24, 24), expected)
+    assert len(counts) > 1

@@ -9,7 +9,12 @@ from fourreal import weights
 from fourreal.data.cache import SceneCache
 from fourreal.embedded.autoencoder import load_autoencoder
 from fourreal.files.media import read_image
-from fourreal.training.train_autoencoder import AutoencoderConfig, guess, train_autoencoder
+from fourreal.training.train_autoencoder import (
+    AutoencoderConfig,
+    ClipDraws,
+    guess,
+    train_autoencoder,
+)
 from fourreal.video import load_embedded_pipeline
 from fourreal.video.transformer import apply_view_time
 
@@ -49,6 +54,18 @@ def test_guesses_of_a_video_model_train_the_decoder_alone(tmp_path, scenes):
     before, after = load_file(start), load_file(tmp_path / "autoencoder.safetensors")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed and all(name.startswith("neighbours.") for name in changed)
+
+
+def test_a_deeper_decoder_is_kept_and_a_step_may_see_half_of_the_size(tmp_path, scenes):
+    loop = loop_config(tmp_path, steps=2)
+    start = weights.folder() / "autoencoder.safetensors"
+    options = {"decoder_width": 8, "decoder_depth": 3, "half_size": 1.0}
+    train_autoencoder(AutoencoderConfig(loop, start, scenes, 1, 32, **options))
+    vae = load_autoencoder(tmp_path / "autoencoder.safetensors")
+    assert vae.config["decoder_depth"] == len(vae.neighbours.layers) == 3
+    draws = ClipDraws(SceneCache(scenes, "train", 8, 29, 32), 1, 3, False, half_size=1.0)
+    clips = draws.draw(torch.Generator().manual_seed(0), 0.0).clips
+    assert clips.shape == (12, 3, 29, 16, 16)
 
 
 def test_guesses_of_a_video_model_are_near_the_latents(scenes):

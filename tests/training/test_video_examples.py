@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from fourreal.data.grids import DataConfig, GridData
 from fourreal.training.draws import step_generator
@@ -28,6 +29,26 @@ def test_grids_are_drawn_by_their_odds_and_smaller_ones_hold_more_examples(scene
         assert len(batch.examples) == (4, 4, 2)[batch.grid]
         frames = batch.examples[0].values
         assert frames.shape == ((2, 1), (1, 5), (2, 5))[batch.grid] + (3, 16, 16)
+
+
+def test_half_of_the_size_is_the_same_frames_four_times_as_many(scenes, tmp_path, monkeypatch):
+    options = {"grids": ("2x5",), "grid_odds": (1.0,), "half_size": 0.5}
+    source, drawn, draw = examples(scenes, tmp_path, **options), [], GridData.draw
+
+    def recorded(*arguments):
+        grid = draw(*arguments)
+        drawn.append(grid.frames)
+        return grid
+
+    monkeypatch.setattr(GridData, "draw", recorded)
+    counts = {}
+    for n in range(24):
+        values = [e.values for e in source.draw(step_generator(0, n), 0.0).examples]
+        counts[values[0].shape[-1]] = len(values)
+        share = 16 // values[0].shape[-1]
+        expected = F.avg_pool2d(drawn[-1].flatten(0, 1), share).view(values[-1].shape)
+        assert (values[-1].float() / 255 - expected).abs().max() <= 0.5 / 255 + 1e-6
+    assert counts == {16: 2, 8: 8}
 
 
 def test_grids_follow_one_another_with_the_progress_of_the_run(scenes, tmp_path):
