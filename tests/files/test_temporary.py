@@ -66,6 +66,15 @@ def test_new_results_take_the_place_of_old_ones_and_what_is_the_users_stays(out)
     assert out.stat().st_mode & 0o777 == 0o750
 
 
+@pytest.fixture
+def ctrl_c_is_heard():
+    """A shell that starts tests in the background lets them ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_is_heard")
 def test_ctrl_c_waits_for_the_switch(out, monkeypatch):
     for name in ("put_in_place", "_exchange_entries"):
         real = getattr(atomic, name)
