@@ -63,6 +63,13 @@ def check_shared_cell(fixed_view: Tensor, freeze_time: Tensor) -> None:
         )
 
 
+def shrunk(values: Tensor, factor: int) -> Tensor:
+    """Frames or masks [V, T, C, H, W] at 1/factor of their height and width, pixels averaged."""
+    if factor == 1:
+        return values
+    return F.avg_pool2d(values.flatten(0, 1), factor).unflatten(0, values.shape[:2])
+
+
 def frames_to_images(frames: Tensor) -> Tensor:
     """Grid frames [V, T, 3, H, W] to ComfyUI's IMAGE [V*T, H, W, 3], index v*T + t."""
     return rearrange(frames, "v t c h w -> (v t) h w c")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fourreal.cameras import camera_centers, point_ahead, unproject
 from fourreal.gaussians import Gaussians, GaussianScene
-from fourreal.grid import check_shared_cell
+from fourreal.grid import check_shared_cell, shrunk
 from fourreal.rendering import render
 from fourreal.rendering.path import SceneFrames
 
@@ -73,13 +73,8 @@ class WarpedGrid:
             )
         if factor == 1:
             return self
-
-        def means(values: Tensor) -> Tensor:
-            small = F.avg_pool2d(values.flatten(0, 1), factor)
-            return small.unflatten(0, values.shape[:2])
-
-        known = means(1 - self.missing)
-        colors = means(self.frames * (1 - self.missing)) / known.clamp_min(1e-6)
+        known = shrunk(1 - self.missing, factor)
+        colors = shrunk(self.frames * (1 - self.missing), factor) / known.clamp_min(1e-6)
         missing = known < 0.5
         return WarpedGrid(torch.where(missing, HOLE, colors), missing.float())
 

@@ -19,7 +19,7 @@ from fourreal.evaluation.evaluated_models import (
 )
 from fourreal.evaluation.examples import Evaluation, examples
 from fourreal.evaluation.report import Report
-from fourreal.evaluation.rivals import BLURS, blurred
+from fourreal.evaluation.rivals import blurred_rows
 from fourreal.gaussians import Gaussians, GaussianScene
 from fourreal.grid import spaced_times
 from fourreal.metrics.learned import Learned, LearnedMetrics
@@ -158,7 +158,7 @@ def score_rivals(frames: Tensor, inputs: list[int], held_out: list[int]) -> dict
     before = [max(v for v in inputs if v < h) for h in held_out]
     after = [min((v for v in inputs if v > h), default=inputs[-1]) for h in held_out]
     rows = {"exact": wanted, "still_copy": frames[:1].expand_as(wanted)}
-    rows |= {f"exact_blurred_{sigma:g}": blurred(wanted, sigma) for sigma in BLURS}
+    rows |= blurred_rows(wanted)
     found = {name: score_views(row, wanted) for name, row in rows.items()}
     free = (frames[before], frames[after], (frames[before] + frames[after]) / 2)
     found["best_copy"] = max((score_views(c, wanted) for c in free), key=lambda s: s["psnr"])
@@ -299,12 +299,8 @@ def evaluate_pipeline(config: PipelineEvaluation) -> dict[str, Any]:
 
 def score_shown(views: Tensor, wanted: Tensor, region: Tensor) -> dict[str, float]:
     """Scores of views [V, T, 3, H, W], their moving region [V, T, H, W] among them."""
-    return {
-        "psnr": mean_psnr(views, wanted),
-        "psnr_moving": mean_psnr(views, wanted, region),
-        "ssim": ssim(views, wanted),
-        "sharpness": gradient_energy(views) / gradient_energy(wanted),
-    }
+    moving = {"psnr_moving": mean_psnr(views, wanted, region)}
+    return score_views(views.flatten(0, 1), wanted.flatten(0, 1)) | moving
 
 
 def pipeline_rivals(
@@ -318,8 +314,7 @@ def pipeline_rivals(
     right = [next((i for i, v in enumerate(inputs) if v > h), last) for h in held_out]
     between = torch.stack([(photos[i - 1] + photos[i]) / 2 for i in right])[:, None]
     rows = {"exact_views": wanted, "still_copy": photos[:1, None].expand_as(wanted)}
-    rows |= {f"exact_blurred_{sigma:g}": blurred(wanted, sigma) for sigma in BLURS}
-    return rows | {"mean_of_neighbours": between.expand_as(wanted)}
+    return rows | blurred_rows(wanted) | {"mean_of_neighbours": between.expand_as(wanted)}
 
 
 def score_split(scene: Scene) -> dict[str, float]:

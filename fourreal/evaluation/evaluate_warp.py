@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fourreal.data.cache import TensorCache, fingerprint
@@ -29,6 +28,7 @@ from fourreal.evaluation.report import Report, compare
 from fourreal.evaluation.rivals import exact_and_rivals
 from fourreal.files.media import write_image
 from fourreal.fill import enlarged, fill_column, fill_holes
+from fourreal.grid import shrunk
 from fourreal.metrics.parallax import Parallax
 from fourreal.metrics.pixels import gradient_energy, mean_psnr, moving_region
 from fourreal.paste import paste_known
@@ -124,7 +124,7 @@ class Grids:
         """Today's way: the whole grid generated from the first view."""
         config = self.config
         scale = config.fill_scale
-        row = F.avg_pool2d(scene.frames[0], scale)
+        row = shrunk(scene.frames[:1], scale)[0]
         given = {"fixed_view": row, "height": row.shape[-2], "width": row.shape[-1]}
         return enlarged(generate_grid(self.video, config, index, scene.caption, **given), scale)
 

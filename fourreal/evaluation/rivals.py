@@ -31,6 +31,11 @@ def blurred(frames: Tensor, sigma: float) -> Tensor:
     return flat[:, 0].view_as(frames)
 
 
+def blurred_rows(frames: Tensor) -> dict[str, Tensor]:
+    """The rows of frames [..., H, W] blurred by each of BLURS."""
+    return {f"exact_blurred_{sigma:g}": blurred(frames, sigma) for sigma in BLURS}
+
+
 def still_copy(frames: Tensor) -> Tensor:
     """The first cell of a grid [V, T, 3, H, W] in all cells."""
     return frames[:1, :1].expand_as(frames)
@@ -44,9 +49,8 @@ def mean_image(frames: Tensor) -> Tensor:
 def exact_and_rivals(frames: Tensor) -> dict[str, Tensor]:
     """The rows that every table has: an exact grid [V, T, 3, H, W], blurred, its first cell in all
     cells, and its first view in all views."""
-    rows = {f"exact_blurred_{sigma:g}": blurred(frames, sigma) for sigma in BLURS}
-    rows |= {"still_copy": still_copy(frames), "one_view": frames[:1].expand_as(frames)}
-    return {"exact": frames, **rows}
+    rows = {"still_copy": still_copy(frames), "one_view": frames[:1].expand_as(frames)}
+    return {"exact": frames, **blurred_rows(frames), **rows}
 
 
 def colored_squares(prompt: str, frames: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ def color_mask(frames: Tensor, name: str) -> Tensor:
     """The pixels [V, T, H, W] of a grid [V, T, 3, H, W] in [0, 1] that have a colour of COLORS."""
     angle, saturation, value = hue(frames, -3)
     if name == WHITE:
-        if grey_set(frames):
+        if _grey_border(saturation, value):
             return (saturation < NEUTRAL) & (value > WHITEST)
         return opened((saturation < NEUTRAL) & (value > SHADED))
     wanted = hue(torch.tensor(COLORS[name]))[0].to(frames)
@@ -45,7 +45,11 @@ def color_mask(frames: Tensor, name: str) -> Tensor:
 
 def grey_set(frames: Tensor) -> bool:
     """Whether a grid's set has so much grey that of what is white only the lit side is told."""
-    _, saturation, value = hue(frames, -3)
+    return _grey_border(*hue(frames, -3)[1:])
+
+
+def _grey_border(saturation: Tensor, value: Tensor) -> bool:
+    """See grey_set; saturation and value [V, T, H, W]."""
     still = ((saturation < NEUTRAL) & (value > SHADED)).all(1)
     sides = still[..., 0], still[..., -1], still[..., 0, :], still[..., -1, :]
     return float(torch.cat(sides, -1).float().mean()) > GREY_SET

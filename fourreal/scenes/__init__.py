@@ -63,13 +63,14 @@ def make_scene(
     """Draw the scene of a seed (see scene_seed) on a device; the result is on the CPU."""
     batch = SceneBatch([describe(seed, num_views, num_frames)]).to(device)
     depth, instances, moving = batch.geometry(height, width)
-    return Scene(
-        frames=batch.draw(height, width)[0].cpu(),
-        depth=depth[0].cpu(),
-        instances=instances[0].cpu(),
-        moving=moving[0].cpu(),
-        extrinsics=relative_to_first(batch.extrinsics[0]).cpu(),
-        intrinsics=batch.intrinsics(height, width)[0].cpu(),
+    scene = Scene(
+        frames=batch.draw(height, width)[0],
+        depth=depth[0],
+        instances=instances[0],
+        moving=moving[0],
+        extrinsics=relative_to_first(batch.extrinsics[0]),
+        intrinsics=batch.intrinsics(height, width)[0],
         caption=batch.descriptions[0].caption,
         seed=seed,
     )
+    return scene.to("cpu")

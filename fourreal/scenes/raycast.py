@@ -329,10 +329,10 @@ class SceneBatch:
         """Exact at pixel centres: z-depth [B, V, T, H, W], instances (0 is the set, n + 1 object
         n) and the mask of pixels on objects that move."""
         d = self.rays(height, width, 1)
-        t_set = self.background(d)[0]
+        t_set, kinds = self.background(d)[0], self.kinds()
         depth, instances = [], []
         for time in range(self.num_times):
-            t, index, _ = _cast(self.things(time), self.kinds(), self.camera, d, t_set)
+            t, index, _ = _cast(self.things(time), kinds, self.camera, d, t_set)
             depth.append(t.unflatten(-1, (height, width)))
             instances.append((index + 1).unflatten(-1, (height, width)))
         owners = torch.stack(instances, 2)

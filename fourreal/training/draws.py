@@ -22,6 +22,12 @@ def step_generator(seed: int, number: int, process: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(mixed % 2**32)
 
 
+def draw_shrink(half_size: float, generator: torch.Generator) -> int:
+    """What a step divides height and width by: 2 as often as half_size says, else 1. Nothing is
+    drawn from the generator where that is never."""
+    return 2 if half_size and torch.rand((), generator=generator) < half_size else 1
+
+
 class Draws(Dataset):
     """For a draw's (number, progress): its batch, and the state of the generator after it."""
 

@@ -9,14 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from fourreal.data.cache import SceneCache
 from fourreal.files.media import write_image
-from fourreal.grid import grid_to_sequence, num_latent_frames, reference_mask, sequence_to_grid
+from fourreal.grid import (
+    grid_to_sequence,
+    num_latent_frames,
+    reference_mask,
+    sequence_to_grid,
+    shrunk,
+)
 from fourreal.metrics.pixels import psnr
+from fourreal.training.draws import draw_shrink
 from fourreal.training.loop import Loop, LoopConfig
 from fourreal.video.conditioning import model_inputs
 
@@ -151,8 +157,7 @@ class ClipDraws:
         def below(limit: int) -> int:
             return int(torch.randint(limit, (1,), generator=generator))
 
-        half = self.half_size
-        shrink = 2 if half and torch.rand((), generator=generator) < half else 1
+        shrink = draw_shrink(self.half_size, generator)
         if self.guesses and torch.rand((), generator=generator) < GUESSED:
             index = below(self.num_scenes)
             return Clips(as_clips(self.scenes.frames(index), shrink), self.scenes.caption(index))
@@ -166,8 +171,7 @@ class ClipDraws:
 def as_clips(frames: Tensor, shrink: int = 1) -> Tensor:
     """Frames [B, T, 3, H, W] in [0, 1] as an autoencoder takes them: [B, 3, T, H, W] in [-1, 1], at
     1 / shrink of their height and width."""
-    frames = F.avg_pool2d(frames.flatten(0, 1), shrink).unflatten(0, frames.shape[:2])
-    return frames.transpose(1, 2) * 2 - 1
+    return shrunk(frames, shrink).transpose(1, 2) * 2 - 1
 
 
 def start_autoencoder(config: AutoencoderConfig, scenes: SceneCache) -> "BlockAutoencoder":

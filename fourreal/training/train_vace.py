@@ -70,7 +70,7 @@ class VaceTraining(VideoRun):
         """The flow loss of a batch, with random noise levels and noise."""
         frames, warped, missing = (
             torch.cat(parts)
-            for parts in zip(*(e.to(self.device).floats().tensors() for e in batch.examples))
+            for parts in zip(*(e.floats(self.device).tensors() for e in batch.examples))
         )
         count = len(batch.examples)
 

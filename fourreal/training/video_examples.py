@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fourreal.data.cache import TensorCache
 from fourreal.data.grids import GridData, Pick
-from fourreal.grid import num_latent_frames
+from fourreal.grid import num_latent_frames, shrunk
+from fourreal.training.draws import draw_shrink
 from fourreal.training.video_config import VideoConfig, grids_of
 
 
@@ -61,8 +61,7 @@ class VideoDraws:
             grid = int(torch.multinomial(odds, 1, generator=generator))
         else:
             grid = self.grid_at(progress)
-        half = self.config.half_size
-        shrink = 2 if half and torch.rand((), generator=generator) < half else 1
+        shrink = draw_shrink(self.config.half_size, generator)
         examples = []
         for _ in range(self.batch_size(grid) * shrink**2):
             pick = self.data.pick(generator)
@@ -86,7 +85,5 @@ class VideoDraws:
             latents = self.cache.read(key)
             if latents is not None:
                 return latents, True, key
-        frames = self.data.draw(pick, num_views, num_frames).frames
-        if shrink > 1:
-            frames = F.avg_pool2d(frames.flatten(0, 1), shrink).unflatten(0, frames.shape[:2])
+        frames = shrunk(self.data.draw(pick, num_views, num_frames).frames, shrink)
         return (frames * 255).round().byte(), False, key

@@ -94,15 +94,10 @@ class WarpedExample:
         """Frames, warped frames, and what is missing [V, T, 1, H, W]."""
         return self.frames, self.warped.frames, self.warped.missing
 
-    def floats(self) -> "WarpedExample":
-        """The same in [0, 1]."""
-        warped = WarpedGrid(self.warped.frames.float() / 255, self.warped.missing.float() / 255)
-        return WarpedExample(self.frames.float() / 255, warped, self.caption)
-
-    def to(self, device: torch.device | str) -> "WarpedExample":
-        """The same on a device."""
-        warped = WarpedGrid(self.warped.frames.to(device), self.warped.missing.to(device))
-        return WarpedExample(self.frames.to(device), warped, self.caption)
+    def floats(self, device: torch.device | str = "cpu") -> "WarpedExample":
+        """The same in [0, 1], on a device."""
+        frames, *warped = (part.to(device).float() / 255 for part in self.tensors())
+        return WarpedExample(frames, WarpedGrid(*warped), self.caption)
 
     def recoloured(self, channels: list[int]) -> "WarpedExample":
         """The same with the colour channels in another order, of which no caption speaks."""

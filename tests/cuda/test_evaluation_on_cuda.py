@@ -1,5 +1,6 @@
 """Evaluation of one scene on the pretend device gives the CPU's scores."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,18 @@ from ..pretend_cuda import PretendCuda
 from ..tiny import tiny_model
 
 
+def check_both_devices(scores: Callable[[str], dict[str, float]], within: float) -> None:
+    """Scores of a device by its name, alike on the CPU and on the pretend device, which does the
+    work."""
+    expected = scores("cpu")
+    with PretendCuda() as device:
+        found = scores("cuda")
+    assert found.keys() == expected.keys()
+    for name, score in expected.items():
+        assert found[name] == pytest.approx(score, rel=0.02, abs=within), name
+    assert device.operations["cuda"] > 2000
+
+
 def test_a_scene_is_scored_on_the_device_as_on_the_cpu(tmp_path, single_precision):
     save_model(tiny_model(point_head=False), tmp_path / "tiny.safetensors")
 
@@ -25,13 +38,7 @@ def test_a_scene_is_scored_on_the_device_as_on_the_cpu(tmp_path, single_precisio
         found = reconstruction.evaluate_reconstruction(config)["scores"]
         return {name: score["mean"] for name, score in found.items()}
 
-    expected = scores("cpu")
-    with PretendCuda() as device:
-        found = scores("cuda")
-    assert found.keys() == expected.keys()
-    for name, score in expected.items():
-        assert found[name] == pytest.approx(score, rel=0.02, abs=0.02), name
-    assert device.operations["cuda"] > 2000
+    check_both_devices(scores, 0.02)
 
 
 @pytest.mark.parametrize("kind", ["warp", "video"])
@@ -48,10 +55,4 @@ def test_grids_are_made_and_scored_on_the_device_as_on_the_cpu(kind, tmp_path, s
         rows = found["predicted"] if kind == "warp" else {kind: found}
         return {f"{a}/{b}": s["mean"] for a in rows for b, s in rows[a]["scores"].items()}
 
-    expected = scores("cpu")
-    with PretendCuda() as device:
-        found = scores("cuda")
-    assert found.keys() == expected.keys()
-    for name, score in expected.items():
-        assert found[name] == pytest.approx(score, rel=0.02, abs=0.1), name
-    assert device.operations["cuda"] > 2000
+    check_both_devices(scores, 0.1)
