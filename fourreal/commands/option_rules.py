@@ -320,6 +320,17 @@ def check_video(config: Any) -> None:
     from fourreal.training.video_config import check_tuning
 
     check_tuning(config)
+    data = config.data
+    if data.on_device and (config.vace or config.half_size or not data.scenes):
+        raise ValueError(
+            "--data.on-device is for procedural scenes of one size and not for --vace; leave out "
+            "one of them."
+        )
+    if data.on_device and (data.multiview or data.static or data.videos or data.draws):
+        raise ValueError(
+            "--data.on-device is for procedural scenes alone; leave out --data.multiview, "
+            "--data.static, --data.videos and --data.draws."
+        )
     sizes = {"data.height": config.data.height, "data.width": config.data.width}
     check_half(config.half_size, **sizes)
     odds = config.reference_odds

@@ -15,6 +15,7 @@ from fourreal.data.clips import KINDS, Clip, find_clips, path_of_view, read_wind
 from fourreal.data.pseudo4d import random_quads, warp_views
 from fourreal.files.media import read_image
 from fourreal.grid import contact_sheet
+from fourreal.scenes import describe_first
 
 PROCEDURAL_GRID = (8, 29)  # views x frames of a scene; more where the model needs more
 SOURCES = (*KINDS, "procedural")
@@ -40,6 +41,9 @@ class DataConfig:
     width: int = 64
     scenes: int = 1000
     """Number of procedural scenes."""
+    on_device: bool = False
+    """Keep the frames of procedural scenes in the device's memory, 2.9 MB for each at 64 x 64
+    pixels, instead of on disk: a GPU then waits for no examples."""
     draws: int = 0
     """Number of random crops, windows and warps per clip, encoded once and kept in `cache`; 0
     encodes a new one each step. Use 8 or more with a real video autoencoder."""
@@ -64,6 +68,19 @@ class Pick:
     index: int
     seed: int
     validation: bool = False
+
+
+@dataclass(frozen=True)
+class SceneWindow:
+    """Which part of a procedural scene an example is: some of its views, and following times."""
+
+    scene: int
+    views: list[int]
+    times: list[int]  # backwards where they fall
+
+    @property
+    def backwards(self) -> bool:
+        return self.times[0] > self.times[-1]
 
 
 def pick_views(generator: torch.Generator, available: int, count: int) -> list[int]:
@@ -117,6 +134,7 @@ class GridData:
                 )
                 for validation, split in ((False, "train"), (True, "validation"))
             }
+        self.told: list[str] = []  # the captions of procedural scenes, once they are asked for
         if not self.shares:
             raise ValueError(
                 "there is nothing to train on; give folders with --data.multiview, --data.static "
@@ -126,8 +144,12 @@ class GridData:
     def fill(self, device: torch.device, compiled: bool) -> None:
         """Draw all procedural scenes if there is nothing else, so that they cost no training
         time."""
-        if list(self.shares) == ["procedural"]:
+        if self.only_procedural and not self.config.on_device:
             self.scenes[False].fill(range(self.config.scenes), device, compiled)
+
+    @property
+    def only_procedural(self) -> bool:
+        return list(self.shares) == ["procedural"]
 
     def size(self, kind: str) -> int:
         """Training clips (or scenes) of a kind."""
@@ -165,6 +187,8 @@ class GridData:
 
     def caption(self, pick: Pick) -> str:
         if pick.kind == "procedural":
+            if self.told and not pick.validation:
+                return self.told[pick.index]
             return self.scenes[pick.validation].caption(pick.index)
         return self.clips[pick.kind][pick.index].caption
 
@@ -172,21 +196,34 @@ class GridData:
         """Every caption that training can meet."""
         captions = [clip.caption for clips in self.clips.values() for clip in clips]
         if "procedural" in self.shares:
-            captions += [self.scenes[False].caption(i) for i in range(self.config.scenes)]
+            if not self.told:
+                scenes = self.scenes[False]
+                size = scenes.num_views, scenes.num_frames
+                found = describe_first(scenes.split, self.config.scenes, *size)
+                self.told = [scene.caption for scene in found]
+            captions += self.told
         return captions
+
+    def window(self, pick: Pick, num_views: int, num_frames: int) -> SceneWindow:
+        """Where the example of a procedural pick lies in its scene, all from its seed."""
+        generator = torch.Generator().manual_seed(pick.seed)
+        scenes = self.scenes[pick.validation]
+        views = pick_views(generator, scenes.num_views, num_views)
+        start = _below(generator, scenes.num_frames - num_frames + 1)
+        times = list(range(start, start + num_frames))
+        if not pick.validation and _below(generator, 2):
+            times.reverse()  # their motions are as likely backwards
+        return SceneWindow(pick.index, views, times)
 
     def draw(self, pick: Pick, num_views: int, num_frames: int) -> Grid:
         """Read the example of a pick: random views, window and warp, all from its seed."""
+        if pick.kind == "procedural":
+            part = self.window(pick, num_views, num_frames)
+            times = slice(min(part.times), max(part.times) + 1)
+            frames = self.scenes[pick.validation].frames(pick.index, part.views, times)
+            return Grid(frames.flip(1) if part.backwards else frames, self.caption(pick), False)
         generator = torch.Generator().manual_seed(pick.seed)
         size = self.config.height, self.config.width
-        if pick.kind == "procedural":
-            scenes = self.scenes[pick.validation]
-            chosen = pick_views(generator, scenes.num_views, num_views)
-            start = _below(generator, scenes.num_frames - num_frames + 1)
-            frames = scenes.frames(pick.index, chosen, slice(start, start + num_frames))
-            if not pick.validation and _below(generator, 2):
-                frames = frames.flip(1)  # their motions are as likely backwards
-            return Grid(frames, self.caption(pick), False)
         clip = self.clips[pick.kind][pick.index]
         if pick.kind == "static":
             views = [clip.views[v] for v in pick_views(generator, len(clip.views), num_views)]

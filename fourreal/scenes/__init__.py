@@ -1,6 +1,8 @@
 """Procedural dynamic scenes with exact frames, depth, cameras, masks and captions."""
 
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,10 +12,20 @@ from fourreal.cameras import relative_to_first
 from fourreal.scenes.describe import FPS, SceneDescription, describe
 from fourreal.scenes.raycast import SceneBatch
 
-__all__ = ["FPS", "Scene", "SceneBatch", "SceneDescription", "describe", "make_scene", "scene_seed"]
+__all__ = [
+    "FPS",
+    "Scene",
+    "SceneBatch",
+    "SceneDescription",
+    "describe",
+    "describe_first",
+    "make_scene",
+    "scene_seed",
+]
 
 SPLITS = ("train", "validation", "test")
 SEEDS_PER_SPLIT = 2**32
+MANY = 512  # scenes, for which starting processes is worth it
 
 
 def scene_seed(split: str, index: int) -> int:
@@ -24,6 +36,18 @@ def scene_seed(split: str, index: int) -> int:
             f"indices 0 to {SEEDS_PER_SPLIT - 1}."
         )
     return SPLITS.index(split) * SEEDS_PER_SPLIT + index
+
+
+def describe_first(
+    split: str, count: int, num_views: int, num_frames: int
+) -> list[SceneDescription]:
+    """The descriptions of the first scenes of a split, of many by a process on each core."""
+    seeds = [scene_seed(split, index) for index in range(count)]
+    told = partial(describe, num_views=num_views, num_frames=num_frames)
+    if count < MANY:
+        return [told(seed) for seed in seeds]
+    with ProcessPoolExecutor() as pool:
+        return list(pool.map(told, seeds, chunksize=32))
 
 
 @dataclass

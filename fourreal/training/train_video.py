@@ -7,15 +7,16 @@ in the loss; with `add` the references are added to the noised latents. What is 
 the model (the embedded one, from nothing), its self-attention, or a LoRA on that.
 """
 
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from fourreal.data.cache import fingerprint
-from fourreal.data.grids import GridData
+from fourreal.data.device_scenes import DeviceScenes
+from fourreal.data.grids import GridData, SceneWindow
 from fourreal.files.media import write_image
 from fourreal.grid import contact_sheet, num_latent_frames
 from fourreal.metrics.pixels import psnr
@@ -29,6 +30,7 @@ from fourreal.video.conditioning import model_inputs
 __all__ = ["VideoConfig", "train_video"]
 
 VALIDATION_GRIDS = 4
+ENCODED_AT_ONCE = 256  # videos of scenes on the device
 BOTH = REFERENCES.index("both")
 
 
@@ -58,6 +60,7 @@ class VideoTraining(VideoRun):
         super().__init__(config, [*data.captions(), *validation])
         self.data = data
         data.fill(self.device, config.compile)
+        self.on_device = self._scenes_on_device() if config.data.on_device else None
         vae_name = fingerprint(self.pipe.vae) if config.data.draws else ""
         self.draws = VideoDraws(config, data, vae_name)
         odds = torch.tensor(config.reference_odds).view(-1, len(REFERENCES))
@@ -66,8 +69,7 @@ class VideoTraining(VideoRun):
     def loss(self, batch: VideoBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """The flow loss of a batch, with random references, noise levels and noise."""
         views, frames = self.grids[batch.grid]
-        grids = torch.stack([self._latents(example) for example in batch.examples])
-        latents = rearrange(grids, "b v c f h w -> b c (v f) h w")
+        latents = rearrange(self._latents(batch), "b v c f h w -> b c (v f) h w")
         known, shifts = self.draw_references(batch, generator)
         sigma = draw_noise_levels(shifts, generator).to(self.device)
         noise = torch.randn(latents.shape, generator=generator).to(latents)
@@ -84,21 +86,42 @@ class VideoTraining(VideoRun):
         unknown = ~known if conditioning == "replace" else torch.ones_like(known)
         return {"loss": flow_loss(predicted, noise, latents, unknown[:, None, :, None, None])}
 
-    def _latents(self, example: VideoExample) -> Tensor:
-        """[V, C, F, h, w] of an example, encoded unless they were in the cache."""
-        latents = example.values
+    def _scenes_on_device(self) -> DeviceScenes:
+        scenes, data = self.data.scenes[False], self.config.data
+        size = scenes.num_views, scenes.num_frames, data.height, data.width
+        # Compiling takes a quarter of a minute on a GPU, and then it draws hundreds a second.
+        compiled = self.device.type == "cuda"
+        return DeviceScenes(scenes.split, data.scenes, size, self.device, compiled)
+
+    def _latents(self, batch: VideoBatch) -> Tensor:
+        """[B, V, C, F, h, w] of a batch, encoded unless they were in the cache."""
+        windows = [e.values for e in batch.examples if isinstance(e.values, SceneWindow)]
+        if self.on_device is not None:
+            frames = self.on_device.read(windows)
+            grids = self._encode(frames.flatten(0, 1), ENCODED_AT_ONCE)
+            grids = grids.unflatten(0, frames.shape[:2])
+        else:
+            grids = torch.stack([self._latents_of(e) for e in batch.examples])
+        reverse = torch.tensor([e.reverse for e in batch.examples], device=self.device)
+        return torch.where(reverse.view(-1, 1, 1, 1, 1, 1), grids.flip(1), grids)
+
+    def _latents_of(self, example: VideoExample) -> Tensor:
+        """[V, C, F, h, w] of one example that is not on the device."""
+        latents: Any = example.values
+
+        def encode(frames: Tensor = latents) -> Tensor:
+            return self._encode(frames.to(self.device).float() / 255)
+
         if example.key and not example.encoded:
-            encode = partial(self._encode, example.values)
             latents = self.draws.cache.get(example.key, encode)
         elif not example.encoded:
-            latents = self._encode(example.values)
-        latents = latents.to(self.device, torch.float32)
-        return latents.flip(0) if example.reverse else latents
+            latents = encode()
+        return latents.to(self.device, torch.float32)
 
     @torch.no_grad()
-    def _encode(self, frames: Tensor) -> Tensor:
+    def _encode(self, videos: Tensor, at_once: int = 1) -> Tensor:
         with torch.autocast(self.device.type, enabled=False):
-            return self.pipe.encode_views(frames.to(self.device).float() / 255)
+            return self.pipe.encode_views(videos, at_once)
 
     def draw_references(
         self, batch: VideoBatch, generator: torch.Generator

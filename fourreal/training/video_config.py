@@ -53,8 +53,9 @@ class VideoConfig:
     """How references enter the model; by default as start_from, and replace from nothing."""
     width: int = 256
     """Width of a model from nothing, a multiple of 128 (Wan's head size)."""
-    layers: int = 6
-    """Transformer blocks of a model from nothing."""
+    layers: int | None = None
+    """Transformer blocks: 6 from nothing, else as start_from. Where start_from has fewer, more are
+    put between its own, which say nothing until they are trained."""
     ffn_width: int = 768
     """Width of its feed-forward layers."""
     text_width: int = 128

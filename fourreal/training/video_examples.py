@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fourreal.data.cache import TensorCache
-from fourreal.data.grids import GridData, Pick
+from fourreal.data.grids import GridData, Pick, SceneWindow
 from fourreal.grid import num_latent_frames, shrunk
 from fourreal.training.draws import draw_shrink
 from fourreal.training.video_config import VideoConfig, grids_of
@@ -16,9 +16,9 @@ from fourreal.training.video_config import VideoConfig, grids_of
 class VideoExample:
     """One example: its frames [V, T, 3, H, W] in 0 to 255 (bytes travel faster between processes
     than floats), or where encoded its latents [V, C, F, h, w] from the cache, whose key is "" for
-    an example that is not to be kept there."""
+    an example that is not to be kept there, or of scenes on the device where it lies in them."""
 
-    values: Tensor
+    values: Tensor | SceneWindow
     encoded: bool
     key: str
     reverse: bool  # the order of the views
@@ -75,9 +75,11 @@ class VideoDraws:
 
     def _read(
         self, pick: Pick, num_views: int, num_frames: int, shrink: int
-    ) -> tuple[Tensor, bool, str]:
+    ) -> tuple[Tensor | SceneWindow, bool, str]:
         """(values, encoded, key) of an example, as VideoExample has them."""
         key = ""
+        if self.config.data.on_device:
+            return self.data.window(pick, num_views, num_frames), False, key
         if self.config.data.draws:
             size = f"{self.config.data.height // shrink}x{self.config.data.width // shrink}"
             source = f"{self.vae_name} {self.data.source(pick)} {pick.seed}"

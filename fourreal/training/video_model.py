@@ -25,6 +25,7 @@ from fourreal.video.wan_folder import load_pipeline_folder
 
 TUNED_WITH_ATTENTION = SELF_ATTENTION + r"|blocks\.\d+\.(attn1\.norm_[qk]|view_time_sync)"
 TUNED_WITH_VACE = r"vace_(patch_embedding|blocks)\b.*"
+LAYERS = 6  # of a model from nothing
 VACE_EVERY = 2  # layers, as in VACE 1.3B
 SCRATCH_AUTOENCODER = Path("out/train/autoencoder/autoencoder.safetensors")
 
@@ -56,7 +57,7 @@ def build_transformer(config: VideoConfig, z_dim: int) -> WanTransformer3DModel:
         text_dim=config.text_width,
         freq_dim=256,
         ffn_dim=config.ffn_width,
-        num_layers=config.layers,
+        num_layers=config.layers or LAYERS,
     )
 
 
@@ -140,6 +141,34 @@ def add_vace(
     return model if model.dtype == transformer.dtype else model.to(transformer.dtype)
 
 
+def add_layers(transformer: WanTransformer, count: int) -> WanTransformer:
+    """A transformer of `count` blocks that answers like the given one: what is added, spread
+    between its own, are copies of the block before, whose answers are zero.
+
+    Raises ValueError where it has more blocks, or is a VACE.
+    """
+    own = transformer.config["num_layers"]
+    if count == own:
+        return transformer
+    if count < own or isinstance(transformer, WanVACETransformer3DModel):
+        raise ValueError(
+            f"--layers is {count}, but the model to start from is "
+            + (f"of {own} blocks; give {own} or more." if count < own else "a VACE; leave it out.")
+        )
+    config = {k: v for k, v in dict(transformer.config).items() if not k.startswith("_")}
+    model = WanTransformer3DModel.from_config(config | {"num_layers": count})
+    model.load_state_dict(transformer.state_dict(), strict=False)
+    sources = [index * own // count for index in range(count)]
+    for index, source in enumerate(sources):
+        block = model.blocks[index]
+        block.load_state_dict(transformer.blocks[source].state_dict())
+        if index and sources[index - 1] == source:
+            for answer in (block.attn1.to_out[0], block.attn2.to_out[0], block.ffn.net[2]):
+                nn.init.zeros_(answer.weight)
+                nn.init.zeros_(answer.bias)
+    return model if model.dtype == transformer.dtype else model.to(transformer.dtype)
+
+
 def prepare_pipeline(config: VideoConfig) -> tuple[ViewTimePipeline, bool]:
     """(the pipeline with the config's settings and trainable weights, whether its text encoder is
     trained too).
@@ -148,6 +177,8 @@ def prepare_pipeline(config: VideoConfig) -> tuple[ViewTimePipeline, bool]:
     """
     pipe, trains_text = load_base(config)
     conditioning = config.conditioning or pipe.config.conditioning
+    if config.layers:
+        pipe.register_modules(transformer=add_layers(pipe.transformer, config.layers))
     if isinstance(pipe.transformer, WanVACETransformer3DModel) and not config.vace:
         raise ValueError(f"{config.start_from} is a VACE, which is trained with --vace; add it.")
     if config.vace:

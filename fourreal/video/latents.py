@@ -26,11 +26,12 @@ def _statistics(vae: Vae, like: Tensor) -> tuple[Tensor, Tensor]:
     return like.new_tensor(mean).view(shape), like.new_tensor(std).view(shape)
 
 
-def encode_views(vae: Vae, videos: Tensor, device: torch.device) -> Tensor:
-    """Normalised latents [V, C, F, h, w], float32, of videos [V, T, 3, H, W] in [0, 1]."""
+def encode_views(vae: Vae, videos: Tensor, device: torch.device, at_once: int = 1) -> Tensor:
+    """Normalised latents [V, C, F, h, w], float32, of videos [V, T, 3, H, W] in [0, 1], some of
+    them at once."""
     encoded = [
-        vae.encode(rearrange(view * 2 - 1, "t c h w -> 1 c t h w").to(device, vae.dtype))
-        for view in videos
+        vae.encode(rearrange(views * 2 - 1, "v t c h w -> v c t h w").to(device, vae.dtype))
+        for views in videos.split(at_once)
     ]
     latents = torch.cat([answer.latent_dist.mode() for answer in encoded]).float()
     mean, std = _statistics(vae, latents)

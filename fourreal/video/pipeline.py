@@ -190,9 +190,10 @@ class ViewTimePipeline(DiffusionPipeline, LoraMixin):
         """Text embeddings [1, L, D], zeros after the end."""
         return encode_text(self.tokenizer, self.text_encoder, [prompt], self._execution_device)
 
-    def encode_views(self, videos: Tensor) -> Tensor:
-        """Normalised latents [V, C, F, h, w] of videos [V, T, 3, H, W] in [0, 1], view by view."""
-        return encode_views(self.vae, videos, self._execution_device)
+    def encode_views(self, videos: Tensor, at_once: int = 1) -> Tensor:
+        """Normalised latents [V, C, F, h, w] of videos [V, T, 3, H, W] in [0, 1], view by view, or
+        some of them at once."""
+        return encode_views(self.vae, videos, self._execution_device, at_once)
 
     def decode_views(self, latents: Tensor) -> Tensor:
         """Videos [V, T, 3, H, W] in [0, 1], on the CPU, of normalised latents [V, C, F, h, w]."""

@@ -55,6 +55,50 @@ def test_a_model_from_nothing_is_of_the_config_and_loads(tmp_path, scenes):
     assert all(torch.equal(again[name], before[name]) for name in before)
 
 
+def test_scenes_on_the_device_train_like_those_on_disk(tmp_path, scenes):
+    losses = []
+    for on_device in (False, True):
+        config = embedded_config(tmp_path / str(on_device), scenes, {}, reverse_views=0.5)
+        config.data.on_device = on_device
+        data = GridData(config.data, 2, 5)
+        training = VideoTraining(config, data)
+        for number in range(3):  # views are reversed in some
+            generator = step_generator(0, number)
+            batch = training.draws.draw(generator, 1.0)
+            losses.append(training.loss(batch, generator)["loss"].item())
+    assert losses[:3] == pytest.approx(losses[3:], rel=1e-5)
+    assert len(set(losses[:3])) == 3
+
+
+def test_added_layers_change_nothing_until_they_are_trained(tmp_path, scenes):
+    config = embedded_config(tmp_path, scenes, {"learning_rate": 0.0}, layers=8)
+    train_video(config)
+    shutil.copy(weights.folder() / "autoencoder.safetensors", tmp_path)
+    before, after = load_embedded_pipeline(), load_embedded_pipeline(tmp_path)
+    own = before.transformer.config.num_layers
+    assert after.transformer.config.num_layers == own + 2
+    made = [
+        pipe(
+            "a red ball",
+            num_views=2,
+            num_frames=5,
+            height=32,
+            width=32,
+            num_inference_steps=1,
+            staged=False,
+            guidance_scale=1.0,
+            generator=torch.Generator().manual_seed(0),
+        ).frames
+        for pipe in (before, after)
+    ]
+    assert (made[0] - made[1]).abs().max() < 2e-3  # of weights that were written in float16
+    tensors = load_file(tmp_path / "transformer.safetensors")
+    added = [n for n in range(own + 2) if not tensors[f"blocks.{n}.ffn.2.weight"].any()]
+    assert len(added) == 2
+    with pytest.raises(ValueError, match=f"is of {own} blocks; give {own} or more"):
+        train_video(embedded_config(tmp_path / "fewer", scenes, {}, layers=own - 1))
+
+
 def test_a_model_of_small_grids_makes_its_references_first(tmp_path, scenes):
     for grids, odds, staged in (
         (("1x5", "2x5"), (0.5, 0.5), False),

@@ -1,0 +1,51 @@
+"""Procedural scenes in a device's memory: drawn there at once, without a way over the disk."""
+
+import torch
+from torch import Tensor
+
+from fourreal.bars import bar
+from fourreal.data.grids import SceneWindow
+from fourreal.scenes import SceneBatch, describe_first
+
+PIXELS_AT_ONCE = 2**24  # of the frames of several scenes that a GPU draws together
+
+
+class DeviceScenes:
+    """The first `count` scenes of a split: frames [count, V, T, 3, H, W] as bytes on a device.
+
+    size is (V, T, H, W). The program that draws them is compiled or not (see SceneBatch).
+    """
+
+    def __init__(
+        self,
+        split: str,
+        count: int,
+        size: tuple[int, int, int, int],
+        device: torch.device,
+        compiled: bool = False,
+    ):
+        views, times, height, width = size
+        descriptions = describe_first(split, count, views, times)
+        self.frames = torch.empty(
+            count, views, times, 3, height, width, dtype=torch.uint8, device=device
+        )
+        at_once = 1  # a CPU's caches hold no more
+        if device.type != "cpu":
+            at_once = min(max(PIXELS_AT_ONCE // (views * times * height * width), 1), count)
+        shown = bar(total=count, name=f"drawing {split} scenes", mininterval=5)
+        for start in range(0, count, at_once):
+            # The last ones with some from before: a compiled program is for one number of scenes.
+            start = min(start, count - at_once)
+            batch = SceneBatch(descriptions[start : start + at_once]).to(device)
+            drawn = (batch.draw_compiled if compiled else batch.draw)(height, width)
+            self.frames[start : start + at_once] = (drawn * 255).round().byte()
+            shown.update(start + at_once - shown.n)
+        shown.close()
+
+    def read(self, windows: list[SceneWindow]) -> Tensor:
+        """Frames [B, v, t, 3, H, W] in [0, 1] of windows that all have v views and t times."""
+        device = self.frames.device
+        scenes = torch.tensor([w.scene for w in windows], device=device)[:, None, None]
+        views = torch.tensor([w.views for w in windows], device=device)[:, :, None]
+        times = torch.tensor([w.times for w in windows], device=device)[:, None, :]
+        return self.frames[scenes, views, times].float() / 255
