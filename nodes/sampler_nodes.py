@@ -50,15 +50,17 @@ def settings_of(conventions: dict, known: Tensor) -> SamplerSettings:
 
     The text hardly matters beside both references (paper, supplement), so cfg is 1 then.
     """
-    from fourreal.video.conditioning import GUIDANCE_BOTH
+    from fourreal.video.conditioning import GUIDANCE_BOTH, STEPS_BOTH
+
+    both = bool(known[0].all() and known[:, 0].all())
 
     if "grid" not in conventions:
         found = SamplerSettings(20, 5.0, "uni_pc")  # core's templates of Wan have these
     elif conventions["conditioning"] == "mask":
         found = SamplerSettings(8, conventions["guidance_scale"], "euler")
     else:
-        found = SamplerSettings(10, conventions["guidance_scale"], "lcm")
-    both = bool(known[0].all() and known[:, 0].all())
+        steps = STEPS_BOTH if both else 20
+        found = SamplerSettings(steps, conventions["guidance_scale"], "lcm")
     return replace(found, cfg=GUIDANCE_BOTH) if both else found
 
 
@@ -103,14 +105,14 @@ class ApplyViewTimeAttention(io.ComfyNode):
 class ViewTimeSampler(io.ComfyNode):
     """It is Apply View-Time Attention and a KSampler in one node.
 
-    Left at 0 and *auto*, steps, cfg, sampler and scheduler suit the MODEL: for the embedded one 10
+    Left at 0 and *auto*, steps, cfg, sampler and scheduler suit the MODEL: for the embedded one 20
     steps of lcm with cfg 3, for its VACE 8 of euler without, for Wan 20 of uni_pc with cfg 5. The
     timestep shift is the MODEL's own; core's ModelSamplingSD3 changes it.
 
     With both references cfg 1 is enough and twice as fast. Each reference that the embedded model
-    makes takes *steps* steps: the first one with *cfg*, the second one with a cfg halfway to 1; the
-    rest follows with cfg 1. The result is an ordinary LATENT; VAE Decode makes the views one after
-    the other of it.
+    makes takes *steps* steps: all views of the first time with *cfg*, the first view with a greater
+    one, for its motion; the rest follows in 4 steps with cfg 1. The result is an ordinary LATENT;
+    VAE Decode makes the views one after the other of it.
     """
 
     @classmethod
@@ -195,7 +197,7 @@ class ViewTimeSampler(io.ComfyNode):
         view_strength: float,
     ) -> io.NodeOutput:
         from fourreal.embedded.limits import size_warning
-        from fourreal.video.conditioning import stage_guidance
+        from fourreal.video.conditioning import stage_guidance, stage_steps
 
         from .view_time import check_model_of, conventions_of, patch_for_grid
 
@@ -218,17 +220,18 @@ class ViewTimeSampler(io.ComfyNode):
         )
         noise = comfy.sample.prepare_noise(samples, seed)
         stages = sampling_stages(known) if staged else [tuple(known.shape)]
-        scales = stage_guidance(cfg, len(stages), bool(known[0, 0]))
-        bar = comfy.utils.ProgressBar(steps * len(stages))
+        scales = stage_guidance(cfg, stages, bool(known[0, 0]))
+        counts = stage_steps(steps, len(stages))
+        bar = comfy.utils.ProgressBar(sum(counts))
         mask = latent.get("noise_mask")
-        for stage, ((v, f), scale) in enumerate(zip(stages, scales)):
+        for stage, ((v, f), scale, count) in enumerate(zip(stages, scales, counts)):
             if stage > 0:  # what the stage before made is a reference
                 mask = types.noise_mask_of(known, samples)
             part = samples[:v, :, :f]
             made = comfy.sample.sample(
                 patch_for_grid(model, known[:v, :f], part, view_strength),
                 noise[:v, :, :f],
-                steps,
+                count,
                 scale,
                 sampler_name,
                 scheduler,
@@ -236,7 +239,7 @@ class ViewTimeSampler(io.ComfyNode):
                 negative,
                 part,
                 noise_mask=None if mask is None else mask[:v, :, :f],
-                callback=sampler_callback(model, bar, steps * stage),
+                callback=sampler_callback(model, bar, sum(counts[:stage])),
                 disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
                 seed=seed,
             )

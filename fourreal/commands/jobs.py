@@ -12,10 +12,10 @@ from fourreal.commands.pipelines import PipelineOptions, is_embedded
 from fourreal.files.atomic import REPORT
 from fourreal.files.json_files import as_json, read_json
 from fourreal.files.text_files import read_text, text_lines
+from fourreal.video.conditioning import STEPS_BOTH
 
 # What is not given on the command line. Wan: the paper's size and steps, Wan's frame rate.
-EMBEDDED_DEFAULTS = {"height": 64, "width": 64, "num_inference_steps": 10, "fps": 8.0}
-EMBEDDED_STEPS_BOTH = 4  # more score less: both references leave little to decide
+EMBEDDED_DEFAULTS = {"height": 64, "width": 64, "num_inference_steps": 20, "fps": 8.0}
 WAN_SIZES = {"height": 288, "width": 512, "num_inference_steps": 40, "fps": 16.0}
 
 
@@ -101,7 +101,7 @@ def list_jobs(config: GenerateConfig) -> list[GenerateConfig]:
     embedded = is_embedded(config)
     defaults: dict[str, Any] = EMBEDDED_DEFAULTS if embedded else WAN_SIZES
     if embedded and config.fixed_view and config.freeze_time:
-        defaults = defaults | {"num_inference_steps": EMBEDDED_STEPS_BOTH}
+        defaults = defaults | {"num_inference_steps": STEPS_BOTH}
     missing = {name: v for name, v in defaults.items() if getattr(config, name) is None}
     if config.column_clip is None:
         missing["column_clip"] = not embedded

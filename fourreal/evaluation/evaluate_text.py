@@ -41,7 +41,7 @@ class TextEvaluation(LearnedMetrics, Sampling):
 
     prompts: tuple[str, ...] = ()
     """Prompts to use instead of the captions of the scenes."""
-    num_inference_steps: Annotated[int, tyro.conf.arg(aliases=["--steps"])] = 10
+    num_inference_steps: Annotated[int, tyro.conf.arg(aliases=["--steps"])] = 20
     """Sampling steps of each stage."""
     montage: Path | None = None
     """Picture to write of the first 16 grids: two views of each, four times across, and a bar

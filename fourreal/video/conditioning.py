@@ -17,6 +17,8 @@ from fourreal.grid import num_latent_frames
 CONDITIONINGS = ("add", "replace", "mask")
 GREY = 0.5  # of what VACE is not shown: 0 for the autoencoder
 GUIDANCE_BOTH = 1.0  # paper, supplement: guidance matters little with both references
+STEPS_BOTH = 4  # of the embedded model: more score less, as little is left to decide
+ROW_GUIDANCE = 2.0  # times the guidance above 1: motions are small without
 
 
 @dataclass(frozen=True)
@@ -36,18 +38,29 @@ WAN_CONVENTIONS = {
 }
 
 
-def stage_guidance(guidance_scale: float, num_stages: int, has_first_cell: bool) -> list[float]:
-    """Guidance scale of each of a grid's num_stages stages (see sampling_stages).
+def stage_guidance(
+    guidance_scale: float, stages: list[tuple[int, int]], has_first_cell: bool
+) -> list[float]:
+    """Guidance scale of each of a grid's stages (see sampling_stages).
 
-    guidance_scale for a single stage and for one without references; 1 for the last, which has both
-    references; the midpoint otherwise, because strong guidance pulls objects away from a known
-    first cell.
+    guidance_scale for a single stage, and for a column without references; of a column with a known
+    first cell half of what is above 1, because strong guidance pulls objects away from that; of a
+    row ROW_GUIDANCE times that; 1 for the last stage, which has both references.
     """
-    if num_stages == 1:
+    if len(stages) == 1:
         return [guidance_scale]
-    halfway = (guidance_scale + GUIDANCE_BOTH) / 2
-    first = halfway if has_first_cell else guidance_scale
-    return [first, *[halfway] * (num_stages - 2), GUIDANCE_BOTH]
+    above = guidance_scale - 1
+    column = 1 + (above / 2 if has_first_cell else above)
+    row = 1 + ROW_GUIDANCE * above
+    return [*(column if frames == 1 else row for _, frames in stages[:-1]), GUIDANCE_BOTH]
+
+
+def stage_steps(num_steps: int, num_stages: int) -> list[int]:
+    """Sampling steps of each of a grid's stages: num_steps, and at most STEPS_BOTH of the last of
+    several, which has both references."""
+    if num_stages == 1:
+        return [num_steps]
+    return [*[num_steps] * (num_stages - 1), min(num_steps, STEPS_BOTH)]
 
 
 def model_inputs(

@@ -6,7 +6,7 @@ the model sees of the references.
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fourreal.grid import grid_to_sequence, sequence_to_grid
 from fourreal.video.architectures import WanTransformer
-from fourreal.video.conditioning import model_inputs, stage_guidance
+from fourreal.video.conditioning import model_inputs, stage_guidance, stage_steps
 from fourreal.video.transformer import apply_view_time
 from fourreal.video.windows import Window
 
@@ -57,12 +57,14 @@ def sample_window(
     window's first step, which callbacks see.
     """
     latents, known = references.clone(), window.known.clone()
-    scales = stage_guidance(sampler.guidance_scale, len(window.stages), bool(known[0, 0]))
-    for stage, ((v, f), scale) in enumerate(zip(window.stages, scales)):
-        step = first_step + stage * sampler.num_inference_steps
+    scales = stage_guidance(sampler.guidance_scale, window.stages, bool(known[0, 0]))
+    counts = stage_steps(sampler.num_inference_steps, len(window.stages))
+    for (v, f), scale, count in zip(window.stages, scales, counts):
         part = noise[:v, :, :f], latents[:v, :, :f], known[:v, :f]
-        latents[:v, :, :f] = denoise(pipeline, sampler, *part, scale, step)
+        used = replace(sampler, num_inference_steps=count)
+        latents[:v, :, :f] = denoise(pipeline, used, *part, scale, first_step)
         known[:v, :f] = True
+        first_step += count
     return latents
 
 

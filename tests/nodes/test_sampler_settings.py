@@ -31,10 +31,11 @@ def test_the_embedded_models_and_wan_have_settings_of_their_own(settings):
     nothing, column, both = (torch.zeros(3, 2, dtype=torch.bool) for _ in range(3))
     column[:, 0] = both[:, 0] = both[0] = True
     for known in (nothing, column):
-        assert settings("transformer", known) == (10, 3.0, "lcm", "simple")
+        assert settings("transformer", known) == (20, 3.0, "lcm", "simple")
         assert settings("vace", known) == (8, 1.0, "euler", "simple")
         assert settings(None, known) == (20, 5.0, "uni_pc", "simple")
-    assert settings("transformer", both)[1] == settings(None, both)[1] == 1
+    assert settings("transformer", both) == (4, 1.0, "lcm", "simple")
+    assert settings(None, both) == (20, 1.0, "uni_pc", "simple")
 
 
 @one_conditioning

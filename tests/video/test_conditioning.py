@@ -12,6 +12,7 @@ from fourreal.video.conditioning import (
     WAN_CONVENTIONS,
     model_inputs,
     stage_guidance,
+    stage_steps,
 )
 
 from ..tiny import key_list, tiny_transformer
@@ -47,12 +48,19 @@ def test_the_conventions_of_every_public_transformer_are_in_the_one_table(file, 
     assert found.conditioning in CONDITIONINGS
 
 
-def test_guidance_goes_down_with_the_references_that_a_stage_has():
-    assert stage_guidance(5.0, 1, True) == stage_guidance(5.0, 1, False) == [5.0]
-    assert stage_guidance(5.0, 3, False) == [5.0, 3.0, 1.0]
-    assert stage_guidance(5.0, 3, True) == [3.0, 3.0, 1.0]  # an image
-    assert stage_guidance(5.0, 2, True) == [3.0, 1.0]
-    assert stage_guidance(1.0, 3, False) == [1.0, 1.0, 1.0]
+def test_guidance_follows_from_what_a_stage_makes_and_has():
+    column, row, rest = (8, 1), (1, 29), (8, 29)
+    assert stage_guidance(5.0, [rest], True) == stage_guidance(5.0, [row], False) == [5.0]
+    assert stage_guidance(5.0, [column, row, rest], False) == [5.0, 9.0, 1.0]
+    assert stage_guidance(5.0, [column, row, rest], True) == [3.0, 9.0, 1.0]  # an image
+    assert stage_guidance(5.0, [column, rest], True) == [3.0, 1.0]
+    assert stage_guidance(5.0, [row, rest], True) == [9.0, 1.0]
+    assert stage_guidance(1.0, [column, row, rest], False) == [1.0, 1.0, 1.0]
+
+
+def test_the_stage_with_both_references_takes_few_steps():
+    assert stage_steps(20, 3) == [20, 20, 4] and stage_steps(20, 2) == [20, 4]
+    assert stage_steps(20, 1) == [20] and stage_steps(2, 3) == [2, 2, 2]
 
 
 def test_add_is_the_sum_of_patch_embeddings_up_to_the_bias():

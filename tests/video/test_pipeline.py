@@ -54,7 +54,7 @@ def test_stages_are_grids_of_one_time_and_of_one_view_and_then_the_rest(conditio
     monkeypatch.setattr(loop, "denoise", keep)
     grid = sample_grid(pipe, latents=noise(3), staged=True, callback_on_step_end=watch, **options)
     assert seen == [(step, 6) for step in range(6)]
-    assert [scale for _, _, scale in given] == [3.0, 2.0, 1.0]
+    assert [scale for _, _, scale in given] == [3.0, 5.0, 1.0]
     column, row, both = given
     assert not column[1].any() and row[1].tolist() == [[True, False]]
     assert both[1].tolist() == [[True, True], [True, False], [True, False]]
