@@ -51,7 +51,10 @@ DECIDED: dict[str, tuple[tuple[str, str], ...]] = {
         (FILLED, "parallel-hard>both/generated/psnr"),
         (FILLED, "parallel-soft>both/generated/psnr"),
     ),
-    "better than fused, decided as well": ((FILLED, "parallel-soft>fixed_view/generated/psnr"),),
+    "dB, decided as well; there hard": (
+        (FILLED, "parallel-hard>both/generated/psnr_moving"),
+        (FILLED, "parallel-soft>fixed_view/generated/psnr"),
+    ),
     "both decided and with both references": (
         (FILLED, "fused-sum>both/generated/parallax_right"),
         (FILLED, "fused-sum>both/generated/psnr_moving"),
@@ -64,7 +67,7 @@ OPEN: dict[str, tuple[tuple[str, str], ...]] = {
         (PAIRED, f"{WITHOUT_TIME}>held_out_psnr"),
     ),
     "as well, and the whole frame is open": ((FILLED, "sequential>both/generated/psnr"),),
-    "and hard is open": ((FILLED, "parallel-hard>fixed_view/generated/psnr"),),
+    "there hard is open": ((FILLED, "parallel-hard>fixed_view/generated/psnr"),),
     "the whole frame is open, and so is all with the fixed view alone": (
         (FILLED, "fused-sum>both/generated/psnr"),
         (FILLED, "fused-sum>fixed_view/generated/psnr"),
