@@ -85,6 +85,22 @@ class Sample:
         cameras = self.extrinsics[:, views], self.intrinsics[:, views]
         return Sample(self.frames[:, :, views], depth, *cameras)
 
+    def by_time(self, orders: list[list[int]]) -> "Sample":
+        """Each time as a scene of one time, [B * T, 1, ...], its views in the order orders[t]: the
+        world is the first of them."""
+        times, views = torch.arange(len(orders))[:, None], torch.tensor(orders)
+
+        def alone(values: Tensor) -> Tensor:
+            return values[:, times, views].flatten(0, 1)[:, None]
+
+        extrinsics = self.extrinsics[:, views].flatten(0, 1)
+        return Sample(
+            alone(self.frames),
+            None if self.depth is None else alone(self.depth),
+            torch.stack([relative_to_first(own) for own in extrinsics]),
+            self.intrinsics[:, views].flatten(0, 1),
+        )
+
     def resized(self, size: int) -> "Sample":
         """The same scenes at size x size pixels, at most as large as they are. Colours are
         averaged, depth too where it does not jump; see shrunk_depth."""

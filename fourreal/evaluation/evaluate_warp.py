@@ -216,7 +216,7 @@ def tables(config: WarpEvaluation, reports: dict[str, dict[str, Report]]) -> dic
     strengths = [STRENGTH.format(strength) for strength in config.strengths]
     for geometry, rows in reports.items():
         print(f"\n{geometry} geometry")
-        results = {name: report.result(config) for name, report in rows.items()}
+        results = {name: [report.result(config)] for name, report in rows.items()}
         found[geometry] = compare(config, results, COLUMNS, f"_{geometry}")
         filled = {name: results[name] for name in strengths}
         compare(config, filled, COLUMNS, f"_{geometry}_strengths")

@@ -12,6 +12,8 @@ from fourreal.evaluation.examples import Evaluation
 from fourreal.files.json_files import as_json, write_json, write_text
 
 DECIMALS = 4  # of the values that are kept
+# Student's t: half of a 95% interval in standard errors, of the mean of 2, 3, ... 10 runs.
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 Values = list[float | None]
@@ -32,6 +34,32 @@ def mean_and_interval(values: Sequence[float | None]) -> dict[str, float | None]
         "interval": round(float(half), 3),
         "n": len(kept),
     }
+
+
+def mean_over_runs(runs: list[Values]) -> dict[str, Any]:
+    """mean_and_interval of a score of several training runs, runs[i] being that of each scene.
+
+    Of one run it is that of its scenes. Of several, the mean of each scene over the runs counts,
+    and the interval is of scenes and of runs: both half-intervals, the second by Student's t of the
+    runs' means, are added as squares. "runs": the mean of each run.
+    """
+    found: dict[str, Any] = mean_and_interval(scene_means(runs))
+    if len(runs) > 1 and found["n"]:
+        means = torch.tensor([mean_and_interval(run)["mean"] for run in runs])
+        half = STUDENT[min(len(runs), 10) - 2] * float(means.std()) / len(runs) ** 0.5
+        found["interval"] = round(math.hypot(found["interval"], half), 3)
+        found["runs"] = [round(mean, 3) for mean in means.tolist()]
+    return found
+
+
+def scene_means(runs: list[Values]) -> Values:
+    """The mean of each scene over the runs, None where a run has none."""
+    means: Values = []
+    for values in zip(*runs, strict=True):
+        kept = [v for v in values if v is not None]
+        whole = len(kept) == len(values)
+        means.append(round(sum(kept) / len(kept), DECIMALS) if whole else None)
+    return means
 
 
 class Report:
@@ -79,18 +107,22 @@ class Report:
         return result
 
 
-def differences(pairs: list[tuple[float | None, float | None]]) -> list[float]:
-    """The first less the second of pairs that are both there."""
-    return [a - b for a, b in pairs if a is not None and b is not None]
+def differences(values: Values, others: Values) -> Values:
+    """The values less the others, None where one is missing."""
+    pairs = zip(values, others, strict=True)
+    return [None if a is None or b is None else a - b for a, b in pairs]
 
 
 def cell(score: dict[str, Any], count: int, sign: str = "") -> str:
-    """A score (of mean_and_interval, of `count` values) as "mean ± interval", followed by "(n of
-    count)" where some values do not exist. sign: "+" to show that of a positive mean, too."""
+    """A score (of mean_and_interval or mean_over_runs, of `count` values) as "mean ± interval",
+    followed by "(n of count)" where some values do not exist, and by the mean of each run where
+    there are several. sign: "+" to show that of a positive mean, too."""
     existing = "" if score["n"] == count else f" ({score['n']} of {count})"
     if score["mean"] is None:
         return f"none{existing}"
-    return f"{score['mean']:{sign}g} ± {score['interval']:g}{existing}"
+    runs = ", ".join(f"{mean:{sign}g}" for mean in score.get("runs", ()))
+    of_runs = f"; {runs}" if runs else ""
+    return f"{score['mean']:{sign}g} ± {score['interval']:g}{existing}{of_runs}"
 
 
 def print_and_write(out: Path | None, result: dict[str, Any], table: list[str]) -> None:
@@ -103,29 +135,36 @@ def print_and_write(out: Path | None, result: dict[str, Any], table: list[str]) 
 
 
 def compare(
-    config: Evaluation, results: dict[str, dict], columns: tuple[str, ...], suffix: str = ""
+    config: Evaluation, results: dict[str, list[dict]], columns: tuple[str, ...], suffix: str = ""
 ) -> dict[str, dict]:
-    """A table with one row for each of the variants' results (of Report.finish, by name), and one
-    column for each of the scores `columns`; printed, and written where the config says, `suffix`
-    added to the file's name.
+    """A table with one row for each of the variants, and one column for each of the scores
+    `columns` that they have; printed, and written where the config says, `suffix` added to the
+    file's name.
 
-    The rows after the first also tell by how much they differ from it, scene by scene. Without
-    results there is no table.
+    results: of Report.finish, by the variants' names, one for each training run of a variant (see
+    mean_over_runs); the runs of all variants correspond. The rows after the first also tell by how
+    much they differ from it, scene by scene and run by run. Without results there is no table.
     """
     if not results:
         return {}
     first = next(iter(results.values()))
+    columns = tuple(c for c in columns if c in first[0]["values"])
     rows, variants = [], {}
-    for name, result in results.items():
-        kept = {key: {c: result[key][c] for c in columns} for key in ("scores", "values")}
-        variants[name] = kept
-        cells = [cell(result["scores"][c], len(result["values"][c])) for c in columns]
-        if result is not first:
-            pairs = {c: list(zip(result["values"][c], first["values"][c])) for c in columns}
-            change = {c: mean_and_interval(differences(both)) for c, both in pairs.items()}
+    for name, own in results.items():
+        runs = {c: [result["values"][c] for result in own] for c in columns}
+        scores = {c: mean_over_runs(found) for c, found in runs.items()}
+        values = {c: scene_means(found) for c, found in runs.items()}
+        variants[name] = {"scores": scores, "values": values}
+        cells = [cell(scores[c], len(values[c])) for c in columns]
+        if own is not first:
+            change = {}
+            for c, found in runs.items():
+                pairs = zip(found, (result["values"][c] for result in first), strict=True)
+                change[c] = mean_over_runs([differences(*pair) for pair in pairs])
             variants[name]["difference"] = change
             cells = [
-                f"{own} ({cell(change[c], len(pairs[c]), '+')})" for own, c in zip(cells, columns)
+                f"{text} ({cell(change[c], len(values[c]), '+')})"
+                for text, c in zip(cells, columns)
             ]
         rows.append(f"| {name} | {' | '.join(cells)} |")
     header = [f"| variant | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]

@@ -123,14 +123,17 @@ def novel_view_loss(
     lpips: Lpips | None = None,
     geometry: float = 0.0,
     temporal: bool = True,
+    joined: int | None = None,
 ) -> dict[str, Tensor]:
     """`image_loss` of every view of the sample from Gaussians of the input views only, over the
     pixels that some input view saw, plus `geometry` times `geometry_loss` of the input views where
     depth is known. The model sees the frames at `size` pixels (their own by default), with its
-    temporal layers or without."""
+    temporal layers or without. joined: so many of the sample's scenes are the times of one scene,
+    each with cameras of its own (see `Sample.by_time`)."""
     seen = sample.resized(size or sample.frames.shape[-1])
     images = seen.frames[:, :, inputs].flatten(0, 1)
-    maps = model(images, sample.frames.shape[1], points=False, temporal=temporal)
+    times = joined or sample.frames.shape[1]
+    maps = model(images, times, points=False, temporal=temporal, camera_replacement=not joined)
     rendered, wanted = render_targets(maps, sample, seen, inputs)
     visible = visible_from(sample, inputs).flatten(0, 2)
     losses = image_loss(rendered, wanted, visible, perceptual, lpips)

@@ -30,7 +30,6 @@ from fourreal.training.reconstruction_losses import (
 
 NUM_TIMES = 29  # of a procedural scene
 NUM_TARGETS = 6  # views that are rendered per scene, from four of them or fewer
-INPUTS = 4
 GEOMETRY_WEIGHT = 0.1  # in the dynamic stage: what its temporal layers may not lose
 TEMPORAL, HEAD, POINTS = "aggregator.temporal_blocks.", "gaussian_head.", "point_head."
 
@@ -56,8 +55,13 @@ class ReconstructorConfig:
     """Cameras on each scene's arc."""
     fewest_views: int = 4
     """Views that the network sees at once, at least; 1 teaches it what a video alone tells."""
+    most_views: int = 4
+    """Views that the network sees at once in the stages after geometry, at most."""
     num_times: int = 4
     """Times per scene in the dynamic stage."""
+    changing_views: float = 0.0
+    """How often the network sees other views at each time, in the dynamic stage; then no camera
+    token is replaced."""
     posed: tuple[Path, ...] = ()
     """Folders of Kubric-4D's scenes, or of photos with a transforms.json or COLMAP's sparse/0."""
     posed_share: float = 0.5
@@ -114,11 +118,12 @@ def drawn_size(config: ReconstructorConfig) -> int:
 @dataclass
 class Examples:
     """What a step is trained on: a sample, of which the network sees the views `inputs` at `size`
-    pixels."""
+    pixels. joined: so many scenes of the sample are the times of one, if views change."""
 
     sample: Sample
     inputs: list[int]
     size: int
+    joined: int | None = None
 
 
 class Source:
@@ -191,10 +196,17 @@ class Source:
             count = config.fewest_views + below(config.num_views + 1 - config.fewest_views)
             sample = self.draw("train", generator, count, batch, size)
             return Examples(sample, list(range(count)), size)
-        fewest = min(config.fewest_views, INPUTS)
-        others = fewest - 1 + below(INPUTS + 1 - fewest)
+        fewest = min(config.fewest_views, config.most_views)
+        others = fewest - 1 + below(config.most_views + 1 - fewest)
         chosen = torch.randperm(NUM_TARGETS - 1, generator=generator)[:others] + 1
         sample = self.draw("train", generator, NUM_TARGETS, batch)
+        share = config.changing_views if config.stage == "dynamic" else 0.0
+        if share and torch.rand((), generator=generator) < share:
+            times = sample.frames.shape[1]
+            orders = [
+                torch.randperm(NUM_TARGETS, generator=generator).tolist() for _ in range(times)
+            ]
+            return Examples(sample.by_time(orders), list(range(others + 1)), size, times)
         return Examples(sample, [0, *chosen.sort().values.tolist()], size)
 
 
@@ -233,6 +245,7 @@ def stage_loss(
         lpips=lpips,
         geometry=GEOMETRY_WEIGHT if config.stage == "dynamic" else 0.0,
         temporal=config.joined,
+        joined=drawn.joined,
     )
 
 

@@ -165,6 +165,8 @@ BAD = {
     "train reconstructor": {
         "--num-views": ("1", "2", "3", "4", "6"),
         "--num-times": ("0", "12"),
+        "--most-views": ("0", "7"),
+        "--changing-views": SHARE,
         "--size": ("0", "7", "33"),
         "--render-size": ("32", "0"),
         "--stage": ("all", "static", "dynamic"),
@@ -195,7 +197,12 @@ BAD = {
         "--guidance-scale": ("nan",),
     },
     "evaluate reconstruction": {"--num-frames": COUNT, "--num-views": ("1",), "--lpips": MISSING},
-    "ablate video": {"--train-steps": COUNT, "--num-views": ("1",), "--variants": ("spare",)},
+    "ablate video": {
+        "--train-steps": COUNT,
+        "--num-views": ("1",),
+        "--variants": ("spare",),
+        "--seeds": (str(2**64),),
+    },
     "ablate sampling": {"--step-counts": ("4 0",), "--guidance-scales": ("1 nan",)},
     "benchmark attention": {"--heads": COUNT, "--tokens": COUNT, "--num-views": COUNT},
     "benchmark reconstruction": {"--num-views": ("2 0",), "--embed-dim": ("0", "100")},

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fourreal import weights
+from fourreal.evaluation.report import differences, mean_and_interval
 
 CARD = weights.folder() / "README.md"
 PLACE = re.compile(r"<!-- table: (\w+) -->\n(.*?)<!-- table end -->", re.DOTALL)
@@ -75,6 +76,13 @@ HELD_OUT_SCORES = (
     ("sharpness", "sharpness", 2),
     ("relative depth error", "depth_relative_error", 3),
     ("rotation error, degrees", "rotation_error_degrees", DB),
+)
+FULL = ("full", "full")
+WITHOUT_TIME = ("without temporal attention",) * 2
+PAIRS = (
+    ("held-out PSNR", "held_out_psnr", DB),
+    ("moving region", "held_out_psnr_moving", DB),
+    ("SSIM", "held_out_ssim", 3),
 )
 TABLES: dict[str, Table] = {
     "video": Table(
@@ -148,25 +156,28 @@ TABLES: dict[str, Table] = {
             ("sequential", "sequential"),
             ("parallel, hard synchronisation", "parallel-hard"),
             ("parallel, soft synchronisation", "parallel-soft"),
-            ("fused, 30% pseudo-4D data", "pseudo-4d"),
         ),
-        (*ABLATED, ("fixed view: PSNR", "fixed_view/generated_full", DB)),
+        (
+            ("both: PSNR", "both/generated/psnr", DB),
+            ("both: moving region", "both/generated/psnr_moving", DB),
+            ("both: parallax right", "both/generated/parallax_right", -2),
+            ("fixed view: PSNR", "fixed_view/generated/psnr", DB),
+            ("fixed view: moving region", "fixed_view/generated/psnr_moving", DB),
+        ),
         changes=True,
     ),
     "ablation_reconstruction": Table(
         "ablation_reconstruction",
-        "",
-        (
-            ("full", "full"),
-            ("without camera token replacement", "without camera token replacement"),
-            ("without temporal attention", "without temporal attention"),
-        ),
-        (
-            ("held-out PSNR", "held_out_psnr", DB),
-            ("moving region", "held_out_psnr_moving", DB),
-            ("SSIM", "held_out_ssim", 3),
-            ("flicker of still pixels", "flicker", 2),
-        ),
+        "one pair of views",
+        (FULL, ("without camera token replacement",) * 2, WITHOUT_TIME),
+        (*PAIRS, ("flicker of still pixels", "flicker", 2)),
+        changes=True,
+    ),
+    "ablation_reconstruction_pairs": Table(
+        "ablation_reconstruction_pairs",
+        "another pair at each time",
+        (FULL, WITHOUT_TIME),
+        PAIRS,
         changes=True,
     ),
     "ablation_sampling": Table("ablation_sampling", "steps", SAMPLED, ABLATED, changes=True),
@@ -176,6 +187,19 @@ TABLES: dict[str, Table] = {
 def score_file(name: str) -> dict[str, Any]:
     """The content of scores/NAME.json."""
     return json.loads((weights.folder() / "scores" / f"{name}.json").read_text("utf-8"))
+
+
+def score(file: str, key: str) -> dict:
+    """{"mean", "interval"} of a key of scores/{file}.json, or of "key - other key", scene by scene,
+    or of variant>key or variant>key>change, the difference from the first variant."""
+    content = score_file(file)
+    if " - " in key:
+        return mean_and_interval(differences(*(content["values"][k] for k in key.split(" - "))))
+    variant, _, rest = key.partition(">")
+    if not rest:
+        return content["scores"][key]
+    name, _, change = rest.partition(">")
+    return content["variants"][variant]["difference" if change else "scores"][name]
 
 
 def number(score: dict[str, Any], decimals: int, sign: str = "") -> str:

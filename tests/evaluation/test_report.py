@@ -1,11 +1,19 @@
 """Means, intervals and how many values they are of; tables and JSON."""
 
 import json
+import math
 
 import pytest
+import torch
 
 from fourreal.evaluation.examples import Evaluation
-from fourreal.evaluation.report import Report, compare, mean_and_interval
+from fourreal.evaluation.report import (
+    STUDENT,
+    Report,
+    compare,
+    mean_and_interval,
+    mean_over_runs,
+)
 
 
 def test_intervals_are_those_of_the_mean_of_the_values_that_exist():
@@ -54,15 +62,44 @@ def test_variants_are_compared_scene_by_scene(tmp_path, capsys):
         report = Report()
         for value in values:
             report.add({"psnr": value, "ssim": 0.5})
-        results[name] = report.finish(Evaluation())
+        results[name] = [report.finish(Evaluation())]
     capsys.readouterr()
-    compare(Evaluation(out=tmp_path / "ablation.json"), results, ("psnr",), "_steps")
+    compare(Evaluation(out=tmp_path / "ablation.json"), results, ("psnr", "depth"), "_steps")
     kept = json.loads((tmp_path / "ablation_steps.json").read_text())["variants"]
     assert kept["fused"]["scores"] == {"psnr": {"mean": 22.0, "interval": 3.92, "n": 2}}
     assert kept["fused"]["values"] == {"psnr": [20.0, 24.0]}
     assert kept["other"]["difference"] == {"psnr": {"mean": -1.5, "interval": 0.98, "n": 2}}
     table = (tmp_path / "ablation_steps.md").read_text()
     assert "| other | 20.5 ± 2.94 (-1.5 ± 0.98) |" in table and table == capsys.readouterr().out
+
+
+def test_runs_are_averaged_scene_by_scene_and_their_own_spread_widens_the_interval(capsys):
+    runs = [[20.0, 24.0, None], [21.0, 25.0, 30.0], [22.0, 26.0, 30.0]]
+    found = mean_over_runs(runs)
+    assert found["mean"] == 23 and found["n"] == 2  # of the third scene one run is missing
+    assert found["runs"] == [22.0, 25.333, 26.0]
+    assert mean_over_runs(runs[:1]) == mean_and_interval(runs[0])
+    # Scenes of 21 and 25; runs of 22, 25.333 and 26, of which t with 2 degrees of freedom is 4.303.
+    spread = math.sqrt(sum((m - 73.333 / 3) ** 2 for m in found["runs"]) / 2)
+    expected = math.hypot(1.96 * 8**0.5 / 2**0.5, 4.303 * spread / 3**0.5)
+    assert found["interval"] == pytest.approx(expected, abs=2e-3)
+    # A difference is one of equal runs: what a seed does to both goes out.
+    others = [[19.0, 23.0], [18.0, 22.0], [17.5, 21.5]]
+    results = {
+        name: [{"values": {"psnr": run}} for run in own]
+        for name, own in (("full", others), ("more", [[a + 1, b + 2] for a, b in others]))
+    }
+    change = compare(Evaluation(), results, ("psnr",))["more"]["difference"]["psnr"]
+    assert change == {"mean": 1.5, "interval": 0.98, "n": 2, "runs": [1.5, 1.5, 1.5]}
+    assert "(+1.5 ± 0.98; +1.5, +1.5, +1.5)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("freedom", "t"), list(enumerate(STUDENT, start=1)))
+def test_95_percent_of_students_distribution_lie_within(freedom, t):
+    x = torch.linspace(0, 1, 200_001, dtype=torch.float64) * t
+    density = (1 + x.square() / freedom) ** (-(freedom + 1) / 2)
+    norm = math.gamma((freedom + 1) / 2) / math.gamma(freedom / 2) / math.sqrt(freedom * math.pi)
+    assert 2 * norm * float(torch.trapezoid(density, x)) == pytest.approx(0.95, abs=1e-4)
 
 
 def test_a_comparison_without_results_is_no_table(tmp_path, capsys):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from fourreal.cameras import camera_centers
 from fourreal.data.posed import PosedScene, draw_sample, shrunk_depth
 from fourreal.reconstruction import load_model, save_model
 from fourreal.scenes import make_scene, scene_seed
@@ -92,6 +93,46 @@ def test_geometry_counts_where_depth_is_known_and_temporal_layers_can_be_left_ou
         images = sample.frames[:, :, inputs].flatten(0, 1)
         found = geometry_loss(model(images, 2, points=False), sample.of_views(inputs))
         assert float(both["loss"]) == pytest.approx(float(image["loss"] + 0.1 * found["loss"]))
+
+
+def test_views_can_change_from_time_to_time(tmp_path):
+    start = tmp_path / "start.safetensors"
+    save_model(open_temporal_gates(tiny_model(gaussian_head="paper")), start)
+    config = config_of(
+        tmp_path,
+        stage="dynamic",
+        start_from=start,
+        fewest_views=2,
+        most_views=2,
+        changing_views=1.0,
+    )
+    drawn = Source(config).examples(torch.Generator().manual_seed(0), 0.0)
+    assert drawn.inputs == [0, 1] and drawn.joined == 2
+    assert drawn.sample.frames.shape[:3] == (2, 1, 6)
+    # All of it is one scene: each time's views are the scene's, in another order.
+    sample = draw_sample([5], [0, 2, 4], [3, 7], 8, 16)
+    turned = sample.by_time([[2, 0, 1], [1, 2, 0]])
+    assert torch.equal(turned.frames[1, 0], sample.frames[0, 1, [1, 2, 0]])
+    assert torch.equal(turned.depth[0, 0], sample.depth[0, 0, [2, 0, 1]])
+    assert torch.equal(turned.intrinsics[1], sample.intrinsics[0, [1, 2, 0]])
+    torch.testing.assert_close(turned.extrinsics[:, 0], torch.eye(4)[:3].expand(2, -1, -1))
+    own = camera_centers(turned.extrinsics[1])
+    distances = torch.cdist(
+        camera_centers(sample.extrinsics[0]), camera_centers(sample.extrinsics[0])
+    )
+    torch.testing.assert_close(
+        torch.cdist(own, own), distances[[1, 2, 0]][:, [1, 2, 0]], atol=1e-4, rtol=1e-4
+    )
+    # The model sees the times together, each with cameras of its own.
+    model = start_model(config).eval()
+    seen = []
+    model.register_forward_pre_hook(
+        lambda _, args, options: seen.append((args[1], options)), with_kwargs=True
+    )
+    losses = train.stage_loss(model, drawn, config, 0.0, None)
+    assert torch.isfinite(losses["loss"]) and "camera_error" in losses
+    ((times, options),) = seen
+    assert times == 2 and not options["camera_replacement"] and options["temporal"]
 
 
 def test_stages_refuse_what_they_cannot_start_from(scene, tmp_path):
