@@ -108,7 +108,7 @@ class SamplingAblation(VideoModel):
     """Numbers of sampling steps to compare."""
     guidance_scales: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0, 6.0)
     """Text guidance to compare."""
-    text_steps: int = 10
+    text_steps: int = 20
     """Sampling steps from text."""
 
 

@@ -26,9 +26,9 @@ def three(tmp_path):
 @pytest.mark.parametrize(
     ("given", "steps", "fps"),
     [
-        ({}, 10, 8),
-        ({"fixed_view": Path("row.mp4")}, 10, 8),
-        ({"freeze_time": Path("photos")}, 10, 8),
+        ({}, 20, 8),
+        ({"fixed_view": Path("row.mp4")}, 20, 8),
+        ({"freeze_time": Path("photos")}, 20, 8),
         ({"fixed_view": Path("row.mp4"), "freeze_time": Path("photos")}, 4, 8),
         ({"num_inference_steps": 7, "fps": 24}, 7, 24),
         ({"model": Path("wan")}, 40, 16),
