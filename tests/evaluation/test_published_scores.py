@@ -134,8 +134,9 @@ CLAIMS: dict[Path, dict[str, tuple[Number, ...]]] = {
             ("text", "generated/motion"),
         ),
         "a bounce is {} as high": (("text", "generated/size_of_bounce_to_exact"),),
-        "a slide {} as long, an orbit {} as wide": (
+        "a slide {} as long, a swing {} and an orbit {} as wide": (
             ("text", "generated/size_of_slide_to_exact"),
+            ("text", "generated/size_of_swing_to_exact"),
             ("text", "generated/size_of_orbit_to_exact"),
         ),
         "of exact grids {}% are told right": (("text", "exact/prompt"),),
