@@ -76,7 +76,7 @@ CLAIMS: dict[Path, dict[str, tuple[Number, ...]]] = {
             ("warp_exact", "strength 1>psnr>change"),
         ),
         "with predicted depth it loses {} dB": (("warp_predicted", "strength 1>psnr>change", abs),),
-        "without geometry, gain {} dB with exact depth and {} dB with predicted depth": (
+        "without geometry, gain {} dB with exact depth; with predicted depth {} dB": (
             ("warp_exact", "fixed view, pasted>psnr>change"),
             ("warp_predicted", "fixed view, pasted>psnr>change"),
         ),
@@ -116,7 +116,7 @@ CLAIMS: dict[Path, dict[str, tuple[Number, ...]]] = {
             ("warp_exact_strengths", "strength 1>psnr_missing>change"),
             ("warp_predicted_strengths", "strength 1>psnr_missing>change"),
         ),
-        "with predicted depth the whole frame gains {} dB": (
+        "predicted depth what the whole frame gains, {} dB": (
             ("warp_predicted", "fixed view, pasted>psnr>change"),
         ),
         "parallax is right in {}% of the places, in one view copied into all in {}%": (
