@@ -24,12 +24,7 @@ from fourreal.embedded.autoencoder import BlockAutoencoder
 from fourreal.embedded.limits import size_warning
 from fourreal.grid import num_latent_frames
 from fourreal.video.architectures import WanTransformer
-from fourreal.video.conditioning import (
-    CONDITIONINGS,
-    GUIDANCE_BOTH,
-    WAN_CONVENTIONS,
-    stage_steps,
-)
+from fourreal.video.conditioning import CONDITIONINGS, GUIDANCE_BOTH, WAN_CONVENTIONS
 from fourreal.video.denoising import Sampler, sample_window
 from fourreal.video.latents import Vae, decode_view, encode_views, reference_latents
 from fourreal.video.lora_adapters import LoraMixin
@@ -326,17 +321,11 @@ class ViewTimePipeline(DiffusionPipeline, LoraMixin):
                 f"{request.num_frames} frames need {len(windows)} windows, whose latents do not "
                 'join to one video; use output_type="pt" or fewer frames.'
             )
-        self._num_timesteps = sum(self._steps_of(window, num_steps) for window in windows)
+        self._num_timesteps = sum(w.num_steps(num_steps, self.config.conditioning) for w in windows)
         grid = f"{request.num_views} views of {request.num_frames} frames"
         sampled = f"{grid} in {len(windows)} window(s), {self._num_timesteps} steps."
         self._tell_once(logging.INFO, sampled)
         return windows
-
-    def _steps_of(self, window: Window, num_steps: int) -> int:
-        """Denoising steps of a window, over all its stages."""
-        if self.config.conditioning == "mask":
-            return num_steps * len(window.stages)
-        return sum(stage_steps(num_steps, len(window.stages)))
 
     def _tell_once(self, level: int, sentence: str) -> None:
         """Log a sentence, but not again for each of many grids."""
@@ -390,7 +379,7 @@ class ViewTimePipeline(DiffusionPipeline, LoraMixin):
             if output_type == "latent":
                 return latents
             joined.add(window, (decode_view(self.vae, view) for view in latents))
-            step += self._steps_of(window, sampler.num_inference_steps)
+            step += window.num_steps(sampler.num_inference_steps, self.config.conditioning)
         return joined.frames
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fourreal.embedded.edges import jumps
 from fourreal.grid import TEMPORAL_STRIDE, num_latent_frames, reference_mask, sampling_stages
+from fourreal.video.conditioning import stage_steps
 from fourreal.video.request import GridRequest
 
 FADE = (0.8, 0.6, 0.4, 0.2)  # of a jump that the first frames of a window take
@@ -62,6 +63,11 @@ class Window:
     def end_frame(self) -> int:
         """The pixel frame after its last one."""
         return TEMPORAL_STRIDE * (self.stop - 1) + 1
+
+    def num_steps(self, asked: int, conditioning: str) -> int:
+        """Denoising steps over all its stages (see stage_steps; a VACE takes as many in each)."""
+        vace = conditioning == "mask"
+        return asked * len(self.stages) if vace else sum(stage_steps(asked, len(self.stages)))
 
 
 def whole_cells(mask: Tensor) -> Tensor:

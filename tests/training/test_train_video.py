@@ -71,11 +71,11 @@ def test_scenes_on_the_device_train_like_those_on_disk(tmp_path, scenes):
 
 
 def test_added_layers_change_nothing_until_they_are_trained(tmp_path, scenes):
-    config = embedded_config(tmp_path, scenes, {"learning_rate": 0.0}, layers=8)
-    train_video(config)
-    shutil.copy(weights.folder() / "autoencoder.safetensors", tmp_path)
-    before, after = load_embedded_pipeline(), load_embedded_pipeline(tmp_path)
+    before = load_embedded_pipeline()
     own = before.transformer.config.num_layers
+    train_video(embedded_config(tmp_path, scenes, {"learning_rate": 0.0}, layers=own + 2))
+    shutil.copy(weights.folder() / "autoencoder.safetensors", tmp_path)
+    after = load_embedded_pipeline(tmp_path)
     assert after.transformer.config.num_layers == own + 2
     made = [
         pipe(
