@@ -82,8 +82,7 @@ class SceneCache:
     def _draw(self, index: int, device: torch.device | str = "cpu", compiled: bool = False) -> None:
         seed = scene_seed(self.split, index)
         scene = SceneBatch([describe(seed, self.num_views, self.num_frames)]).to(device)
-        draw = scene.draw_compiled if compiled else scene.draw
-        drawn = (draw(self.height, self.width)[0] * 255).round().byte().cpu()
+        drawn = scene.draw_bytes(self.height, self.width, compiled)[0].cpu()
         with atomic_path(self._path(index)) as temporary, open(temporary, "wb") as file:
             np.save(file, drawn.numpy())
 

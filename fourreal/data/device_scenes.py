@@ -37,8 +37,7 @@ class DeviceScenes:
             # The last ones with some from before: a compiled program is for one number of scenes.
             start = min(start, count - at_once)
             batch = SceneBatch(descriptions[start : start + at_once]).to(device)
-            drawn = (batch.draw_compiled if compiled else batch.draw)(height, width)
-            self.frames[start : start + at_once] = (drawn * 255).round().byte()
+            self.frames[start : start + at_once] = batch.draw_bytes(height, width, compiled)
             shown.update(start + at_once - shown.n)
         shown.close()
 

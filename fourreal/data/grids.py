@@ -144,12 +144,8 @@ class GridData:
     def fill(self, device: torch.device, compiled: bool) -> None:
         """Draw all procedural scenes if there is nothing else, so that they cost no training
         time."""
-        if self.only_procedural and not self.config.on_device:
+        if list(self.shares) == ["procedural"] and not self.config.on_device:
             self.scenes[False].fill(range(self.config.scenes), device, compiled)
-
-    @property
-    def only_procedural(self) -> bool:
-        return list(self.shares) == ["procedural"]
 
     def size(self, kind: str) -> int:
         """Training clips (or scenes) of a kind."""

@@ -306,6 +306,11 @@ class SceneBatch:
         every = (tuple(range(len(INTERSECT))),) * MOST_THINGS  # one program for all scenes
         return self._draw(height, width, torch.compile(_shade, dynamic=False), every)
 
+    def draw_bytes(self, height: int, width: int, compiled: bool) -> Tensor:
+        """The frames of `draw`, or of `draw_compiled`, from 0 to 255."""
+        frames = (self.draw_compiled if compiled else self.draw)(height, width)
+        return (frames * 255).round().byte()
+
     def _fill_slots(self, count: int) -> None:
         """Make room for `count` objects; those that are added do not exist."""
         more = count - self.shape.shape[1]

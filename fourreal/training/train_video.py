@@ -95,27 +95,27 @@ class VideoTraining(VideoRun):
 
     def _latents(self, batch: VideoBatch) -> Tensor:
         """[B, V, C, F, h, w] of a batch, encoded unless they were in the cache."""
-        windows = [e.values for e in batch.examples if isinstance(e.values, SceneWindow)]
         if self.on_device is not None:
+            windows = [e.values for e in batch.examples if isinstance(e.values, SceneWindow)]
             frames = self.on_device.read(windows)
-            grids = self._encode(frames.flatten(0, 1), ENCODED_AT_ONCE)
-            grids = grids.unflatten(0, frames.shape[:2])
+            encoded = self._encode(frames.flatten(0, 1), ENCODED_AT_ONCE)
+            grids = list(encoded.unflatten(0, frames.shape[:2]))
         else:
-            grids = torch.stack([self._latents_of(e) for e in batch.examples])
-        reverse = torch.tensor([e.reverse for e in batch.examples], device=self.device)
-        return torch.where(reverse.view(-1, 1, 1, 1, 1, 1), grids.flip(1), grids)
+            grids = [self._latents_of(example) for example in batch.examples]
+        pairs = zip(grids, batch.examples)
+        return torch.stack([g.flip(0) if example.reverse else g for g, example in pairs])
 
     def _latents_of(self, example: VideoExample) -> Tensor:
         """[V, C, F, h, w] of one example that is not on the device."""
-        latents: Any = example.values
+        values: Any = example.values
 
-        def encode(frames: Tensor = latents) -> Tensor:
-            return self._encode(frames.to(self.device).float() / 255)
+        def encode() -> Tensor:
+            return self._encode(values.to(self.device).float() / 255)
 
-        if example.key and not example.encoded:
-            latents = self.draws.cache.get(example.key, encode)
-        elif not example.encoded:
-            latents = encode()
+        if example.encoded:
+            latents = values
+        else:
+            latents = self.draws.cache.get(example.key, encode) if example.key else encode()
         return latents.to(self.device, torch.float32)
 
     @torch.no_grad()
