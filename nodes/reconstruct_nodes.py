@@ -75,26 +75,30 @@ def first_options() -> list:
     ]
 
 
+def share(name: str, default: float, most: float, tooltip: str) -> io.Float.Input:
+    """A later option between 0 and `most`."""
+    return io.Float.Input(
+        name,
+        default=default,
+        min=0.0,
+        max=most,
+        step=0.01,
+        optional=True,
+        advanced=True,
+        tooltip=tooltip,
+    )
+
+
+def count(name: str, most: int, tooltip: str) -> io.Int.Input:
+    """A later option that is a number from 0 to `most`, 0 by default."""
+    return io.Int.Input(
+        name, default=0, min=0, max=most, optional=True, advanced=True, tooltip=tooltip
+    )
+
+
 def later_options() -> list:
     """Inputs that older workflows do not have: optional, and after all others, because an editor
     restores the values of widgets by their place."""
-
-    def share(name: str, default: float, most: float, tooltip: str) -> io.Float.Input:
-        return io.Float.Input(
-            name,
-            default=default,
-            min=0.0,
-            max=most,
-            step=0.01,
-            optional=True,
-            advanced=True,
-            tooltip=tooltip,
-        )
-
-    def count(name: str, most: int, tooltip: str) -> io.Int.Input:
-        return io.Int.Input(
-            name, default=0, min=0, max=most, optional=True, advanced=True, tooltip=tooltip
-        )
 
     return [
         count(
@@ -149,6 +153,21 @@ def later_options() -> list:
             "Drops points that float in front of what other views see, within this share of the "
             "distance; 0 drops none.",
         ),
+        io.Boolean.Input(
+            "adjust",
+            default=True,
+            optional=True,
+            advanced=True,
+            tooltip="Moves cameras and depth from where the network has them to where the views "
+            "agree. Known cameras stay.",
+        ),
+        count(
+            "detail",
+            8,
+            "Gaussians along each side of a pixel that the network sees, if the images have as "
+            "many pixels; 0 for 2 with the embedded network, which sees 64 pixels, and 1 with "
+            "others.",
+        ),
     ]
 
 
@@ -163,8 +182,8 @@ def reconstructor_options(
     shared_intrinsics: bool = False,
     **others,
 ) -> dict:
-    """Options of a Reconstructor from those of the node; `others` are sh_degree, refine, filters,
-    and filled [V, T, H, W].
+    """Options of a Reconstructor from those of the node; `others` are adjust, detail, sh_degree,
+    refine, filters, and filled [V, T, H, W].
 
     Raises ValueError when only one half of known cameras is given.
     """
@@ -178,6 +197,8 @@ def reconstructor_options(
         "resolution": resolution or None,
         "window": window or None,
         "align": ALIGN[align],
+        "adjust": others.pop("adjust", True),
+        "detail": others.pop("detail", 0) or None,
         "sh_degree": others.pop("sh_degree", 0),
         "refine": others.pop("refine", 0),
         "filled": others.pop("filled", None),
@@ -272,7 +293,7 @@ class Reconstruct(io.ComfyNode):
         result = reconstructor(
             frames,
             fps=fps,
-            progress=progress_reporter(num_times + given["refine"], preview),
+            progress=progress_reporter(num_times, preview),
             **given,
         )
         show_fidelity(result.scene, frames, cls.hidden.unique_id)

@@ -125,6 +125,7 @@ RULES: dict[str, Rule] = {
     "max_frames": COUNT,
     "resolution": Number(1, LARGEST, reason="pixels"),
     "sh_degree": FROM_ZERO,
+    "detail": Number(1, 8, reason="Gaussians"),
     "refine": FROM_ZERO,
     "ReconstructConfig.window": COUNT,
     "Filters.sharpen": FROM_ZERO,

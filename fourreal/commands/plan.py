@@ -213,6 +213,7 @@ def plan_reconstruction(
     dtype: torch.dtype = torch.float32,
     window: int | None = None,
     resolution: int | None = None,
+    detail: int | None = None,
 ) -> StagePlan:
     """The stage "reconstruct" of a grid of size (views, frames, height, width) by the model of a
     file (default: the embedded one), whose matrices are `dtype`. Outputs: a Gaussian for every
@@ -227,7 +228,8 @@ def plan_reconstruction(
     held = weight_bytes(model), one_block_bytes(model)
     temporal, bare = model.config.temporal != "none", Bare(model)
     fit = Reconstructor(model).fit(torch.empty(1, 3, height, width, device="meta"), resolution)
-    times = ReconstructionOptions(window=window).window_of(num_frames, temporal)
+    options = ReconstructionOptions(window=window, detail=detail)
+    times = options.window_of(num_frames, temporal)
 
     def predict() -> object:
         images = bare.tensor(times, num_views, 3, fit.height, fit.width)
@@ -236,7 +238,8 @@ def plan_reconstruction(
             return model(images, times, temporal=temporal, points=False, chunk=chunk, store="cpu")
 
     live = bare.run(predict)
-    pixels = num_views * num_frames * fit.height * fit.width
+    finer = fit.enlarged(options.detail_of(fit, model.config.img_size))
+    pixels = num_views * num_frames * finer.height * finer.width
     outputs, flop = pixels * GAUSSIAN_FLOATS * FLOAT, live.flop * num_frames // times
     return StagePlan("reconstruct", *held, live.peak, outputs, flop)
 

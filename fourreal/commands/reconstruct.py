@@ -27,7 +27,10 @@ logger = logging.getLogger(__name__)
 SEEN = 518  # pixels of the longer side that VGGT sees, the largest of the known models
 
 # Options of the command that are options of the reconstructor's call, under the same names.
-OPTIONS = ("shared_intrinsics", "resolution", "window", "align", "filters", "sh_degree", "refine")
+OPTIONS = (
+    *("shared_intrinsics", "resolution", "window", "align", "adjust", "detail", "filters"),
+    *("sh_degree", "refine"),
+)
 
 
 @dataclass
@@ -67,6 +70,11 @@ class ReconstructConfig:
     align: bool | None = None
     """Match the scale of each time's depth to that of the first (default: where no trained temporal
     layers do so)."""
+    adjust: bool = True
+    """Move cameras and depth from where the network has them to where the views agree."""
+    detail: int | None = None
+    """Gaussians along each side of a pixel that the network sees, if the videos have as many pixels
+    (default: 2 with the embedded network, which sees 64 pixels, else 1)."""
     filters: Filters = field(default_factory=Filters)
     store_static_once: bool = True
     """Find what stands still and store it once, not at every time."""
@@ -105,10 +113,9 @@ def reconstruct_grid(
 ) -> GaussianScene:
     """Gaussians of grid frames [V, T, 3, H, W], as the stage "reconstruct"; the options are those
     of the reconstructor's call."""
-    with profiler.stage("reconstruct"):
-        total = frames.shape[1] + options.get("refine", 0)
-        with progress_bar("reconstructing", total) as progress, torch.no_grad():
-            return reconstructor(frames, progress=progress, **options).scene
+    bar = progress_bar("reconstructing", frames.shape[1])
+    with profiler.stage("reconstruct"), bar as progress, torch.no_grad():
+        return reconstructor(frames, progress=progress, **options).scene
 
 
 def reconstruct(config: ReconstructConfig) -> Path:
@@ -134,7 +141,7 @@ def reconstruct(config: ReconstructConfig) -> Path:
         )
     dtype = getattr(torch, config.dtype) if config.dtype else matrix_dtype(device)
     size = (frames.shape[0], frames.shape[1], frames.shape[-2], frames.shape[-1])
-    asked = (config.reconstructor, size, dtype, config.window, config.resolution)
+    asked = (config.reconstructor, size, dtype, config.window, config.resolution, config.detail)
     if config.plan:
         from fourreal.commands.plan import plan_reconstruction, plan_table  # diffusers: seconds
 

@@ -41,7 +41,8 @@ def progress_bar(name: str, total: int) -> Iterator[Callable[[int, int], None]]:
     """progress(done, total) for the library's long work, shown as a bar."""
     with bar(name=name, total=total) as shown:
 
-        def progress(done: int, _: int) -> None:
+        def progress(done: int, of: int) -> None:
+            shown.total = of
             shown.update(done - shown.n)
 
         yield progress

@@ -25,7 +25,13 @@ from fourreal.grid import spaced_times
 from fourreal.metrics.learned import Learned, LearnedMetrics
 from fourreal.metrics.pixels import gradient_energy, mean_psnr, moving_region, psnr, ssim
 from fourreal.metrics.stability import camera_jitter, flicker, still_pixels
-from fourreal.reconstruction import Filters, Maps, Reconstructor, StaticSplit
+from fourreal.reconstruction import (
+    Filters,
+    Maps,
+    Reconstruction,
+    Reconstructor,
+    StaticSplit,
+)
 from fourreal.reconstruction.alignment import baseline_scale, scales_over_time
 from fourreal.reconstruction.pixels_to_gaussians import emit_gaussians, pixels_to_gaussians
 from fourreal.rendering import render
@@ -74,29 +80,28 @@ def held_out_cameras(
     held-out ones lie in the inputs' frame of reference: extrinsics [V, 3, 4] and intrinsics, in the
     order of `frames`."""
     order = inputs + [v for v in range(len(frames)) if v not in inputs]
-    extrinsics, intrinsics = reconstructor.predict_cameras(frames[order][:, None])
+    found = reconstructor(frames[order][:, None], detail=1)
     back = torch.tensor(order).argsort()
-    return extrinsics[0][back], intrinsics[0][back]
+    return found.extrinsics[back], found.intrinsics[back]
 
 
-def cameras_by_protocol(
+def reconstructions_by_protocol(
     reconstructor: Reconstructor, frames: Tensor, inputs: list[int], held_out: list[int]
-) -> dict[str, tuple[Cameras, Cameras]]:
-    """Cameras of the input views and of the held-out ones, of views [V, 3, H, W].
+) -> dict[str, tuple[Reconstruction, Cameras]]:
+    """Reconstructions from the input views of views [V, 3, H, W], and the held-out cameras.
 
-    together: all are predicted together, as in the paper, which helps the inputs too.
+    together: all cameras are predicted together, as in the paper, which helps the inputs too.
     inputs_alone: those of the inputs are predicted from these alone, as a user has them; the
     held-out ones of the first protocol are then brought into their world.
     """
     extrinsics, intrinsics = held_out_cameras(reconstructor, frames, inputs)
-    own, lenses = (part[0] for part in reconstructor.predict_cameras(frames[inputs][:, None]))
-    aligned = aligned_cameras(extrinsics[held_out], extrinsics[inputs], own)
+    images = frames[inputs][:, None]
+    together = reconstructor(images, cameras=(extrinsics[inputs], intrinsics[inputs]))
+    alone = reconstructor(images)
+    aligned = aligned_cameras(extrinsics[held_out], extrinsics[inputs], alone.extrinsics)
     return {
-        "together": (
-            (extrinsics[inputs], intrinsics[inputs]),
-            (extrinsics[held_out], intrinsics[held_out]),
-        ),
-        "inputs_alone": ((own, lenses), (aligned, intrinsics[held_out])),
+        "together": (together, (extrinsics[held_out], intrinsics[held_out])),
+        "inputs_alone": (alone, (aligned, intrinsics[held_out])),
     }
 
 
@@ -115,10 +120,9 @@ def score_reconstruction(
     scene: exact geometry, where it is known. Depth and Gaussians come from the input views alone.
     """
     inputs, held_out = list(range(0, len(frames), 2)), list(range(1, len(frames), 2))
-    protocols = cameras_by_protocol(reconstructor, frames, inputs, held_out)
+    protocols = reconstructions_by_protocol(reconstructor, frames, inputs, held_out)
     scores = score_rivals(frames, inputs, held_out)
-    for protocol, (cameras, targets) in protocols.items():
-        reconstruction = reconstructor(frames[inputs][:, None], cameras=cameras)
+    for protocol, (reconstruction, targets) in protocols.items():
         gaussians = reconstruction.scene.at(0).to(reconstructor.device)
         views = drawn_views(gaussians, targets, frames, 1)
         found = score_views(views, frames[held_out]) | learned.likeness(views, frames[held_out])
@@ -128,7 +132,9 @@ def score_reconstruction(
         if scene is not None:
             relative = reconstruction.depth[:, 0] / scene.depth[inputs, time]
             found["depth_relative_error"] = float((relative - 1).abs().mean())
-            found["rotation_error_degrees"] = rotation_error(cameras[0], scene.extrinsics[inputs])
+            found["rotation_error_degrees"] = rotation_error(
+                reconstruction.extrinsics, scene.extrinsics[inputs]
+            )
         scores |= {f"{protocol}/{name}": value for name, value in found.items()}
     return scores
 
@@ -179,6 +185,7 @@ def score_times(reconstructor: Reconstructor, frames: Tensor, replaced: bool) ->
     views between with the cameras of the first time.
 
     replaced: with camera token replacement, or else with the cameras that each time has on its own.
+    Both as the network says, unadjusted.
     """
     inputs, held_out = list(range(0, len(frames), 2)), list(range(1, len(frames), 2))
     extrinsics, intrinsics = reconstructor.predict_cameras(frames[inputs + held_out])
@@ -190,7 +197,8 @@ def score_times(reconstructor: Reconstructor, frames: Tensor, replaced: bool) ->
         own = extrinsics[camera_time, cameras].clone()
         own[..., 3] *= baseline_scale(extrinsics[0], extrinsics[camera_time])
         given = own, intrinsics[camera_time, cameras]
-        found = reconstructor(frames[inputs], cameras=given, window=num_times, split=None)
+        plain: dict[str, Any] = {"window": num_times, "adjust": False, "detail": 1}
+        found = reconstructor(frames[inputs], cameras=given, split=None, **plain)
         return draw_scene(found.scene, times, target, reconstructor.device)
 
     times = range(num_times)

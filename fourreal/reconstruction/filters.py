@@ -68,21 +68,23 @@ class Filters:
         return Filters(0, 0, 0, 0, 0, 0, 0)
 
 
-def sharpen_depth(images: Tensor, depth: Tensor, jump: float) -> Tensor:
+def sharpen_depth(images: Tensor, depth: Tensor, jump: float, detail: int = 1) -> Tensor:
     """Depth [N, H, W] of images [N, 3, H, W] with edges where the images have them.
 
     Pixels around which depth changes by more than the fraction `jump` take the median depth of the
     7 x 7 pixels around, weighted by how like in colour they are: a weighted median filter (Ma et
-    al., ICCV 2013). Networks blur depth across edges, and the blurred pixels of an object, drawn
-    on the wall behind it, show as streaks from other views.
+    al., ICCV 2013). Where depth was enlarged by `detail`, so is the reach. Networks blur depth
+    across edges, and the blurred pixels of an object, drawn on the wall behind it, show as streaks
+    from other views.
     """
     height, width = depth.shape[-2:]
+    radius = RADIUS * detail
     most, least = (
-        sign * F.max_pool2d(sign * depth[:, None], 2 * RADIUS + 1, 1, RADIUS)[:, 0]
+        sign * F.max_pool2d(sign * depth[:, None], 2 * radius + 1, 1, radius)[:, 0]
         for sign in (1, -1)
     )
     n, y, x = (i[:, None, None] for i in (most > (1 + jump) * least).nonzero(as_tuple=True))
-    offsets = torch.arange(-RADIUS, RADIUS + 1, device=depth.device)
+    offsets = torch.arange(-radius, radius + 1, device=depth.device)
     rows = (y + offsets[:, None]).clamp(0, height - 1)
     columns = (x + offsets).clamp(0, width - 1)
     colors = images.movedim(1, -1)

@@ -64,6 +64,11 @@ class ImageFit:
         resized = [size + (size - fit) % 2 for fit, size in zip(sides, resized)]
         return ImageFit(height, width, *resized, *sides)
 
+    def enlarged(self, factor: int) -> "ImageFit":
+        """The fit to `factor` times the height and width."""
+        sides = self.resized_height, self.resized_width, self.height, self.width
+        return ImageFit(self.input_height, self.input_width, *(factor * side for side in sides))
+
     @property
     def top(self) -> int:
         return (self.resized_height - self.height) // 2

@@ -1,10 +1,11 @@
 """What the network says about a grid: one record from its forward pass to the Gaussians."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fourreal.reconstruction.camera_head import cameras_to_pose_encoding
@@ -86,3 +87,13 @@ class Maps:
         copy.scales = self.scales * factors
         copy.depth = self.depth * factors.reshape(-1, 1, 1, 1)
         return copy
+
+    def enlarged(self, factor: int) -> "Maps":
+        """A copy with `factor` times the height and width, raw_gaussians and points apart."""
+        depth, sure = (enlarged_map(x, factor) for x in (self.depth, self.depth_confidence))
+        return replace(self, depth=depth, depth_confidence=sure)
+
+
+def enlarged_map(values: Tensor, factor: int) -> Tensor:
+    """Maps [N, C, h, w] with `factor` times the height and width, interpolated linearly."""
+    return F.interpolate(values.float(), scale_factor=factor, mode="bilinear").to(values.dtype)

@@ -6,9 +6,18 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from fourreal.reconstruction.filters import Filters
+from fourreal.reconstruction.image_fit import ImageFit
 from fourreal.reconstruction.split import StaticSplit
 
 CameraMode = Literal["first", "mean", "median"]
+LEAST = {
+    "resolution": 1,
+    "window": 1,
+    "detail": 1,
+    "sh_degree": 0,
+    "refine": 0,
+}
+SMALL, SMALL_DETAIL = 128, 2  # pixels that a network was made for, and detail up to there
 WINDOW = 8  # times that trained temporal layers join by default
 
 
@@ -32,6 +41,11 @@ class ReconstructionOptions:
         split: how static pixels are found; None stores all pixels at every time.
         sh_degree: harmonics to keep of a head that predicts them (AnySplat's has 4); 0 keeps one
             colour for all directions.
+        adjust: photometric bundle adjustment of predicted cameras, and of each time's depth between
+            the views (`adjust_cameras`, `adjust_depth`); without it what the network says is kept.
+        detail: Gaussians along each side of a pixel that the network sees, if the frames have as
+            many pixels; by default 2 for networks made for at most 128 pixels, such as the embedded
+            one, and else 1.
         refine: steps of photometric optimisation of the Gaussians on the frames (`refine_scene`);
             200 to 300 are a good number, 0 keeps what the network says.
         filled: pixels [V, T, H, W] that a model made up, true or 1; all are trusted by default.
@@ -48,6 +62,8 @@ class ReconstructionOptions:
     filters: Filters = field(default_factory=Filters)
     split: StaticSplit | None = field(default_factory=StaticSplit)
     sh_degree: int = 0
+    adjust: bool = True
+    detail: int | None = None
     refine: int = 0
     filled: Tensor | None = None
 
@@ -57,7 +73,7 @@ class ReconstructionOptions:
                 f"cameras is {self.cameras!r}, but must be one of "
                 f"{', '.join(get_args(CameraMode))} or a pair (extrinsics, intrinsics)."
             )
-        for name, least in (("resolution", 1), ("window", 1), ("sh_degree", 0), ("refine", 0)):
+        for name, least in LEAST.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} is {value}, but must be at least {least}.")
@@ -78,6 +94,15 @@ class ReconstructionOptions:
                 f"given cameras have the shapes {shapes}, but extrinsics ({num_views}, 3, 4) and "
                 f"intrinsics ({num_views}, 3, 3) are needed for {num_views} views."
             )
+
+    def detail_of(self, fit: ImageFit, made_for: int) -> int:
+        """Detail of frames fitted to a network that was made for so many pixels."""
+        wanted = self.detail or (SMALL_DETAIL if made_for <= SMALL else 1)
+        return max(1, min(wanted, fit.input_height // fit.height, fit.input_width // fit.width))
+
+    def steps(self, num_views: int, num_times: int) -> int:
+        """How often progress is told."""
+        return num_times * (2 if self.adjust and num_views > 1 else 1) + self.refine
 
     def window_of(self, num_times: int, trained: bool) -> int:
         """Times per run of a network whose temporal layers are trained or not."""

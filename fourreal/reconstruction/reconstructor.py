@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fourreal.cameras import relative_to_first, unproject
+from fourreal.cameras import relative_to_first, scale_intrinsics, unproject
 from fourreal.devices import give_back_memory
 from fourreal.gaussians import GaussianScene
 from fourreal.reconstruction.alignment import (
@@ -23,12 +23,13 @@ from fourreal.reconstruction.alignment import (
     scales_over_time,
     unit_of_cameras,
 )
+from fourreal.reconstruction.bundle_adjustment import adjust_cameras
 from fourreal.reconstruction.camera_head import ANYSPLAT_TANGENT, pose_encoding_to_cameras
 from fourreal.reconstruction.checkpoint import LICENSES, load_model, save_model
-from fourreal.reconstruction.filters import sharpen_depth
+from fourreal.reconstruction.finished_depth import finished_depth
 from fourreal.reconstruction.gaussian_head import keep_harmonics
 from fourreal.reconstruction.image_fit import ImageFit, Images, check_frames
-from fourreal.reconstruction.maps import Maps
+from fourreal.reconstruction.maps import Maps, enlarged_map
 from fourreal.reconstruction.network import VGGT
 from fourreal.reconstruction.options import ReconstructionOptions
 from fourreal.reconstruction.pixels_to_gaussians import Cameras, emit_gaussians
@@ -272,21 +273,30 @@ class Reconstructor:
         """Reconstruct a grid of frames [V, T, 3, H, W] in [0, 1].
 
         options: those of `ReconstructionOptions`, by name. progress: called as progress(done,
-        total) after every time and every step of refinement; what it raises ends the work. Raises
-        ValueError in one sentence for unusable frames, cameras or options.
+        total) while it works; what it raises ends the work. Raises ValueError in one sentence for
+        unusable frames, cameras or options.
         """
         chosen = ReconstructionOptions(**options)
         check_frames(frames)
         chosen.check_grid(frames)
         fit = self.fit(frames, chosen.resolution)
-        images, num_times = fit.grid(frames, self.device), frames.shape[1]
+        images, total = fit.grid(frames, self.device), chosen.steps(*frames.shape[:2])
 
         def tell(done: int) -> None:
             if progress is not None:
-                progress(done, num_times + chosen.refine)
+                progress(done, total)
 
         maps, raw = self.predict_grid(images, chosen, tell)
         maps, cameras = self.in_one_unit(maps, images, fit, chosen)
+        detail = chosen.detail_of(fit, self.model.config.img_size)
+        if detail > 1:
+            fit, maps = fit.enlarged(detail), maps.enlarged(detail)
+            cameras = cameras[0], scale_intrinsics(cameras[1], detail, detail)
+            images = fit.grid(frames, self.device)
+            raw = raw and [enlarged_map(own, detail) for own in raw]
+        given = cameras, chosen, detail, lambda done: tell(len(maps) + done)
+        depth = finished_depth(images, maps.depth, *given)
+        maps = replace(maps, depth=depth)
         head = self.model.config.gaussian_head
         filled = None if chosen.filled is None else fit.masks(chosen.filled.transpose(0, 1))
         which = chosen.filters, chosen.split, self.device, filled
@@ -296,8 +306,9 @@ class Reconstructor:
         views = extrinsics, intrinsics, width, height, chosen.fps
         scene = GaussianScene(static, dynamic, *views, metadata, confidences=sure)
         if chosen.refine:
-            refined = scene.to(self.device), frames.float(), chosen.refine, chosen.filled
-            scene = refine_scene(*refined, progress=lambda done: tell(num_times + done)).to("cpu")
+            before, fitted = total - chosen.refine, (frames.float(), chosen.refine, chosen.filled)
+            scene = scene.to(self.device)
+            scene = refine_scene(scene, *fitted, progress=lambda n: tell(before + n)).to("cpu")
 
         def back(values: Tensor, outside: float | None = None) -> Tensor:
             return fit.maps_back(values.transpose(0, 1), outside)  # [T, V, h, w] to [V, T, H, W]
@@ -354,15 +365,12 @@ class Reconstructor:
         """The maps of all times, and one camera per view (in the fitted image's pixels, on the
         device), in one unit of length: that of the first time, or of given cameras.
 
-        images [T, V, 3, h, w], what the network saw. The edges of depth are sharpened on the way.
+        images [T, V, 3, h, w], what the network saw.
         """
         trained = self.model.aggregator.temporal_is_trained()
         joined = trained and options.window_of(len(images), trained) > 1
         if options.align or (options.align is None and not joined):
             maps = maps.scaled(scales_over_time(maps, images, self.device))
-        if options.filters.sharpen:
-            maps = replace(maps, depth=self.sharpened(images, maps.depth, options.filters.sharpen))
-
         if isinstance(options.cameras, str):
             encodings, how = maps.pose_encodings.to(self.device), options.cameras
             if how == "first":  # replaced: equal at all times, in the unit of the first
@@ -374,19 +382,14 @@ class Reconstructor:
             if options.shared_intrinsics:
                 encoding[:, 7:] = encoding[:, 7:].median(dim=0).values
             extrinsics, intrinsics = self.cameras(encoding, fit)
-            return maps, (relative_to_first(extrinsics), intrinsics)
+            cameras = relative_to_first(extrinsics), intrinsics
+            if options.adjust and len(extrinsics) > 1:
+                cameras, factors = adjust_cameras(images, maps.depth, cameras)
+                maps = replace(maps, depth=maps.depth * factors.to(maps.depth)[:, None, None])
+            return maps, cameras
 
         extrinsics, intrinsics = (part.to(self.device).float() for part in options.cameras)
         cameras = relative_to_first(extrinsics), fit.intrinsics(intrinsics)
         own, _ = self.cameras(maps.pose_encodings[0].to(self.device), fit)
         seen = images[0].to(self.device), maps.depth[0].to(self.device)
         return maps.scaled(unit_of_cameras(*seen, own, cameras)), cameras
-
-    def sharpened(self, images: Images, depth: Tensor, jump: float) -> Tensor:
-        """sharpen_depth of all times, images [T, V, 3, h, w] and depth [T, V, h, w], each of them
-        on the device."""
-        sharp = torch.empty_like(depth)
-        for time, own in enumerate(depth):
-            image = images[time].to(self.device)
-            sharp[time] = sharpen_depth(image, own.to(self.device), jump)
-        return sharp

@@ -75,7 +75,7 @@ def test_options_reach_the_reconstructor(tmp_path, videos, monkeypatch):
     arguments += ["--cameras", "median", "--shared-intrinsics", "--resolution", "64"]
     arguments += ["--window", "2", "--align", "False", "--sh-degree", "1", "--refine", "3"]
     arguments += ["--filters.voxel-size", "0.5", "--no-store-static-once", "--max-frames", "2"]
-    arguments += ["--fps", "12"]
+    arguments += ["--fps", "12", "--no-adjust", "--detail", "3"]
     assert main(["reconstruct", str(videos), *arguments]) == 130
     del asked["progress"]
     assert asked == {
@@ -87,6 +87,8 @@ def test_options_reach_the_reconstructor(tmp_path, videos, monkeypatch):
         "cameras": "median",
         "shared_intrinsics": True,
         "resolution": 64,
+        "adjust": False,
+        "detail": 3,
         "window": 2,
         "align": False,
         "sh_degree": 1,

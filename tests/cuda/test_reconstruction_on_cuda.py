@@ -10,7 +10,8 @@ from types import FunctionType, ModuleType
 import pytest
 import torch
 
-from fourreal.reconstruction import Reconstructor, alignment, pixels_to_gaussians, reconstructor
+from fourreal.reconstruction import Reconstructor, alignment, finished_depth, pixels_to_gaussians
+from fourreal.reconstruction.bundle_adjustment import adjust_cameras, adjust_depth
 from fourreal.scenes import make_scene, scene_seed
 
 from ..pretend_cuda import PretendCuda
@@ -27,7 +28,8 @@ def frames():
 
 def on_device(model, frames, **options):
     """(reconstruction, operations, transfers) of the second run: the first makes tables that are
-    kept, on the host."""
+    kept, on the host. Without the adjustment, whose operations would outnumber all others."""
+    options["adjust"] = False
     with PretendCuda() as device:
         network = Reconstructor(model.to("cuda"), dtype=torch.float32)
         network(frames[:, :1], **options)
@@ -48,7 +50,7 @@ def test_every_head_runs_on_the_device_and_gives_the_cpus_numbers(head, joined, 
         return open_temporal_gates(made) if joined else made
 
     options = {"sh_degree": 2} if head == "anysplat" else {}
-    expected = Reconstructor(model())(frames, **options)
+    expected = Reconstructor(model())(frames, adjust=False, **options)
     found, operations, transfers = on_device(model(), frames, **options)
     assert share_on_device(operations) > 0.99, operations
     print(head, joined, dict(transfers))
@@ -69,14 +71,33 @@ def expected_parts(expected):
 def test_given_cameras_are_used_on_the_device(frames):
     scene = make_scene(scene_seed("validation", 1), 3, TIMES, 32, 32)
     options = {"cameras": (scene.extrinsics, scene.intrinsics)}
-    expected = Reconstructor(tiny_model())(frames, **options)
+    expected = Reconstructor(tiny_model())(frames, adjust=False, **options)
     found, operations, _ = on_device(tiny_model(), frames, **options)
     assert share_on_device(operations) > 0.99
     assert (found.depth - expected.depth).abs().max() < 1e-3 * expected.depth.max()
 
 
+def test_cameras_and_depth_are_adjusted_on_the_device(frames):
+    scene = make_scene(scene_seed("validation", 1), 3, TIMES, 32, 32)
+    images, depth = scene.frames.transpose(0, 1), 1.02 * scene.depth.transpose(0, 1)
+    cameras = scene.extrinsics, scene.intrinsics
+
+    def adjusted(device):
+        there = cameras[0].to(device), cameras[1].to(device)
+        (extrinsics, intrinsics), units = adjust_cameras(images, depth, there, steps=5)
+        first = adjust_depth(images[0].to(device), depth[0].to(device), there, steps=5)
+        return [part.to("cpu") for part in (extrinsics, intrinsics, units, first)]
+
+    expected = adjusted("cpu")
+    with PretendCuda() as device:
+        found = adjusted("cuda")
+        # Adam counts its steps on the host.
+        assert share_on_device(Counter(device.operations)) > 0.96
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(found, expected))
+
+
 MOVES = [
-    (reconstructor, "sharpen_depth(image, own.to(self.device)", "sharpen_depth(image, own"),
+    (finished_depth, "images[time].to(device), own.to(device)", "images[time].to(device), own"),
     (pixels_to_gaussians, "now = now.to(device)", "now = now"),
     (pixels_to_gaussians, "maps.depth[:, view].to(device)", "maps.depth[:, view]"),
     (

@@ -19,18 +19,18 @@ def test_reconstruction_of_exact_frames_is_scored():
     scores = result["scores"]
     assert all(score["n"] == 1 for score in scores.values())  # of scenes, not of their times
     found = {name: score["mean"] for name, score in scores.items()}
-    # Of this scene, which is easier than most: 31.5 dB, 0.936, 2.6%, 0.8 degrees.
+    # Of this scene, which is easier than most: 32.6 dB, 0.946, 1.4%, 0.5 degrees.
     together, alone = (
         {name.split("/")[1]: value for name, value in found.items() if name.startswith(protocol)}
         for protocol in ("together/", "inputs_alone/")
     )
-    assert together["psnr"] > 31 and together["ssim"] > 0.93
-    assert 31 < together["psnr_enlarged"] < 33
-    assert 0.02 < together["depth_relative_error"] < 0.03
-    assert 0.6 < together["rotation_error_degrees"] < 1.1
+    assert together["psnr"] > 32 and together["ssim"] > 0.94
+    assert 33 < together["psnr_enlarged"] < 34.5
+    assert 0.01 < together["depth_relative_error"] < 0.02
+    assert 0.3 < together["rotation_error_degrees"] < 0.6
     # Without the held-out views the cameras are worse, and so is what is seen.
-    assert 30 < alone["psnr"] < together["psnr"]
-    assert alone["rotation_error_degrees"] > 0.6
+    assert 31.5 < alone["psnr"] < together["psnr"]
+    assert alone["rotation_error_degrees"] > together["rotation_error_degrees"]
     rows = [found[f"{row}/psnr"] for row in ("exact", "exact_blurred_1", "exact_blurred_2")]
     assert rows == sorted(rows, reverse=True) and rows[0] == 60
     assert rows[1] > found["best_copy/psnr"] > found["still_copy/psnr"]

@@ -37,6 +37,8 @@ GRAPHS = (
     "Synchronised videos to 4D",
 )
 
+ADJUSTED = "Synchronised videos to 4D"
+
 # In place of *auto*, which stands for uni_pc with models of no noted training.
 STAND_IN_SAMPLER = {"steps": 2, "sampler_name": "euler", "scheduler": "simple"}
 
@@ -52,6 +54,8 @@ def test_a_workflow_runs_to_all_its_outputs_on_the_stand_in(nodes, weights, name
     for node in prompt.values():
         if node["class_type"] == "FourReal_ViewTimeSampler":
             node["inputs"] |= STAND_IN_SAMPLER
+        if node["class_type"] == "FourReal_Reconstruct" and name != ADJUSTED:
+            node["inputs"]["adjust"] = False  # for the sake of time
     outputs = comfy_stand_in.execute(prompt, nodes.NODES)
     assert outputs.keys() == prompt.keys()
 

@@ -55,6 +55,8 @@ def test_every_option_of_the_node_reaches_the_reconstructor(nodes):
         "store_static_once": False,
         "window": 3,
         "align": "never",
+        "adjust": False,
+        "detail": 3,
         "sh_degree": 2,
         "refine": 7,
     }
@@ -111,9 +113,9 @@ def test_refinement_steps_move_the_bar_and_change_the_gaussians(nodes, embedded,
         return scene.at(0).harmonics
 
     plain = colours(0)
-    assert values == [1, 2]
+    assert values == [1, 2, 3, 4]
     refined = colours(3)
-    assert values == [1, 2, 3, 4, 5]
+    assert values == [1, 2, 3, 4, 5, 6, 7]
     assert refined.shape == plain.shape and not torch.equal(refined, plain)
 
 

@@ -126,13 +126,13 @@ def test_a_later_windows_cameras_are_those_of_the_first_time():
 
 def test_inference_depends_on_camera_token_replacement(monkeypatch):
     reconstructor, frames = Reconstructor(tiny_model()), torch.rand(3, 4, 3, 32, 32)
-    with_it, first = reconstructor(frames), reconstructor(frames[:, :1])
+    with_it, first = (reconstructor(f, adjust=False) for f in (frames, frames[:, :1]))
     assert torch.allclose(with_it.extrinsics, first.extrinsics, atol=1e-6)
     # Its body is deleted: tokens stay as they are.
     monkeypatch.setattr(network, "replace_camera_tokens", lambda tokens, first=None: tokens)
-    found = reconstructor(frames)
+    found = reconstructor(frames, adjust=False)
     assert (found.extrinsics - with_it.extrinsics).abs().max() > 1e-3
-    assert torch.equal(reconstructor(frames[:, :1]).extrinsics, first.extrinsics)
+    assert torch.equal(reconstructor(frames[:, :1], adjust=False).extrinsics, first.extrinsics)
 
 
 def test_untrained_temporal_layers_change_no_bit():

@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from fourreal.reconstruction import VGGT, Filters, Maps, Reconstructor, VGGTConfig
+from fourreal import weights
+from fourreal.metrics.pixels import gradient_energy, psnr
+from fourreal.reconstruction import (
+    VGGT,
+    Filters,
+    Maps,
+    ReconstructionOptions,
+    Reconstructor,
+    VGGTConfig,
+)
 from fourreal.rendering import render
 from fourreal.scenes import make_scene, scene_seed
 
@@ -45,7 +54,9 @@ def test_alignment_recovers_the_unit_of_every_time(scene):
     torch.manual_seed(0)
     factors = 1 + 0.4 * (torch.rand(9) - 0.5)
     factors[0] = 1
-    found = ExactGeometry(scene, factors, noise=0.02)(scene.frames, filters=Filters.none())
+    found = ExactGeometry(scene, factors, noise=0.02)(
+        scene.frames, filters=Filters.none(), adjust=False
+    )
     assert (found.depth_scales * factors - 1).abs().max() < 0.01
     # Per pixel, but for edges that the object's median over time leaves and enters.
     ratio = found.depth.median(-1).values / scene.depth.median(-1).values
@@ -54,7 +65,7 @@ def test_alignment_recovers_the_unit_of_every_time(scene):
     assert torch.equal(without.depth_scales, torch.ones(9))
     # Cameras averaged over time are averaged in one unit.
     for mode in ("first", "mean", "median"):
-        found = ExactGeometry(scene, factors)(scene.frames, cameras=mode)
+        found = ExactGeometry(scene, factors)(scene.frames, cameras=mode, adjust=False)
         assert torch.allclose(found.extrinsics, scene.extrinsics, atol=0.03), mode
         assert torch.allclose(found.intrinsics, scene.intrinsics, rtol=1e-4)
 
@@ -89,7 +100,7 @@ def test_the_rendered_scene_shows_the_input_and_still_pixels_are_stored_once(sce
 def test_windows_change_nothing_without_trained_temporal_layers(window):
     reconstructor = Reconstructor(tiny_model())
     frames = torch.rand(2, 5, 3, 32, 32)
-    options = {"filters": Filters.none(), "split": None}
+    options = {"filters": Filters.none(), "split": None, "adjust": False}
     one, many = (reconstructor(frames, window=w, **options) for w in (1, window))
     assert torch.allclose(one.depth, many.depth, rtol=1e-5)
     assert torch.allclose(one.depth_scales, many.depth_scales, rtol=1e-5)
@@ -103,8 +114,8 @@ def test_windows_change_nothing_without_trained_temporal_layers(window):
 def test_windows_of_trained_temporal_layers_overlap_and_share_one_unit():
     reconstructor = Reconstructor(open_temporal_gates(tiny_model()))
     frames = torch.rand(2, 6, 3, 32, 32)
-    whole = reconstructor(frames, window=6)
-    parts = reconstructor(frames, window=4)
+    whole = reconstructor(frames, window=6, adjust=False)
+    parts = reconstructor(frames, window=4, adjust=False)
     assert torch.equal(whole.depth_scales, torch.ones(6))
     assert torch.allclose(whole.depth[:, :4].mean(), parts.depth[:, :4].mean(), rtol=0.2)
     assert parts.depth_scales[:4].eq(1).all() and parts.depth_scales[4] == parts.depth_scales[5]
@@ -128,14 +139,16 @@ def test_cameras_stand_still_and_the_first_is_the_world():
     # Another video with the same first column has the same cameras.
     other = frames.clone()
     other[:, 1:] = torch.rand(3, 3, 3, 32, 32)
-    assert torch.equal(reconstructor(other).extrinsics, reconstructor(frames).extrinsics)
+    first, again = (reconstructor(f, adjust=False).extrinsics for f in (frames, other))
+    assert torch.equal(first, again)
 
 
 def test_given_cameras_are_used_and_set_the_unit(scene):
     moved = torch.tensor([[0.0, 0, 1, 5], [0, 1, 0, 2], [-1, 0, 0, 1], [0, 0, 0, 1]])
     extrinsics = torch.cat([scene.extrinsics[..., :3], 10 * scene.extrinsics[..., 3:]], -1) @ moved
     cameras = extrinsics, scene.intrinsics
-    found = ExactGeometry(scene)(scene.frames, cameras=cameras, filters=Filters.none())
+    plain = {"filters": Filters.none(), "adjust": False}
+    found = ExactGeometry(scene)(scene.frames, cameras=cameras, **plain)
     assert torch.allclose(found.extrinsics[:, :, :3], scene.extrinsics[:, :, :3], atol=1e-5)
     assert torch.allclose(found.extrinsics[:, :, 3], 10 * scene.extrinsics[:, :, 3], atol=1e-4)
     assert torch.allclose(found.depth, 10 * scene.depth, rtol=1e-3)
@@ -181,14 +194,21 @@ def test_progress_is_told_and_can_cancel():
     reconstructor = Reconstructor(tiny_model())
     frames = torch.rand(2, 4, 3, 32, 32)
     reconstructor(frames, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(done, 8) for done in range(1, 9)]  # each time predicted, then adjusted
+    calls.clear()
+    reconstructor(frames[:1], progress=lambda done, total: calls.append((done, total)))
     assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
-    def cancel(done, total):
-        if done == 2:
-            raise KeyboardInterrupt
+    def cancel_at(wanted):
+        def cancel(done, total):
+            if done == wanted:
+                raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        reconstructor(frames, progress=cancel)
+        return cancel
+
+    for wanted in (2, 6):
+        with pytest.raises(KeyboardInterrupt):
+            reconstructor(frames, progress=cancel_at(wanted))
 
 
 def test_bad_input_gives_one_clear_sentence():
@@ -259,3 +279,43 @@ def test_maps_are_cut_joined_and_scaled_by_time():
     assert torch.equal(twice.scales, factors / 2)
     assert torch.equal(twice.depth[2], 2 * maps.depth[2])
     assert torch.equal(maps.scales, torch.ones(3)) and twice.points is maps.points
+
+
+def test_detail_gives_more_gaussians_where_the_frames_have_the_pixels():
+    reconstructor = Reconstructor(tiny_model())
+    seen = reconstructor.model.config.img_size
+    every = {"filters": Filters.none(), "split": None}
+
+    def count(size, **options):
+        frames = torch.rand(2, 1, 3, size, size)
+        found = reconstructor(frames, **every, **options)
+        assert found.depth.shape == (2, 1, size, size) and found.scene.width == size
+        assert torch.allclose(found.intrinsics[:, 0, 2], torch.tensor(size / 2), atol=1e-3)
+        return found.scene.num_gaussians
+
+    assert count(seen) == count(seen, detail=4) == 2 * seen**2
+    assert count(2 * seen) == count(2 * seen, detail=2) == 2 * (2 * seen) ** 2
+    assert count(2 * seen, detail=1) == 2 * seen**2
+    assert count(3 * seen, detail=3) == 2 * (3 * seen) ** 2
+    assert count(3 * seen) == 2 * (2 * seen) ** 2  # twice by default, of a small network
+    fit = reconstructor.fit(torch.rand(1, 3, 4 * seen, 4 * seen))
+    assert ReconstructionOptions().detail_of(fit, 128) == 2
+    assert ReconstructionOptions().detail_of(fit, 518) == 1
+    with pytest.raises(ValueError, match="detail is 0, but must be at least 1"):
+        reconstructor(torch.rand(1, 1, 3, seen, seen), detail=0)
+
+
+def test_finer_gaussians_show_more_of_the_input():
+    reconstructor = Reconstructor.from_file(weights.folder() / "reconstructor.safetensors")
+    scene = make_scene(scene_seed("validation", 3), 8, 1, 128, 128)
+    frames = scene.frames[::2]
+
+    def shown(**options):
+        found = reconstructor(frames, **options)
+        cameras = found.extrinsics, found.intrinsics
+        color = render(found.scene.at(0), *cameras, 128, 128).color.movedim(-1, 1).clamp(0, 1)
+        sharp = gradient_energy(color[:, None]) / gradient_energy(frames)
+        return sharp, psnr(color[:, None], frames)
+
+    (blurred, before), (sharp, after) = shown(detail=1), shown()
+    assert sharp > 1.4 * blurred and after > before + 1

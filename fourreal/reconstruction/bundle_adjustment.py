@@ -1,0 +1,232 @@
+"""Photometric bundle adjustment: cameras and depth moved until the views show the same surfaces.
+
+A network's cameras are off by a degree or two where it saw few views, and its depth of a thing by
+some percent, in each view by another amount: from between the cameras the thing is then seen
+several times. Here views are warped into their neighbours by depth. First the cameras move to
+where the colours agree (Alismail et al. 2016, "Photometric Bundle Adjustment for Vision-Based
+SLAM"), then the depth of each time. VGGT's authors report that bundle adjustment after the network
+helps (arXiv 2503.11651, table 1); theirs is of tracked points, which small images have few of.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fourreal.cameras import camera_centers, scale_intrinsics, warp
+from fourreal.reconstruction.image_fit import Images
+from fourreal.reconstruction.pixels_to_gaussians import Cameras
+
+# An error counts as e / (e + softness): much for its first bit, and little more where the views
+# show another thing altogether.
+COLOR_SOFTNESS, DEPTH_SOFTNESS = 0.03, 0.05
+DEPTH_WEIGHT = 0.1
+HIDDEN = 0.08  # of depth, by which a point lies behind what the other view sees
+
+SIZE = 128  # pixels of the longer side of the images that are compared, at most
+CAMERA_TIMES = 2  # that cameras are moved by, at most
+CAMERA_NEIGHBORS = 3  # views that each view is warped into, and as many again that are into it
+CAMERA_RATE = 0.008  # of Adam at the beginning: radians, parts of the depth, logarithms
+# How far all is thought to be from what the network says: turns in radians and shifts in parts of
+# the depth; logarithms of each view's unit of depth, and of the focal length.
+POSE_SPREAD, UNIT_SPREAD, FOCAL_SPREAD = 0.9, 0.16, 0.32
+
+DEPTH_NEIGHBORS = 2
+DEPTH_RATE = 0.02  # logarithms of depth
+CELL, SHADES = 2, 8  # pixels across a cell, and cells from black to white
+LUMA = (0.299, 0.587, 0.114)
+# The same for the corrections of depth, and for their steps from cell to cell in place and shade.
+CELL_SPREAD, STEP_SPREAD, SHADE_SPREAD = 0.35, 0.09, 0.17
+
+
+def adjust_cameras(
+    images: Images, depth: Tensor, cameras: Cameras, steps: int = 100
+) -> tuple[Cameras, Tensor]:
+    """Cameras, and a factor for each view's depth [V], with which the views agree better.
+
+    images [T, V, 3, h, w] in [0, 1] and depth [T, V, h, w] > 0; cameras: extrinsics [V, 3, 4] in
+    depth's unit, and intrinsics [V, 3, 3] in pixels of the images. The first camera stays where it
+    is, and the focal lengths of all views change by one factor. What is given comes back, with
+    factors of 1, where the views do not agree better in the end. Works under no_grad and inference
+    mode.
+    """
+    num_times, device = len(depth), cameras[0].device
+    chosen = torch.linspace(0, num_times - 1, min(num_times, CAMERA_TIMES)).round().long().tolist()
+    with torch.inference_mode(False), torch.enable_grad():
+        views = [shrunk_views(images[t].to(device), depth[t].to(device)) for t in chosen]
+        lenses, factors = shrunk_lenses(cameras[1], depth, views[0][1])
+        moving = MovingCameras(cameras[0].clone(), lenses, views[0][1])
+        pairs = neighboring_pairs(cameras[0].clone(), CAMERA_NEIGHBORS)
+
+        def error() -> Tensor:
+            now, units = moving.now()
+            scaled = [(own, depth * units[:, None, None]) for own, depth in views]
+            return torch.stack([disagreement(*own, now, pairs) for own in scaled]).mean()
+
+        before = error().item()
+        descend(moving.parts, lambda: error() + moving.unlikely(), CAMERA_RATE, steps)
+        if not error().item() < before:
+            return cameras, torch.ones(len(cameras[0]), device=device)
+        (extrinsics, lenses), units = moving.now()
+    back = scale_intrinsics(lenses.detach(), 1 / factors[0], 1 / factors[1])
+    return (extrinsics.detach(), back), units.detach()
+
+
+def adjust_depth(images: Tensor, depth: Tensor, cameras: Cameras, steps: int = 25) -> Tensor:
+    """Depth [V, h, w] of one time with which the views agree better.
+
+    images [V, 3, h, w] in [0, 1]; depth > 0 in the unit of the cameras, extrinsics [V, 3, 4] and
+    intrinsics [V, 3, 3] in pixels of the images. Logarithms of each view's depth are corrected by a
+    bilateral grid (Chen et al. 2007, "Real-time Edge-aware Image Processing with the Bilateral
+    Grid"), cells of place and brightness: what is one surface moves together, and a correction
+    ends where the surface does. Works under no_grad and inference mode.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        small, near = shrunk_views(images, depth)
+        views = cameras[0].clone(), shrunk_lenses(cameras[1], depth, near)[0]
+        pairs = neighboring_pairs(views[0], DEPTH_NEIGHBORS)
+        num_views, height, width = near.shape
+        size = SHADES, max(height // CELL, 2), max(width // CELL, 2)
+        cells = torch.zeros(num_views, 1, *size, device=near.device)
+        places = cells_of_pixels(small)
+
+        def loss() -> Tensor:
+            across, down, shades = (cells.diff(dim=dim).square().mean() for dim in (-1, -2, -3))
+            unlikely = cells.square().mean() / CELL_SPREAD**2 + shades / SHADE_SPREAD**2
+            unlikely = unlikely + (across + down) / STEP_SPREAD**2
+            return disagreement(small, near * factors_at(places, cells), views, pairs) + unlikely
+
+        descend([cells], loss, DEPTH_RATE, steps)
+        return depth * factors_at(cells_of_pixels(images), cells.detach())
+
+
+def disagreement(
+    images: Tensor, depth: Tensor, cameras: Cameras, pairs: tuple[Tensor, Tensor]
+) -> Tensor:
+    """How much views contradict each other, a number between 0 and about 1.
+
+    images [V, 3, h, w], depth [V, h, w], cameras of the views; pairs: two indices [P]. The second
+    view of each pair is warped into the first, and compared in colour and depth where it is not
+    hidden there.
+    """
+    here, there = pairs
+    both = torch.cat([images, depth.log()[:, None]], 1)
+    extrinsics, intrinsics = cameras
+    own, others = ((extrinsics[side], intrinsics[side]) for side in pairs)
+    seen, inside, distance = warp(both[there], depth[here], own, others)
+    behind = distance.clamp_min(1e-6).log() - seen[:, 3]
+    color = soft((seen[:, :3] - images[here]).abs().mean(1), COLOR_SOFTNESS)
+    error = color + DEPTH_WEIGHT * soft(behind.abs(), DEPTH_SOFTNESS)
+    counts = inside & (behind < HIDDEN)
+    return (error * counts).sum() / counts.sum().clamp_min(1)
+
+
+def soft(errors: Tensor, softness: float) -> Tensor:
+    """Errors >= 0 between 0 and 1, which large ones come near to."""
+    return errors / (errors + softness)
+
+
+def neighboring_pairs(extrinsics: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Of cameras [V, 3, 4], each one with its `count` nearest ones, both ways: two indices [P]."""
+    num_views = len(extrinsics)
+    centers = camera_centers(extrinsics)
+    distance = torch.cdist(centers, centers)
+    distance.fill_diagonal_(torch.inf)
+    count = min(count, num_views - 1)
+    there = distance.topk(count, largest=False).indices.flatten()
+    here = torch.arange(num_views, device=there.device).repeat_interleave(count)
+    both = torch.cat([torch.stack([here, there]), torch.stack([there, here])], 1).unique(dim=1)
+    return both[0], both[1]
+
+
+def descend(parts: list[Tensor], loss: Callable[[], Tensor], rate: float, steps: int) -> None:
+    """Move the parts for so many steps of Adam to where the loss is smaller."""
+    for part in parts:
+        part.requires_grad_(True)
+    optimizer = torch.optim.Adam(parts, betas=(0.9, 0.99))
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+
+
+def shrunk_views(images: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
+    """Copies of images [V, 3, h, w] and depth [V, h, w] with at most SIZE pixels along the longer
+    side."""
+    height, width = depth.shape[-2:]
+    factor = SIZE / max(height, width)
+    if factor >= 1:
+        return images.clone(), depth.clone()
+    size = [max(round(n * factor), 1) for n in (height, width)]
+    return (
+        F.interpolate(images, size, mode="area"),
+        F.interpolate(depth[None], size, mode="nearest")[0],
+    )
+
+
+def shrunk_lenses(
+    intrinsics: Tensor, depth: Tensor, small: Tensor
+) -> tuple[Tensor, tuple[float, float]]:
+    """A copy of intrinsics [V, 3, 3], of the pixels of depth [..., h, w], in those of small ones;
+    and the factors of width and height."""
+    factors = small.shape[-1] / depth.shape[-1], small.shape[-2] / depth.shape[-2]
+    return scale_intrinsics(intrinsics.clone(), *factors), factors
+
+
+def cells_of_pixels(images: Tensor) -> Tensor:
+    """Where pixels lie in the cells, [V, 1, h, w, 3] between -1 and 1: column, row, shade."""
+    height, width = images.shape[-2:]
+    rows, columns = (torch.linspace(-1, 1, n, device=images.device) for n in (height, width))
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    shade = 2 * (images * images.new_tensor(LUMA)[:, None, None]).sum(1) - 1
+    return torch.stack([x.expand_as(shade), y.expand_as(shade), shade], -1)[:, None]
+
+
+def factors_at(places: Tensor, cells: Tensor) -> Tensor:
+    """The factors [V, h, w] of depth at places [V, 1, h, w, 3] of the cells
+    [V, 1, shades, rows, columns], which hold their logarithms."""
+    own = F.grid_sample(cells, places, padding_mode="border", align_corners=True)
+    return own[:, 0, 0].exp()
+
+
+class MovingCameras:
+    """Cameras that turn about what they look at, shift and zoom, and units of their views' depth.
+
+    extrinsics [V, 3, 4], intrinsics [V, 3, 3] and depth [V, h, w] as they were.
+    """
+
+    def __init__(self, extrinsics: Tensor, intrinsics: Tensor, depth: Tensor):
+        self.extrinsics, self.intrinsics = extrinsics, intrinsics
+        self.middle = depth.flatten(1).median(1).values[:, None]
+        zeros = torch.zeros_like(extrinsics[..., 0])
+        self.turns, self.shifts = zeros[1:].clone(), zeros[1:].clone()  # not of the first camera
+        self.units, self.zoom = zeros[:, 0].clone(), zeros[0, 0].clone()
+        self.parts = [self.turns, self.shifts, self.units, self.zoom]
+
+    def now(self) -> tuple[Cameras, Tensor]:
+        """The cameras and the factors [V] of depth."""
+        turns, shifts = (F.pad(part, (0, 0, 1, 0)) for part in (self.turns, self.shifts))
+        turn = torch.linalg.matrix_exp(skew(turns))
+        ahead = F.pad(self.middle, (2, 0))  # [V, 3], stays in its place when the camera turns
+        shift = (ahead + shifts * self.middle)[..., None]
+        translation = turn @ (self.extrinsics[..., 3] - ahead)[..., None] + shift
+        extrinsics = torch.cat([turn @ self.extrinsics[..., :3], translation], -1)
+        focal = torch.ones_like(self.intrinsics)
+        focal[:, 0, 0] = focal[:, 1, 1] = self.zoom.exp()
+        return (extrinsics, self.intrinsics * focal), self.units.exp()
+
+    def unlikely(self) -> Tensor:
+        """How far all is from what the network said."""
+        pose = (self.turns.square() + self.shifts.square()).sum(1).mean()
+        units, zoom = self.units.square().mean(), self.zoom.square()
+        return pose / POSE_SPREAD**2 + units / UNIT_SPREAD**2 + zoom / FOCAL_SPREAD**2
+
+
+def skew(vectors: Tensor) -> Tensor:
+    """The matrices [..., 3, 3] of the cross products with vectors [..., 3]."""
+    x, y, z = vectors.unbind(-1)
+    zero = torch.zeros_like(x)
+    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
