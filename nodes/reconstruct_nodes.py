@@ -150,7 +150,8 @@ def later_options() -> list:
             "consistency",
             0.1,
             1.0,
-            "Drops points that float in front of what other views see, within this share of the "
+            "Drops points that float in front of what other views see, or have another colour "
+            "there, within this share of the "
             "distance; 0 drops none.",
         ),
         io.Boolean.Input(

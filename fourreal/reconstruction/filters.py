@@ -13,6 +13,7 @@ from fourreal.reconstruction.alignment import quantile
 RADIUS = 3  # pixels around one that say whose depth it has
 SAME = 0.05  # relative difference of depth below which two views see one surface
 LIKE = 0.1  # standard deviation of the difference of colours that count as one
+UNLIKE = 0.2  # of a colour channel, beyond all that another view shows around the place
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,9 @@ class Filters:
             time.
         depth_edge: pixels beside a jump in depth of more than this fraction (flying pixels).
         border: this fraction of the shorter side along each image border, where networks err most.
-        consistency: points that float in front of what other views see: at least two views more
-            look through the point than have a surface within this relative distance of it.
+        consistency: points that float in front of what other views see, or that have another
+            colour there: at least two views more look through the point, or show another colour at
+            its place, than have a surface like it within this relative distance.
         min_opacity: Gaussians fainter than this.
         voxel_size: Gaussians in one voxel become one; its edge in pixel footprints at the
             median depth.
@@ -98,11 +100,16 @@ def sharpen_depth(images: Tensor, depth: Tensor, jump: float, detail: int = 1) -
 
 
 def keep_pixels(
-    depth: Tensor, confidence: Tensor, extrinsics: Tensor, intrinsics: Tensor, filters: Filters
+    images: Tensor,
+    depth: Tensor,
+    confidence: Tensor,
+    extrinsics: Tensor,
+    intrinsics: Tensor,
+    filters: Filters,
 ) -> Tensor:
     """The pixels of one time that pass, boolean [V, H, W].
 
-    depth, confidence [V, H, W]; extrinsics [V, 3, 4]; intrinsics [V, 3, 3].
+    images [V, 3, H, W]; depth, confidence [V, H, W]; extrinsics [V, 3, 4]; intrinsics [V, 3, 3].
     """
     usable = torch.isfinite(depth) & (depth > 0)
     keep = usable.clone()
@@ -116,7 +123,7 @@ def keep_pixels(
         inside[:, margin : keep.shape[1] - margin, margin : keep.shape[2] - margin] = True
         keep &= inside
     if filters.consistency and len(depth) > 1:
-        keep &= consistent(depth, extrinsics, intrinsics, filters.consistency)
+        keep &= consistent(images, depth, extrinsics, intrinsics, filters.consistency)
     if filters.confidence_percentile or filters.border:
         return keep  # what these drop is meant to be missing
     return keep | (usable & ~covered(depth, keep, extrinsics, intrinsics))
@@ -179,15 +186,21 @@ def depth_jump(depth: Tensor) -> Tensor:
     return jump
 
 
-def consistent(depth: Tensor, extrinsics: Tensor, intrinsics: Tensor, tolerance: float) -> Tensor:
-    """Pixels [V, H, W] whose point is looked through by at most one view more than confirm it.
+def consistent(
+    images: Tensor, depth: Tensor, extrinsics: Tensor, intrinsics: Tensor, tolerance: float
+) -> Tensor:
+    """Pixels [V, H, W] whose point is contradicted by at most one view more than confirm it.
 
-    A single contradicting view may be wrong itself; trusting it tears holes (-0.5 dB at held-out
-    views).
+    images [V, 3, H, W]. A view contradicts a point that it looks through, and one that lies on its
+    surface in a colour that is more than UNLIKE outside of what it shows within a pixel: the rim of
+    a thing, taken for the wall behind it. A single contradicting view may be wrong itself; trusting
+    it tears holes (-0.5 dB at held-out views).
     """
     views, height, width = depth.shape
     points = unproject(depth, extrinsics, intrinsics).reshape(1, -1, 3)
     balance = torch.zeros(views, height * width, dtype=torch.int32, device=depth.device)
+    colors = images.movedim(1, -1).reshape(-1, 3)
+    least, most = ((sign * F.max_pool2d(sign * images, 3, 1, 1)).movedim(1, -1) for sign in (-1, 1))
     for other in range(views):
         pixels, distance = project(
             points, extrinsics[other : other + 1], intrinsics[other : other + 1]
@@ -195,7 +208,9 @@ def consistent(depth: Tensor, extrinsics: Tensor, intrinsics: Tensor, tolerance:
         y, x, inside = pixels_hit(pixels[0], distance[0], height, width)
         surface = depth[other, y, x]
         ahead = (surface - distance[0]) / surface
-        vote = (ahead.abs() <= tolerance).int() - (ahead > tolerance).int()
+        beyond = torch.maximum(colors - most[other, y, x], least[other, y, x] - colors).amax(-1)
+        near, like = ahead.abs() <= tolerance, beyond <= UNLIKE
+        vote = (near & like).int() - ((near & ~like) | (ahead > tolerance)).int()
         vote = torch.where(inside, vote, 0).reshape(views, -1)
         vote[other] = 0
         balance += vote

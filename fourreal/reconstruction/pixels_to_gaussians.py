@@ -61,7 +61,7 @@ def emit_gaussians(
 
     def kept(time: int) -> Tensor:
         depth, sure = maps.depth[time].to(device), maps.depth_confidence[time].to(device)
-        keep = keep_pixels(depth, sure, *cameras, filters)
+        keep = keep_pixels(images[time].to(device), depth, sure, *cameras, filters)
         if filled is not None:
             keep &= ~shown_by_others(depth, filled[time].to(device), *cameras)
         return keep.to(home)

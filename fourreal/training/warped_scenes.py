@@ -33,12 +33,13 @@ GEOMETRIES: tuple[KnownGeometry, ...] = get_args(KnownGeometry)
 
 
 def first_view_depth(scene: Scene, reconstructor: Reconstructor) -> Tensor:
-    """Depth [1, T, H, W] of a scene's first view, predicted from that view's video alone.
+    """Depth [1, T, H, W] of a scene's first view, predicted from that view's video alone: the
+    network's own, enlarged without a look at the finer frames.
 
     A video alone has no unit of length; the median ratio to the exact depth gives it the unit of
     the scene's cameras.
     """
-    depth = reconstructor(scene.frames[:1], split=None).depth
+    depth = reconstructor(scene.frames[:1], split=None, detail=1).depth
     return depth * (scene.depth[:1] / depth).median()
 
 

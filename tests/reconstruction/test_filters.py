@@ -58,14 +58,30 @@ def test_depth_gets_its_edges_from_the_image():
 def test_points_that_other_views_look_through_are_inconsistent():
     encoding = torch.tensor([[0.2 * v, 0, 0, 0, 0, 0, 1, 1, 1] for v in (-1, 0, 1)])
     extrinsics, intrinsics = pose_encoding_to_cameras(encoding, 24, 24)
-    depth = torch.full((3, 24, 24), 4.0)
-    assert consistent(depth, extrinsics, intrinsics, 0.05).all()
+    depth, grey = torch.full((3, 24, 24), 4.0), torch.full((3, 3, 24, 24), 0.5)
+    assert consistent(grey, depth, extrinsics, intrinsics, 0.05).all()
     depth[0, 10:14, 10:14] = 1.5  # floats before a wall that the others see
-    kept = consistent(depth, extrinsics, intrinsics, 0.05)
+    kept = consistent(grey, depth, extrinsics, intrinsics, 0.05)
     assert not kept[0, 10:14, 10:14].any()
     assert kept.sum() == kept.numel() - 16  # the wall behind it is hidden, not contradicted
     points = unproject(depth, extrinsics, intrinsics)[0, 12, 12].view(1, 1, 3).expand(3, 1, 3)
     assert (project(points, extrinsics, intrinsics)[1] < 3).all()
+
+
+def test_points_on_a_surface_that_others_see_in_another_colour_are_inconsistent():
+    encoding = torch.tensor([[0.2 * v, 0, 0, 0, 0, 0, 1, 1, 1] for v in (-1, 0, 1)])
+    extrinsics, intrinsics = pose_encoding_to_cameras(encoding, 24, 24)
+    depth, images = torch.full((3, 24, 24), 4.0), torch.full((3, 3, 24, 24), 0.5)
+    images[0, 0, 10:14, 10:14] = 0.9  # the red rim of a thing, at the depth of the wall
+    kept = consistent(images, depth, extrinsics, intrinsics, 0.05)
+    assert not kept[0, 10:14, 10:14].any() and kept.sum() == kept.numel() - 16
+    images[0, 0, 10:14, 10:14] = 0.65  # light may change that much
+    assert consistent(images, depth, extrinsics, intrinsics, 0.05).all()
+    # An edge of colour that is a pixel away in the other views, which look from the same place.
+    edge = torch.zeros(3, 3, 24, 24)
+    edge[..., :12], edge[0, ..., 12] = 1, 1
+    alike = extrinsics[:1].expand(3, -1, -1), intrinsics[:1].expand(3, -1, -1)
+    assert consistent(edge, depth, *alike, 0.05).all()
 
 
 def test_doubtful_points_stay_where_nothing_else_would_be_drawn():
@@ -74,10 +90,11 @@ def test_doubtful_points_stay_where_nothing_else_would_be_drawn():
     depth, sure = torch.full((3, 24, 24), 4.0), torch.ones(3, 24, 24)
     depth[0, :, 10], depth[0, :, 11:14] = 2.5, 2.0  # a post, and points that fly beside it
     assert (depth_jump(depth)[0, :, 10] > 0.1).all()
-    kept = keep_pixels(depth, sure, extrinsics, intrinsics, Filters(consistency=0))
+    grey = torch.full((3, 3, 24, 24), 0.5)
+    kept = keep_pixels(grey, depth, sure, extrinsics, intrinsics, Filters(consistency=0))
     assert not kept[0, :, 10].any() and kept.sum() == kept.numel() - 24
     # The other views showed the wall there. Alone, the view would be left with a gap.
-    alone = depth[:1], sure[:1], extrinsics[:1], intrinsics[:1]
+    alone = grey[:1], depth[:1], sure[:1], extrinsics[:1], intrinsics[:1]
     assert keep_pixels(*alone, Filters(consistency=0)).all()
     # What is left out on purpose stays out.
     assert not keep_pixels(*alone, Filters(border=0.1))[:, 0].any()
