@@ -3,9 +3,9 @@
     python docs/make_demo.py
 
 Eight still cameras film a procedural scene that no model was trained on; the embedded reconstructor
-makes Gaussians of their videos alone, on a CPU. The scene is one that it does well. Every second
-frame is taken, and Gaussians that are nearly transparent are left out, so that the page has a few
-megabytes. Run it again when the viewer's page has changed.
+makes Gaussians of their videos alone, on a CPU. The scene is one that it does well. Every fourth
+frame is taken, and Gaussians that are nearly transparent are left out, so that the page has some
+ten megabytes. Run it again when the viewer's page has changed.
 """
 
 from dataclasses import replace
@@ -19,7 +19,7 @@ from fourreal.scenes import FPS, make_scene, scene_seed
 from fourreal.viewer import export_html
 
 PAGE = Path(__file__).with_name("demo.html")
-STEP = 2  # frames
+STEP = 4  # frames
 FAINTEST = 0.05  # opacity
 
 

@@ -1,5 +1,6 @@
 """Pose-free reconstruction of a V x T grid as dynamic Gaussians (paper, section 4)."""
 
+from fourreal.reconstruction.bundle_adjustment import adjust_cameras, adjust_depth
 from fourreal.reconstruction.camera_head import cameras_to_pose_encoding, pose_encoding_to_cameras
 from fourreal.reconstruction.checkpoint import load_model, save_model
 from fourreal.reconstruction.config import VGGTConfig
@@ -31,6 +32,8 @@ __all__ = [
     "StaticSplit",
     "Tracks",
     "VGGTConfig",
+    "adjust_cameras",
+    "adjust_depth",
     "cameras_to_pose_encoding",
     "decode_anysplat",
     "decode_gaussians",

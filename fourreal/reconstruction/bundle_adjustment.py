@@ -44,7 +44,7 @@ CELL_SPREAD, STEP_SPREAD, SHADE_SPREAD = 0.35, 0.09, 0.17
 def adjust_cameras(
     images: Images, depth: Tensor, cameras: Cameras, steps: int = 100
 ) -> tuple[Cameras, Tensor]:
-    """Cameras, and a factor for each view's depth [V], with which the views agree better.
+    """Cameras, and a factor for each view's depth [V], with which V >= 2 views agree better.
 
     images [T, V, 3, h, w] in [0, 1] and depth [T, V, h, w] > 0; cameras: extrinsics [V, 3, 4] in
     depth's unit, and intrinsics [V, 3, 3] in pixels of the images. The first camera stays where it
@@ -75,7 +75,7 @@ def adjust_cameras(
 
 
 def adjust_depth(images: Tensor, depth: Tensor, cameras: Cameras, steps: int = 25) -> Tensor:
-    """Depth [V, h, w] of one time with which the views agree better.
+    """Depth [V, h, w] of one time with which V >= 2 views agree better.
 
     images [V, 3, h, w] in [0, 1]; depth > 0 in the unit of the cameras, extrinsics [V, 3, 4] and
     intrinsics [V, 3, 3] in pixels of the images. Logarithms of each view's depth are corrected by a
@@ -155,11 +155,13 @@ def descend(parts: list[Tensor], loss: Callable[[], Tensor], rate: float, steps:
 
 def shrunk_views(images: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
     """Copies of images [V, 3, h, w] and depth [V, h, w] with at most SIZE pixels along the longer
-    side."""
+    side. Depth that is no number above 0 is replaced by the median of the others."""
+    usable = depth.isfinite() & (depth > 0)
+    depth = depth.where(usable, depth[usable].median())
     height, width = depth.shape[-2:]
     factor = SIZE / max(height, width)
     if factor >= 1:
-        return images.clone(), depth.clone()
+        return images.clone(), depth
     size = [max(round(n * factor), 1) for n in (height, width)]
     return (
         F.interpolate(images, size, mode="area"),

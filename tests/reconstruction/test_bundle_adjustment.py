@@ -94,6 +94,18 @@ def test_depth_of_a_thing_comes_nearer_to_exact_depth(scene):
     assert elsewhere.median() < 0.003
 
 
+def test_depth_that_is_no_number_spoils_no_other(scene):
+    images, depth, cameras = scene
+    broken = depth.clone()
+    broken[0, 3, 4], broken[1, 5, 6], broken[2, 7, 8] = torch.nan, torch.inf, 0
+    usable = broken.isfinite() & (broken > 0)
+    found = adjust_depth(images, broken, cameras)
+    assert torch.equal(found.isfinite() & (found > 0), usable)
+    assert (found / depth - 1).abs()[usable].median() < 0.003
+    _, factors = adjust_cameras(images[None], broken[None], cameras)
+    assert factors.isfinite().all()
+
+
 def test_large_images_are_corrected_at_their_own_size():
     large = make_scene(scene_seed("validation", 3), 8, 1, 144, 192)
     images, depth = large.frames[VIEWS, 0], large.depth[VIEWS, 0]
