@@ -74,7 +74,10 @@ class StoppedRuns:
         }
         wrong = [name for name, is_wrong in faults.items() if is_wrong]
         if wrong:
-            self.faults.append(f"{number.name} after {delay:.2f} s: {wrong}, {left}, {printed}")
+            code = process.returncode
+            self.faults.append(
+                f"{number.name} after {delay:.2f} s: {wrong}, {code}, {left}, {printed}"
+            )
 
     def finish(self, seed: int) -> None:
         """An undisturbed run, after which nothing is beside the results."""

@@ -9,7 +9,7 @@ import torch
 
 from fourreal.attention import kernels
 from fourreal.profiling import StageProfiler
-from fourreal.reconstruction import reconstructor
+from fourreal.reconstruction import finished_depth, reconstructor
 from fourreal.rendering import gsplat_backend
 
 from ..pretend_cuda import PretendCuda
@@ -30,6 +30,18 @@ def nothing_is_remembered_of_the_device():
 def single_precision(monkeypatch):
     """float32 where CUDA has bfloat16, so that numbers can be compared with the CPU's."""
     monkeypatch.setattr(reconstructor, "matrix_dtype", lambda device: torch.float32)
+
+
+@pytest.fixture
+def unadjusted(monkeypatch):
+    """What networks of random weights say, as it is. Cameras and depth that are adjusted to views
+    without sense end somewhere else on each device."""
+
+    def as_they_are(images, depth, cameras):
+        return cameras, torch.ones(len(cameras[0]), device=cameras[0].device)
+
+    monkeypatch.setattr(reconstructor, "adjust_cameras", as_they_are)
+    monkeypatch.setattr(finished_depth, "adjust_depth", lambda images, depth, cameras: depth)
 
 
 @pytest.fixture

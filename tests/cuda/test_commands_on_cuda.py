@@ -61,6 +61,7 @@ def on_both(arguments: list[str], tmp_path) -> None:
             assert main([*arguments, "--out", str(tmp_path / "cuda"), "--device", "cuda"]) == 0
 
 
+@pytest.mark.usefixtures("unadjusted")
 def test_generate_runs_on_the_device_and_gives_the_cpus_numbers(
     tmp_path, stages, written, single_precision
 ):
@@ -94,6 +95,7 @@ def videos(tmp_path):
     return folder
 
 
+@pytest.mark.usefixtures("unadjusted")
 def test_reconstruct_and_its_refinement_run_on_the_device(
     videos, tmp_path, stages, written, single_precision
 ):

@@ -64,6 +64,7 @@ def run_nodes(reconstructor, images) -> dict:
     return own | {"alpha": alpha, "tracks": tracks[1]["track_path"], "picture": picture}
 
 
+@pytest.mark.usefixtures("unadjusted")
 @torch.inference_mode(False)
 @torch.no_grad()
 def test_the_packs_own_nodes_work_on_comfyuis_device_and_give_the_cpus_numbers(
