@@ -97,9 +97,24 @@ def unit_of_cameras(
 
 
 SEARCHED = 0.3  # of log scale, to both sides
-SEARCH_SIZE = 128  # pixels across, at most
+SEARCH_SIZE = 128  # pixels along the longer side of views that are compared, at most
 DIFFERENT = 0.2  # of colour: what differs more is another thing, and counts like this
 CLEARLY, ROUNDING = 0.98, 1e-4  # of the error without a factor; of colour
+
+
+def shrunk_views(
+    images: Tensor, depth: Tensor, intrinsics: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Images [V, 3, h, w], depth [V, h, w] and intrinsics [V, 3, 3] with at most SEARCH_SIZE pixels
+    along the longer side: themselves where they have no more."""
+    height, width = images.shape[-2:]
+    if max(height, width) <= SEARCH_SIZE:
+        return images, depth, intrinsics
+    factor = SEARCH_SIZE / max(height, width)
+    size = [max(round(n * factor), 1) for n in (height, width)]
+    images = F.interpolate(images, size, mode="area")
+    depth = F.interpolate(depth[None], size, mode="nearest")[0]
+    return images, depth, scale_intrinsics(intrinsics, size[1] / width, size[0] / height)
 
 
 def photometric_scale(
@@ -114,13 +129,7 @@ def photometric_scale(
     """
     if len(images) < 2:
         return 1.0
-    height, width = images.shape[-2:]
-    if max(height, width) > SEARCH_SIZE:
-        factor = SEARCH_SIZE / max(height, width)
-        size = [max(round(n * factor), 1) for n in (height, width)]
-        images = F.interpolate(images, size, mode="area")
-        depth = F.interpolate(depth[None], size, mode="nearest")[0]
-        intrinsics = scale_intrinsics(intrinsics, size[1] / width, size[0] / height)
+    images, depth, intrinsics = shrunk_views(images, depth, intrinsics)
     order = torch.arange(len(images), device=images.device)
     here, there = torch.cat([order[:-1], order[1:]]), torch.cat([order[1:], order[:-1]])
     cameras = [(extrinsics[side], intrinsics[side]) for side in (here, there)]

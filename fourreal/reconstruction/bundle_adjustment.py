@@ -8,7 +8,6 @@ SLAM"), then the depth of each time. VGGT's authors report that bundle adjustmen
 helps (arXiv 2503.11651, table 1); theirs is of tracked points, which small images have few of.
 """
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -16,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fourreal.cameras import camera_centers, scale_intrinsics, warp
+from fourreal.grid import spaced_times
+from fourreal.reconstruction.alignment import shrunk_views
 from fourreal.reconstruction.image_fit import Images
 from fourreal.reconstruction.pixels_to_gaussians import Cameras
 
@@ -25,7 +26,6 @@ COLOR_SOFTNESS, DEPTH_SOFTNESS = 0.03, 0.05
 DEPTH_WEIGHT = 0.1
 HIDDEN = 0.08  # of depth, by which a point lies behind what the other view sees
 
-SIZE = 128  # pixels of the longer side of the images that are compared, at most
 CAMERA_TIMES = 2  # that cameras are moved by, at most
 CAMERA_NEIGHBORS = 3  # views that each view is warped into, and as many again that are into it
 CAMERA_RATE = 0.008  # of Adam at the beginning: radians, parts of the depth, logarithms
@@ -52,17 +52,16 @@ def adjust_cameras(
     factors of 1, where the views do not agree better in the end. Works under no_grad and inference
     mode.
     """
-    num_times, device = len(depth), cameras[0].device
-    chosen = torch.linspace(0, num_times - 1, min(num_times, CAMERA_TIMES)).round().long().tolist()
+    device, chosen = cameras[0].device, spaced_times(CAMERA_TIMES, len(depth))
     with torch.inference_mode(False), torch.enable_grad():
-        views = [shrunk_views(images[t].to(device), depth[t].to(device)) for t in chosen]
-        lenses, factors = shrunk_lenses(cameras[1], depth, views[0][1])
-        moving = MovingCameras(cameras[0].clone(), lenses, views[0][1])
+        at = [(images[time].to(device), depth[time].to(device)) for time in chosen]
+        views = [comparable_views(*own, cameras[1]) for own in at]
+        moving = MovingCameras(cameras[0].clone(), views[0][2], views[0][1])
         pairs = neighboring_pairs(cameras[0].clone(), CAMERA_NEIGHBORS)
 
         def error() -> Tensor:
             now, units = moving.now()
-            scaled = [(own, depth * units[:, None, None]) for own, depth in views]
+            scaled = [(own, depth * units[:, None, None]) for own, depth, _ in views]
             return torch.stack([disagreement(*own, now, pairs) for own in scaled]).mean()
 
         before = error().item()
@@ -70,8 +69,9 @@ def adjust_cameras(
         if not error().item() < before:
             return cameras, torch.ones(len(cameras[0]), device=device)
         (extrinsics, lenses), units = moving.now()
-    back = scale_intrinsics(lenses.detach(), 1 / factors[0], 1 / factors[1])
-    return (extrinsics.detach(), back), units.detach()
+    height, width = views[0][1].shape[-2:]
+    factors = depth.shape[-1] / width, depth.shape[-2] / height
+    return (extrinsics.detach(), scale_intrinsics(lenses.detach(), *factors)), units.detach()
 
 
 def adjust_depth(images: Tensor, depth: Tensor, cameras: Cameras, steps: int = 25) -> Tensor:
@@ -84,8 +84,8 @@ def adjust_depth(images: Tensor, depth: Tensor, cameras: Cameras, steps: int = 2
     ends where the surface does. Works under no_grad and inference mode.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        small, near = shrunk_views(images, depth)
-        views = cameras[0].clone(), shrunk_lenses(cameras[1], depth, near)[0]
+        small, near, lenses = comparable_views(images, depth, cameras[1])
+        views = cameras[0].clone(), lenses
         pairs = neighboring_pairs(views[0], DEPTH_NEIGHBORS)
         num_views, height, width = near.shape
         size = SHADES, max(height // CELL, 2), max(width // CELL, 2)
@@ -145,37 +145,24 @@ def descend(parts: list[Tensor], loss: Callable[[], Tensor], rate: float, steps:
     """Move the parts for so many steps of Adam to where the loss is smaller."""
     for part in parts:
         part.requires_grad_(True)
-    optimizer = torch.optim.Adam(parts, betas=(0.9, 0.99))
-    for step in range(steps):
-        optimizer.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
+    optimizer = torch.optim.Adam(parts, lr=rate, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
+    for _ in range(steps):
         optimizer.zero_grad()
         loss().backward()
         optimizer.step()
+        schedule.step()
 
 
-def shrunk_views(images: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
-    """Copies of images [V, 3, h, w] and depth [V, h, w] with at most SIZE pixels along the longer
-    side. Depth that is no number above 0 is replaced by the median of the others."""
+def comparable_views(
+    images: Tensor, depth: Tensor, intrinsics: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Copies of views as shrunk_views makes them; depth that is no number above 0 is replaced by
+    the median of the others."""
     usable = depth.isfinite() & (depth > 0)
-    depth = depth.where(usable, depth[usable].median())
-    height, width = depth.shape[-2:]
-    factor = SIZE / max(height, width)
-    if factor >= 1:
-        return images.clone(), depth
-    size = [max(round(n * factor), 1) for n in (height, width)]
-    return (
-        F.interpolate(images, size, mode="area"),
-        F.interpolate(depth[None], size, mode="nearest")[0],
-    )
-
-
-def shrunk_lenses(
-    intrinsics: Tensor, depth: Tensor, small: Tensor
-) -> tuple[Tensor, tuple[float, float]]:
-    """A copy of intrinsics [V, 3, 3], of the pixels of depth [..., h, w], in those of small ones;
-    and the factors of width and height."""
-    factors = small.shape[-1] / depth.shape[-1], small.shape[-2] / depth.shape[-2]
-    return scale_intrinsics(intrinsics.clone(), *factors), factors
+    filled = depth.where(usable, depth[usable].median())
+    # Clones, as tensors made in inference mode cannot be differentiated.
+    return shrunk_views(images.clone(), filled, intrinsics.clone())
 
 
 def cells_of_pixels(images: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ def finished_depth(
         image, own = images[time].to(device), own.to(device)
         if options.filters.sharpen:
             own = sharpen_depth(image, own, options.filters.sharpen, detail)
-        if options.adjust and len(own) > 1:
+        if options.adjusts(len(own)):
             own = adjust_depth(image, own, cameras)
             tell(time + 1)
         finished[time] = own

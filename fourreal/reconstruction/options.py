@@ -100,9 +100,13 @@ class ReconstructionOptions:
         wanted = self.detail or (SMALL_DETAIL if made_for <= SMALL else 1)
         return max(1, min(wanted, fit.input_height // fit.height, fit.input_width // fit.width))
 
+    def adjusts(self, num_views: int) -> bool:
+        """Whether anything is adjusted: one view has none to agree with."""
+        return self.adjust and num_views > 1
+
     def steps(self, num_views: int, num_times: int) -> int:
         """How often progress is told."""
-        return num_times * (2 if self.adjust and num_views > 1 else 1) + self.refine
+        return num_times * (2 if self.adjusts(num_views) else 1) + self.refine
 
     def window_of(self, num_times: int, trained: bool) -> int:
         """Times per run of a network whose temporal layers are trained or not."""

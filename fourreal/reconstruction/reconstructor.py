@@ -383,7 +383,7 @@ class Reconstructor:
                 encoding[:, 7:] = encoding[:, 7:].median(dim=0).values
             extrinsics, intrinsics = self.cameras(encoding, fit)
             cameras = relative_to_first(extrinsics), intrinsics
-            if options.adjust and len(extrinsics) > 1:
+            if options.adjusts(len(extrinsics)):
                 cameras, factors = adjust_cameras(images, maps.depth, cameras)
                 maps = replace(maps, depth=maps.depth * factors.to(maps.depth)[:, None, None])
             return maps, cameras
