@@ -2,10 +2,10 @@
 
     python docs/make_demo.py
 
-Eight still cameras film a procedural scene that no model was trained on; the embedded reconstructor
+Six still cameras film a procedural scene that no model was trained on; the embedded reconstructor
 makes Gaussians of their videos alone, on a CPU. The scene is one that it does well. Every fourth
-frame is taken, and Gaussians that are nearly transparent are left out, so that the page has some
-ten megabytes. Run it again when the viewer's page has changed.
+frame is taken, and Gaussians that are nearly transparent are left out, so that the page has eight
+megabytes. Run it again when the viewer's page has changed.
 """
 
 from dataclasses import replace
@@ -24,7 +24,7 @@ FAINTEST = 0.05  # opacity
 
 
 def main() -> None:
-    filmed = make_scene(scene_seed("test", 14), height=128, width=128)
+    filmed = make_scene(scene_seed("test", 14), num_views=6, height=128, width=128)
     frames = filmed.frames[:, ::STEP]
     reconstructor = Reconstructor.from_file(weights.folder() / "reconstructor.safetensors")
     with torch.no_grad():

@@ -16,7 +16,7 @@ from .site_hooks import hooks
 
 ROOT = Path(__file__).resolve().parents[2]
 TROUBLE = ROOT / "docs" / "troubleshooting.md"
-MAX_SCENE = 10 * 2**20
+MAX_SCENE = 8 * 2**20  # bytes of the page with the live scene
 
 
 def test_every_node_has_a_page_and_a_place_in_the_list(pack):
