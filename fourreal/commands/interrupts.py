@@ -15,12 +15,18 @@ class Terminated(BaseException):
     """SIGTERM came. Not an Exception, so that nothing takes it for an error of its own."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """SIGINT came. Python remembers a KeyboardInterrupt that ends an exec() of a text, which is how
+    dataclasses are made, and although it was caught, `python -m` then ends by the signal and not
+    with the exit code. It does not remember a subclass."""
+
+
 class Interrupts:
     """A context in which both signals end the process in an orderly way.
 
     At first at once, with the sentence `stopped`: while modules are imported there is nothing to
     clean up, and an exception would be swallowed by some of them. After clean_up_first() by an
-    exception, KeyboardInterrupt or Terminated, so that temporary files are removed. last: nothing
+    exception, Interrupted or Terminated, so that temporary files are removed. last: nothing
     comes after this context but the end of the process, which no signal shall turn into another
     exit code. code is that of the signal that came, if any. An exception that is raised inside a
     finaliser ends there, so the signal then comes once more.
@@ -75,4 +81,4 @@ class Interrupts:
         if self.code and time.monotonic() - self._time < AGAIN:
             return
         self.code, self._time = code, time.monotonic()
-        raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+        raise Interrupted if number == signal.SIGINT else Terminated

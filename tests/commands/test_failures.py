@@ -182,3 +182,31 @@ def test_a_signal_that_meets_a_finaliser_comes_again(capsys):
         del held
         time.sleep(5)
     assert interrupts.code == 143 and "Traceback" not in capsys.readouterr().err
+
+
+IN_A_TEXT = """
+import sys
+from fourreal.commands.interrupts import Interrupts
+
+TEXT = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(10)"
+
+def main():
+    with Interrupts("stopped", last=True) as interrupts:
+        interrupts.clean_up_first()
+        try:
+            exec(TEXT)
+        except KeyboardInterrupt:
+            return interrupts.code
+
+sys.exit(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has other signals")
+def test_a_stop_while_a_class_is_made_of_a_text_has_its_exit_code(tmp_path):
+    """Dataclasses run a text, while commands import them. After a plain KeyboardInterrupt in it
+    `python -m` kills itself at its end, whatever the exit code was."""
+    (tmp_path / "stopped_in_a_text.py").write_text(IN_A_TEXT)
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    words = [sys.executable, "-m", "stopped_in_a_text"]
+    assert subprocess.run(words, env=os.environ | {"PYTHONPATH": path}).returncode == 130
