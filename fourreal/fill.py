@@ -65,7 +65,10 @@ def fill_column(
     extrinsics, intrinsics, kept = clip_through(*cameras)
     height, width = warped.frames.shape[-2:]
     moment = scene.first_times(1).to(device)
-    clip = warp_grid(moment, extrinsics, intrinsics, width, height)
+    frames = torch.zeros(len(extrinsics), 1, 3, height, width)
+    cells = torch.zeros(frames.shape[:2], dtype=torch.bool)
+    frames[kept], cells[kept, 0] = warped.frames[:, :1], ~warped.missing[:, 0].flatten(1).any(dim=1)
+    clip = warp_grid(moment, extrinsics, intrinsics, width, height, references=(frames, cells))
     clip.frames[kept], clip.missing[kept] = warped.frames[:, :1], warped.missing[:, :1]
     along = WarpedGrid(clip.frames.transpose(0, 1), clip.missing.transpose(0, 1))
     filled = WarpedGrid(warped.frames.clone(), warped.missing.clone())

@@ -21,6 +21,7 @@ from torch import Tensor
 from fourreal.cameras import camera_centers, point_ahead, unproject
 from fourreal.gaussians import Gaussians, GaussianScene
 from fourreal.grid import check_shared_cell, shrunk
+from fourreal.reference_colors import reference_colors
 from fourreal.rendering import render
 from fourreal.rendering.path import SceneFrames
 
@@ -111,7 +112,8 @@ def warp_grid(
         min_alpha: a pixel that the scene covers less is missing.
         grow: pixels by which holes are widened; never do holes shrink.
         references: frames [V, T, 3, height, width] and the cells [V, T] (boolean) of the grid that
-            they are given for. These cells are known whole; the others' frames are ignored.
+            they are given for. These cells are known whole; the others' frames are ignored. What
+            they show has their colours in the other views of their time, too.
         repaint_all: everything but the references is to be generated, with the warped frames as a
             draft (masks close to the holes leave seams).
         progress: called as progress(done, T) after every time; what it raises ends the work.
@@ -133,8 +135,9 @@ def warp_grid(
         logger.warning(sentence)
     frames = torch.full((num_views, num_times, 3, height, width), HOLE)
     missing = torch.ones(num_views, num_times, 1, height, width)
+    shown, known = frames, torch.zeros(num_views, num_times, dtype=torch.bool)
     if references is not None:
-        check_references(*references, frames)  # before the long work
+        shown, known = check_references(*references, frames)
     at_time = SceneFrames(scene)
     for time in range(num_times):
         gaussians = at_time.at(time)
@@ -150,6 +153,8 @@ def warp_grid(
         # One pixel more and back again: what is left of the known then is wider than a speck.
         unknown = ~grown(~grown(unknown, grow + 1), 1)[:, None]
         color = (drawn.color / alpha.clamp_min(1e-6)).clamp(0, 1).movedim(-1, 1)
+        if given := known[:, time].nonzero()[:, 0].tolist():
+            color = reference_colors(color, depth, cameras, shown[:, time].to(color), given)
         frames[:, time] = torch.where(unknown, HOLE, color).cpu()
         missing[:, time] = unknown.float().cpu()
         if progress is not None:

@@ -103,6 +103,7 @@ class WarpGrid(io.ComfyNode):
             intrinsics,
             width,
             height,
+            references=references and tuple(part[:, : scene.num_frames] for part in references),
             repaint_all=repaint_all,
             progress=progress_reporter(scene.num_frames),
         )
@@ -232,8 +233,9 @@ class PasteKnown(io.ComfyNode):
     """Video models change what they are given: kept pixels come back through the autoencoder, and
     colours drift. Here the known pixels are put back as they were.
 
-    First the colours of each view are brought to those of its known pixels. Then these are pasted,
-    softly toward the border of what is known; where something is missing the generated pixels stay.
+    First the colours and the sharpness of each view are brought to those of its known pixels. Then
+    these are pasted, softly toward the border of what is known; where something is missing the
+    generated pixels stay.
     """
 
     @classmethod
@@ -243,7 +245,7 @@ class PasteKnown(io.ComfyNode):
             display_name="Paste Known",
             category=types.RECONSTRUCT,
             description="Puts the known pixels of a warped grid back into the generated one and "
-            "matches its colours to them.",
+            "matches its colours and sharpness to them.",
             search_aliases=["composite", "color match", "feather", "inpaint"],
             hidden=HIDDEN,
             inputs=[
@@ -265,6 +267,11 @@ class PasteKnown(io.ComfyNode):
                     default=True,
                     tooltip="Bring the colours of each view to those of its known pixels.",
                 ),
+                io.Boolean.Input(
+                    "match_sharpness",
+                    default=True,
+                    tooltip="Sharpen a view that is softer than its known pixels.",
+                ),
             ],
             outputs=[io.Image.Output(display_name="images", tooltip="The grid of V x T frames.")],
         )
@@ -278,6 +285,7 @@ class PasteKnown(io.ComfyNode):
         missing: Tensor,
         feather: int,
         match_colors: bool,
+        match_sharpness: bool = True,
     ) -> io.NodeOutput:
         from fourreal.paste import paste_known
         from fourreal.warp import WarpedGrid
@@ -297,5 +305,11 @@ class PasteKnown(io.ComfyNode):
             images_to_frames(missing[..., None], num_views),
         )
         frames = frames_of_grid(images, num_views, cls.hidden)
-        pasted = paste_known(frames, grid, feather=feather, match_colors=match_colors)
+        pasted = paste_known(
+            frames,
+            grid,
+            feather=feather,
+            match_colors=match_colors,
+            match_sharpness=match_sharpness,
+        )
         return io.NodeOutput(frames_to_images(pasted))

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
     {"caching", "cameras", "bars", "devices", "files", "gaussians", "grid", "profiling", "weights"},
-    {"attention", "formats", "rendering"},
+    {"attention", "formats", "reference_colors", "rendering"},
     {"metrics", "paste", "scenes", "warp"},
     {"data", "embedded", "fill", "reconstruction", "video"},
     {"benchmarks", "training", "viewer"},

@@ -1,10 +1,12 @@
 """Pasting back: what is known is kept, a fill is recoloured, and nothing jumps between."""
 
+import math
+
 import pytest
 import torch
 
-from fourreal.metrics.pixels import psnr
-from fourreal.paste import feathered, matched_colors, paste_known
+from fourreal.metrics.pixels import gradient_energy, psnr
+from fourreal.paste import feathered, matched_colors, matched_sharpness, paste_known, sharpened
 from fourreal.warp import WarpedGrid
 
 GAIN = torch.tensor([[0.8, 0.1, 0.0], [0.05, 0.7, 0.1], [0.0, 0.1, 0.9]])
@@ -41,7 +43,8 @@ def distance_to_holes(holes):
 def test_known_pixels_are_kept_and_holes_are_not_touched(feather):
     truth, warped = half_known()
     generated = drifted(truth)
-    pasted = paste_known(generated, warped, feather=feather, match_colors=False)
+    unmatched = {"match_colors": False, "match_sharpness": False}
+    pasted = paste_known(generated, warped, feather=feather, **unmatched)
     away = distance_to_holes(warped.missing[0, 0, 0] > 0)
     kept = away >= max(feather, 1)
     assert kept.sum() > 100
@@ -86,6 +89,52 @@ def test_grey_known_pixels_move_colours_and_do_not_stretch_them():
     grey = torch.full((50, 3), 0.5)
     recolored = matched_colors(frames, grey + 0.05, grey)
     torch.testing.assert_close(recolored, frames - 0.05)
+
+
+def checkerboard(size=48):
+    """Squares of 8 pixels in two colours [1, 3, size, size], and the same out of focus."""
+    rows, columns = torch.meshgrid(torch.arange(size) // 8, torch.arange(size) // 8, indexing="ij")
+    light = ((rows + columns) % 2).float()[None, None]
+    sharp = 0.2 + 0.6 * light * torch.tensor([1.0, 0.5, 0.2]).view(1, 3, 1, 1)
+    soft = sharp
+    for _ in range(3):
+        soft = torch.nn.functional.avg_pool2d(soft, 3, 1, 1, count_include_pad=False)
+    return sharp, soft
+
+
+def test_a_soft_fill_gets_the_sharpness_of_what_is_known():
+    sharp, soft = checkerboard()
+    known = torch.ones(1, 48, 48, dtype=torch.bool)
+    known[..., 24:] = False
+    matched = matched_sharpness(soft, sharp, known)
+    for part in (slice(0, 24), slice(25, 48)):  # beside what is known, too
+        before, after, aim = (gradient_energy(f[..., part]) for f in (soft, matched, sharp))
+        assert before < 0.5 * aim and after == pytest.approx(aim, rel=0.15)
+    assert (matched - sharp).abs().mean() < 0.5 * (soft - sharp).abs().mean()
+    assert matched.min() >= soft.min() and matched.max() <= soft.max()  # no halos
+    half = matched_sharpness(soft, torch.lerp(soft, sharp, 0.5), known)
+    wanted = gradient_energy(torch.lerp(soft, sharp, 0.5)[..., :24])
+    assert gradient_energy(half[..., :24]) == pytest.approx(wanted, rel=0.15)
+    assert torch.equal(matched_sharpness(sharp, soft, known), sharp)  # never softened
+    assert torch.equal(matched_sharpness(soft, sharp, ~known & known), soft)
+
+
+def test_sharpening_agrees_with_a_plain_loop():
+    frame = torch.rand(1, 3, 9, 11, generator=torch.Generator().manual_seed(4)).double()
+    weights = [math.exp(-((k / 1.5) ** 2) / 2) for k in range(-4, 5)]
+    total = sum(weights)
+    found = sharpened(frame)
+    for channel, y, x in ((0, 0, 0), (1, 4, 5), (2, 8, 3)):
+        plane = frame[0, channel]
+
+        def at(row, column, plane=plane):
+            return plane[min(max(row, 0), 8), min(max(column, 0), 10)].item()
+
+        around = [(y + i - 4, x + j - 4, i, j) for i in range(9) for j in range(9)]
+        blurred = sum(weights[i] * weights[j] * at(r, c) for r, c, i, j in around) / total**2
+        near = [at(y + i, x + j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+        wanted = min(max(at(y, x) + 2 * (at(y, x) - blurred), min(near)), max(near))
+        assert found[0, channel, y, x].item() == pytest.approx(wanted, abs=1e-9)
 
 
 def test_a_grid_of_which_nothing_is_known_stays_as_it_was():

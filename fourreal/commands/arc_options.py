@@ -59,12 +59,16 @@ def warp_to(
 ) -> WarpedGrid:
     """warp_grid on a device, with a bar; a scene of fewer times than the references goes on with
     nothing known."""
+    shown = None
+    if references is not None:
+        shown = references[0][:, : scene.num_frames], references[1][:, : scene.num_frames]
     with progress_bar("warping", scene.num_frames) as progress:
         warped = warp_grid(
             scene.to(device),
             *cameras,
             width,
             height,
+            references=shown,
             repaint_all=repaint_all,
             progress=progress,
         )

@@ -4,7 +4,8 @@ Stages, as the paper's (section 4 and supplement) with one before them because t
 from nothing: `geometry` trains backbone, cameras and depth on exact geometry; `static` freezes the
 backbone and trains the Gaussian head on held-out target views of one time; `dynamic` trains the
 temporal layers and the head on several times, half of the scenes standing still, and holds them to
-exact geometry where it is known, which the paper's does not.
+exact geometry where it is known, which the paper's does not. `joint` goes on with all parts at
+once, and lets the network see videos of one view among the rest.
 """
 
 from dataclasses import dataclass, field, replace
@@ -30,7 +31,8 @@ from fourreal.training.reconstruction_losses import (
 
 NUM_TIMES = 29  # of a procedural scene
 NUM_TARGETS = 6  # views that are rendered per scene, from four of them or fewer
-GEOMETRY_WEIGHT = 0.1  # in the dynamic stage: what its temporal layers may not lose
+GEOMETRY_WEIGHT = {"static": 0.0, "dynamic": 0.1, "joint": 1.0}  # beside the views' error
+SINGLE_VIEWS = 4  # examples of one view cost as much as one of several that is also rendered
 TEMPORAL, HEAD, POINTS = "aggregator.temporal_blocks.", "gaussian_head.", "point_head."
 
 
@@ -41,9 +43,9 @@ class ReconstructorConfig:
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(Path("out/train/reconstructor"), learning_rate=4e-4)
     )
-    stage: Literal["geometry", "static", "dynamic"] = "geometry"
-    """What is trained: backbone, cameras and depth; the Gaussian head; or temporal layers and head.
-    """
+    stage: Literal["geometry", "static", "dynamic", "joint"] = "geometry"
+    """What is trained: backbone, cameras and depth; the Gaussian head; temporal layers and head; or
+    all of them."""
     start_from: Path | None = None
     """A reconstructor file to go on from; geometry may start from nothing."""
     size: tuple[int, ...] = (64,)
@@ -58,7 +60,11 @@ class ReconstructorConfig:
     most_views: int = 4
     """Views that the network sees at once in the stages after geometry, at most."""
     num_times: int = 4
-    """Times per scene in the dynamic stage."""
+    """Times per scene in the dynamic stage, and of videos of one view in the joint one, in which
+    scenes of several views have two."""
+    single_views: float = 0.5
+    """How often the network sees the video of one view alone, in the joint stage; only its geometry
+    is compared then, of four times as many scenes."""
     changing_views: float = 0.0
     """How often the network sees other views at each time, in the dynamic stage; then no camera
     token is replaced."""
@@ -139,9 +145,10 @@ class Source:
                 raise ValueError(
                     f"{scene.path} has {scene.num_views} views, but at least {needed} are needed."
                 )
-            if config.stage == "geometry" and not scene.has_depth:
+            if config.stage in ("geometry", "joint") and not scene.has_depth:
                 raise ValueError(
-                    f"{scene.path} has no depth, which the geometry stage needs; leave it out."
+                    f"{scene.path} has no depth, which the {config.stage} stage needs; leave it "
+                    "out."
                 )
 
     def draw(
@@ -151,10 +158,12 @@ class Source:
         count: int,
         batch: int,
         size: int | None = None,
+        num_times: int | None = None,
     ) -> Sample:
         """`count` random views of `batch` scenes, at another size than the stage's if given: one
-        time, or several in the dynamic stage."""
+        time, or num_times in the dynamic and the joint stage."""
         config, size = self.config, size or self.size
+        num_times = num_times or config.num_times
 
         def below(limit: int) -> int:
             return int(torch.randint(limit, (1,), generator=generator))
@@ -163,14 +172,15 @@ class Source:
             return torch.randperm(available, generator=generator)[:count].sort().values.tolist()
 
         def times(available: int) -> list[int]:  # half of the dynamic samples stand still
-            if config.stage != "dynamic":
+            if config.stage not in ("dynamic", "joint"):
                 return [below(available)]
-            step = 1 + below(max(1, min(3, (available - 1) // max(1, config.num_times - 1))))
-            last = step * (config.num_times - 1)
+            step = 1 + below(max(1, min(3, (available - 1) // max(1, num_times - 1))))
+            last = step * (num_times - 1)
             first = below(max(1, available - last))
-            if available <= last or torch.rand((), generator=generator) < 0.5:
-                return [first] * config.num_times
-            return [first + step * k for k in range(config.num_times)]
+            still = config.stage == "dynamic" and torch.rand((), generator=generator) < 0.5
+            if available <= last or still:
+                return [first] * num_times
+            return [first + step * k for k in range(num_times)]
 
         if self.posed and torch.rand((), generator=generator) < config.posed_share:
             scenes = [self.posed[below(len(self.posed))]]
@@ -196,10 +206,17 @@ class Source:
             count = config.fewest_views + below(config.num_views + 1 - config.fewest_views)
             sample = self.draw("train", generator, count, batch, size)
             return Examples(sample, list(range(count)), size)
+        times = config.num_times
+        if config.stage == "joint":
+            if torch.rand((), generator=generator) < config.single_views:
+                drawn = (size, self.size)[below(2)]
+                sample = self.draw("train", generator, 1, SINGLE_VIEWS * batch, drawn)
+                return Examples(sample, [0], size)
+            times = min(times, 2)
         fewest = min(config.fewest_views, config.most_views)
         others = fewest - 1 + below(config.most_views + 1 - fewest)
         chosen = torch.randperm(NUM_TARGETS - 1, generator=generator)[:others] + 1
-        sample = self.draw("train", generator, NUM_TARGETS, batch)
+        sample = self.draw("train", generator, NUM_TARGETS, batch, num_times=times)
         share = config.changing_views if config.stage == "dynamic" else 0.0
         if share and torch.rand((), generator=generator) < share:
             times = sample.frames.shape[1]
@@ -218,6 +235,7 @@ def train_stage_parts(model: VGGT, config: ReconstructorConfig) -> None:
         else:
             trained = name.startswith(HEAD)
             trained |= config.stage == "dynamic" and config.joined and name.startswith(TEMPORAL)
+            trained |= config.stage == "joint" and not name.startswith(POINTS)
         parameter.requires_grad_(trained)
 
 
@@ -236,6 +254,10 @@ def stage_loss(
     if config.stage == "geometry":
         images = sample.frames.flatten(0, 1)
         return geometry_loss(model(images, temporal=False, gaussians=False), sample)
+    if config.stage == "joint" and sample.frames.shape[2] == 1:
+        seen = sample.resized(drawn.size)
+        images, times = seen.frames.flatten(0, 1), seen.frames.shape[1]
+        return geometry_loss(model(images, times, points=False, gaussians=False), seen)
     return novel_view_loss(
         model,
         sample,
@@ -243,7 +265,7 @@ def stage_loss(
         size=drawn.size,
         perceptual=perceptual,
         lpips=lpips,
-        geometry=GEOMETRY_WEIGHT if config.stage == "dynamic" else 0.0,
+        geometry=GEOMETRY_WEIGHT[config.stage],
         temporal=config.joined,
         joined=drawn.joined,
     )
@@ -257,7 +279,7 @@ def score_validation(
     generator = torch.Generator().manual_seed(1)
     seeds = [scene_seed("validation", n) for n in range(4)]
     start = int(torch.randint(NUM_TIMES - 8, (1,), generator=generator))
-    steps = config.num_times if config.stage == "dynamic" else 1
+    steps = config.num_times if config.stage in ("dynamic", "joint") else 1
     times = [start + 2 * k for k in range(steps)]
     drawn = draw_sample(seeds, [0, 2, 4, 6, 1, 3], times, config.num_views, drawn_size(config))
     drawn = drawn.to(device)
@@ -265,6 +287,11 @@ def score_validation(
     assert seen.depth is not None  # of procedural scenes
     maps = model(seen.frames.flatten(0, 1), steps, points=False, temporal=config.joined)
     scores = {k: round(float(v), 5) for k, v in geometry_loss(maps, seen).items()}
+    if config.stage == "joint":
+        alone = seen.of_views([0])
+        found = model(alone.frames.flatten(0, 1), steps, points=False, gaussians=False)
+        error = geometry_loss(found, alone)["depth_error"]
+        scores["single_view_depth_error"] = round(float(error), 5)
     depth = torch.cat([seen.depth.flatten(0, 1), maps.depth.float()], -2)[::steps, :4]
     picture = rearrange(depth, "b v h w -> (b h) (v w)")[None].expand(3, -1, -1).cpu()
     pictures = {"depth": (1.5 / picture.clamp_min(0.3)).clamp(0, 1)}

@@ -135,6 +135,44 @@ def test_views_can_change_from_time_to_time(tmp_path):
     assert times == 2 and not options["camera_replacement"] and options["temporal"]
 
 
+def test_the_joint_stage_trains_all_parts_on_videos_of_one_view_and_on_several(scene, tmp_path):
+    start = tmp_path / "start.safetensors"
+    save_model(open_temporal_gates(tiny_model(gaussian_head="paper")), start)
+    config = config_of(tmp_path, stage="joint", start_from=start, num_times=3)
+    config.render_size, config.single_views = 2 * SIZE, 0.5
+    source, kinds = Source(config), set()
+    for seed in range(12):
+        drawn = source.examples(torch.Generator().manual_seed(seed), 0.0)
+        kinds.add((*drawn.sample.frames.shape[:3], drawn.sample.frames.shape[-1]))
+        assert drawn.inputs[0] == 0 and drawn.size == SIZE
+    # Four videos of three times and one view, drawn small or shrunk, or one scene of two times.
+    assert kinds == {(4, 3, 1, SIZE), (4, 3, 1, 2 * SIZE), (1, 2, 6, 2 * SIZE)}
+
+    model = start_model(config)
+    train.train_stage_parts(model, config)
+    trained = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {"aggregator", "camera_head", "depth_head", "gaussian_head"}
+    for single in (0.0, 1.0):
+        config.single_views = single
+        drawn = Source(config).examples(torch.Generator().manual_seed(0), 0.0)
+        losses = train.stage_loss(model, drawn, config, 0.0, None)
+        assert ("psnr" in losses) == (single == 0) and "depth_error" in losses
+        if single:  # as the network sees videos: with its temporal layers
+            seen = drawn.sample.resized(SIZE)
+            maps = model(seen.frames.flatten(0, 1), 3, points=False)
+            wanted = geometry_loss(maps, seen)["loss"]
+            torch.testing.assert_close(losses["loss"], wanted)
+
+    config.loop.learning_rate, config.loop.warmup_steps = 0.01, 0
+    train_reconstructor(config)
+    log = json.loads((tmp_path / "run" / "log.json").read_text())["log"]
+    assert 0 < log[-1]["validation_single_view_depth_error"] < 10
+    write_photos(tmp_path / "photos", scene)
+    config.posed = (tmp_path / "photos",)
+    with pytest.raises(ValueError, match="has no depth, which the joint stage needs"):
+        Source(config)
+
+
 def test_stages_refuse_what_they_cannot_start_from(scene, tmp_path):
     save_model(tiny_model(temporal="none"), tmp_path / "plain.safetensors")
     plain = tmp_path / "plain.safetensors"
