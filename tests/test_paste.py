@@ -1,7 +1,5 @@
 """Pasting back: what is known is kept, a fill is recoloured, and nothing jumps between."""
 
-import math
-
 import pytest
 import torch
 
@@ -110,31 +108,24 @@ def test_a_soft_fill_gets_the_sharpness_of_what_is_known():
     for part in (slice(0, 24), slice(25, 48)):  # beside what is known, too
         before, after, aim = (gradient_energy(f[..., part]) for f in (soft, matched, sharp))
         assert before < 0.5 * aim and after == pytest.approx(aim, rel=0.15)
-    assert (matched - sharp).abs().mean() < 0.5 * (soft - sharp).abs().mean()
+    assert (matched - sharp).abs().mean() < 0.6 * (soft - sharp).abs().mean()
     assert matched.min() >= soft.min() and matched.max() <= soft.max()  # no halos
     half = matched_sharpness(soft, torch.lerp(soft, sharp, 0.5), known)
     wanted = gradient_energy(torch.lerp(soft, sharp, 0.5)[..., :24])
-    assert gradient_energy(half[..., :24]) == pytest.approx(wanted, rel=0.15)
+    assert gradient_energy(half[..., :24]) == pytest.approx(wanted, rel=1e-3)
     assert torch.equal(matched_sharpness(sharp, soft, known), sharp)  # never softened
     assert torch.equal(matched_sharpness(soft, sharp, ~known & known), soft)
 
 
 def test_sharpening_agrees_with_a_plain_loop():
-    frame = torch.rand(1, 3, 9, 11, generator=torch.Generator().manual_seed(4)).double()
-    weights = [math.exp(-((k / 1.5) ** 2) / 2) for k in range(-4, 5)]
-    total = sum(weights)
+    frame = torch.rand(1, 3, 9, 11, generator=torch.Generator().manual_seed(4))
     found = sharpened(frame)
-    for channel, y, x in ((0, 0, 0), (1, 4, 5), (2, 8, 3)):
-        plane = frame[0, channel]
-
-        def at(row, column, plane=plane):
-            return plane[min(max(row, 0), 8), min(max(column, 0), 10)].item()
-
-        around = [(y + i - 4, x + j - 4, i, j) for i in range(9) for j in range(9)]
-        blurred = sum(weights[i] * weights[j] * at(r, c) for r, c, i, j in around) / total**2
-        near = [at(y + i, x + j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
-        wanted = min(max(at(y, x) + 2 * (at(y, x) - blurred), min(near)), max(near))
-        assert found[0, channel, y, x].item() == pytest.approx(wanted, abs=1e-9)
+    for channel, y, x in ((0, 0, 0), (1, 4, 5), (2, 8, 3), (0, 3, 10), (1, 7, 7)):
+        rows, columns = range(max(y - 1, 0), min(y + 2, 9)), range(max(x - 1, 0), min(x + 2, 11))
+        near = [frame[0, channel, row, column].item() for row in rows for column in columns]
+        own = frame[0, channel, y, x].item()
+        wanted = min(near) if own - min(near) < max(near) - own else max(near)
+        assert found[0, channel, y, x].item() == wanted
 
 
 def test_a_grid_of_which_nothing_is_known_stays_as_it_was():

@@ -32,7 +32,7 @@ from fourreal.training.reconstruction_losses import (
 NUM_TIMES = 29  # of a procedural scene
 NUM_TARGETS = 6  # views that are rendered per scene, from four of them or fewer
 GEOMETRY_WEIGHT = {"static": 0.0, "dynamic": 0.1, "joint": 1.0}  # beside the views' error
-SINGLE_VIEWS = 4  # examples of one view cost as much as one of several that is also rendered
+VIDEOS = 4  # of one view, per scene of a batch, where geometry alone is compared; they cost as much
 TEMPORAL, HEAD, POINTS = "aggregator.temporal_blocks.", "gaussian_head.", "point_head."
 
 
@@ -60,11 +60,10 @@ class ReconstructorConfig:
     most_views: int = 4
     """Views that the network sees at once in the stages after geometry, at most."""
     num_times: int = 4
-    """Times per scene in the dynamic stage, and of videos of one view in the joint one, in which
-    scenes of several views have two."""
-    single_views: float = 0.5
-    """How often the network sees the video of one view alone, in the joint stage; only its geometry
-    is compared then, of four times as many scenes."""
+    """Times per scene in the dynamic stage and the joint one."""
+    geometry_share: float = 0.75
+    """How often geometry alone is compared in the joint stage: in half of these steps of videos of
+    one view, else of two to num_views views. Novel views are compared in the others."""
     changing_views: float = 0.0
     """How often the network sees other views at each time, in the dynamic stage; then no camera
     token is replaced."""
@@ -124,12 +123,14 @@ def drawn_size(config: ReconstructorConfig) -> int:
 @dataclass
 class Examples:
     """What a step is trained on: a sample, of which the network sees the views `inputs` at `size`
-    pixels. joined: so many scenes of the sample are the times of one, if views change."""
+    pixels. joined: so many scenes of the sample are the times of one, if views change. geometry:
+    that alone is compared."""
 
     sample: Sample
     inputs: list[int]
     size: int
     joined: int | None = None
+    geometry: bool = False
 
 
 class Source:
@@ -158,12 +159,11 @@ class Source:
         count: int,
         batch: int,
         size: int | None = None,
-        num_times: int | None = None,
     ) -> Sample:
         """`count` random views of `batch` scenes, at another size than the stage's if given: one
-        time, or num_times in the dynamic and the joint stage."""
+        time, or several in the dynamic and the joint stage."""
         config, size = self.config, size or self.size
-        num_times = num_times or config.num_times
+        num_times = config.num_times
 
         def below(limit: int) -> int:
             return int(torch.randint(limit, (1,), generator=generator))
@@ -206,17 +206,15 @@ class Source:
             count = config.fewest_views + below(config.num_views + 1 - config.fewest_views)
             sample = self.draw("train", generator, count, batch, size)
             return Examples(sample, list(range(count)), size)
-        times = config.num_times
-        if config.stage == "joint":
-            if torch.rand((), generator=generator) < config.single_views:
-                drawn = (size, self.size)[below(2)]
-                sample = self.draw("train", generator, 1, SINGLE_VIEWS * batch, drawn)
-                return Examples(sample, [0], size)
-            times = min(times, 2)
+        if config.stage == "joint" and below(1000) < 1000 * config.geometry_share:
+            count = 1 if below(2) else 2 + below(config.num_views - 1)
+            drawn, scenes = (size, self.size)[below(2)], max(1, VIDEOS * batch // count)
+            sample = self.draw("train", generator, count, scenes, drawn)
+            return Examples(sample, list(range(count)), size, geometry=True)
         fewest = min(config.fewest_views, config.most_views)
         others = fewest - 1 + below(config.most_views + 1 - fewest)
         chosen = torch.randperm(NUM_TARGETS - 1, generator=generator)[:others] + 1
-        sample = self.draw("train", generator, NUM_TARGETS, batch, num_times=times)
+        sample = self.draw("train", generator, NUM_TARGETS, batch)
         share = config.changing_views if config.stage == "dynamic" else 0.0
         if share and torch.rand((), generator=generator) < share:
             times = sample.frames.shape[1]
@@ -254,7 +252,7 @@ def stage_loss(
     if config.stage == "geometry":
         images = sample.frames.flatten(0, 1)
         return geometry_loss(model(images, temporal=False, gaussians=False), sample)
-    if config.stage == "joint" and sample.frames.shape[2] == 1:
+    if drawn.geometry:
         seen = sample.resized(drawn.size)
         images, times = seen.frames.flatten(0, 1), seen.frames.shape[1]
         return geometry_loss(model(images, times, points=False, gaussians=False), seen)

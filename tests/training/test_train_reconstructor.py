@@ -139,25 +139,30 @@ def test_the_joint_stage_trains_all_parts_on_videos_of_one_view_and_on_several(s
     start = tmp_path / "start.safetensors"
     save_model(open_temporal_gates(tiny_model(gaussian_head="paper")), start)
     config = config_of(tmp_path, stage="joint", start_from=start, num_times=3)
-    config.render_size, config.single_views = 2 * SIZE, 0.5
+    config.render_size, config.geometry_share = 2 * SIZE, 0.7
     source, kinds = Source(config), set()
-    for seed in range(12):
+    for seed in range(60):
         drawn = source.examples(torch.Generator().manual_seed(seed), 0.0)
-        kinds.add((*drawn.sample.frames.shape[:3], drawn.sample.frames.shape[-1]))
-        assert drawn.inputs[0] == 0 and drawn.size == SIZE
-    # Four videos of three times and one view, drawn small or shrunk, or one scene of two times.
-    assert kinds == {(4, 3, 1, SIZE), (4, 3, 1, 2 * SIZE), (1, 2, 6, 2 * SIZE)}
+        scenes, times, views, _, _, size = drawn.sample.frames.shape
+        kinds.add((drawn.geometry, views, size))
+        assert drawn.inputs[0] == 0 and drawn.size == SIZE and times == 3
+        assert scenes == (max(1, 4 // views) if drawn.geometry else 1)
+        assert len(drawn.inputs) == (views if drawn.geometry else 4)
+    # Four videos of one view or fewer of more, drawn small or shrunk, or views to be rendered.
+    assert {kind for kind in kinds if not kind[0]} == {(False, 6, 2 * SIZE)}
+    assert {(True, 1, SIZE), (True, 1, 2 * SIZE)} <= kinds
+    assert {views for geometry, views, _ in kinds if geometry} >= {1, 2, 4, 7}
 
     model = start_model(config)
     train.train_stage_parts(model, config)
     trained = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
     assert trained == {"aggregator", "camera_head", "depth_head", "gaussian_head"}
-    for single in (0.0, 1.0):
-        config.single_views = single
+    for share in (0.0, 1.0):
+        config.geometry_share = share
         drawn = Source(config).examples(torch.Generator().manual_seed(0), 0.0)
         losses = train.stage_loss(model, drawn, config, 0.0, None)
-        assert ("psnr" in losses) == (single == 0) and "depth_error" in losses
-        if single:  # as the network sees videos: with its temporal layers
+        assert ("psnr" in losses) == (share == 0) and "depth_error" in losses
+        if share:  # as the network sees videos: with its temporal layers
             seen = drawn.sample.resized(SIZE)
             maps = model(seen.frames.flatten(0, 1), 3, points=False)
             wanted = geometry_loss(maps, seen)["loss"]
