@@ -11,6 +11,7 @@ from torch import Tensor
 from fourreal.cameras import camera_centers, project, unproject
 
 SAME = 0.03  # a surface is seen where its depth is the one that is drawn there, up to this share
+ALIKE = 0.1  # of colours in [0, 1]: a frame shows what is drawn, up to this difference
 
 
 def reference_colors(
@@ -31,11 +32,14 @@ def reference_colors(
             in `given` are known at this time.
 
     A surface point is seen by a reference where the depth drawn at all four pixels around it is
-    its own. Of several references the one that looks from nearest by has it. Between pixels
-    colours are bicubic, without leaving the range of those four.
+    its own, and the frame shows what is drawn there. At the rims of things it does not: their
+    depth is not sure, so they have no Gaussians, and the wall behind them is drawn. Of several
+    references the one that looks from nearest by has it. Between pixels colours are bicubic,
+    without leaving the range of those four.
     """
     extrinsics, intrinsics = cameras
     centers = camera_centers(extrinsics)
+    drawn = {view: agrees_with_drawn(references[view], colors[view]) for view in given}
     points = unproject(depth, extrinsics, intrinsics)
     result = colors.clone()
     for view in range(len(colors)):
@@ -43,9 +47,19 @@ def reference_colors(
         for nearer in ways.argsort(descending=True).tolist():  # the nearest one comes last
             source = given[nearer]
             camera = extrinsics[source : source + 1], intrinsics[source : source + 1]
-            found, seen = looked_up(points[view], camera, depth[source], references[source])
+            surface = depth[source].masked_fill(~drawn[source], torch.nan)  # of no depth
+            found, seen = looked_up(points[view], camera, surface, references[source])
             result[view] = torch.where(seen, found, result[view])
     return result
+
+
+def agrees_with_drawn(frame: Tensor, drawn: Tensor) -> Tensor:
+    """Pixels [H, W] of a frame [3, H, W] whose colours, and those of the pixels around, are of
+    something drawn within one pixel; what is drawn is softer."""
+    most = F.max_pool2d(drawn, 3, 1, 1)
+    least = -F.max_pool2d(-drawn, 3, 1, 1)
+    unlike = ((frame > most + ALIKE) | (frame < least - ALIKE)).any(dim=0)
+    return F.max_pool2d(unlike[None].float(), 3, 1, 1)[0] == 0
 
 
 def looked_up(

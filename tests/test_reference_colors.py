@@ -38,7 +38,7 @@ def at(*places):
 def test_what_a_reference_sees_has_its_colours_and_nothing_else_does():
     cameras = at([0.0, 0, 0], [0.4, 0.1, 0.0])
     frames, depth = wall_and_card(cameras)
-    blurred = torch.full_like(frames, 0.5)  # as drawn
+    blurred = torch.nn.functional.avg_pool2d(frames, 3, 1, 1, count_include_pad=False)  # as drawn
     lenses = LENS.expand(2, 3, 3)
     found = reference_colors(blurred, depth, (cameras, lenses), frames, [0])
     taken = (found != blurred).any(dim=1)
@@ -65,7 +65,8 @@ def test_of_several_references_the_nearest_one_that_sees_a_point_has_it():
     cameras = at([0.0, 0, 0], [0.1, 0.0, 0.0], [0.5, 0.0, 0.0])
     _, depth = wall_and_card(cameras)
     flat = torch.tensor([0.2, 0.5, 0.8]).view(3, 1, 1, 1).expand(3, 3, SIZE, SIZE)
-    drawn = torch.zeros(3, 3, SIZE, SIZE)
+    drawn = flat.clone()
+    drawn[1] = 0
     found = reference_colors(drawn, depth, (cameras, LENS.expand(3, 3, 3)), flat, [0, 2])
     values = (1000 * found[1]).round().unique() / 1000
     torch.testing.assert_close(values, torch.tensor([0.0, 0.2, 0.8]))
@@ -83,3 +84,15 @@ def test_depth_of_nothing_is_seen_by_no_reference(depth):
     found = reference_colors(drawn, depths, (cameras, LENS.expand(2, 3, 3)), given, [0])
     assert found.isfinite().all()
     assert torch.equal(found[1], drawn[1])
+
+
+def test_what_the_reference_shows_before_what_is_drawn_lends_no_colour():
+    """The rims of a card were dropped: the wall is drawn there, and the frame has the card."""
+    cameras = at([0.0, 0, 0], [0.4, 0.1, 0.0])
+    frames, depth = wall_and_card(cameras)
+    far = torch.full_like(depth, 4.0)  # no card is left
+    wall = torch.full_like(frames, 0.5)
+    shown = torch.where((depth < 3)[:, None], frames, wall)
+    found = reference_colors(wall, far, (cameras, LENS.expand(2, 3, 3)), shown, [0])
+    assert (shown[0] != 0.5).any()
+    assert torch.equal(found[1], wall[1])
