@@ -88,7 +88,7 @@ def test_reconstruct_compares_clocks_where_it_can_and_can_be_told_not_to(
         return [0.0, 0.5]
 
     monkeypatch.setattr(late_views, "seconds_late", late)
-    line = ["reconstruct", str(tmp_path / "in"), "--orbit-size", "16", "--out"]
+    line = ["reconstruct", str(tmp_path / "in"), "--orbit-size", "16", "--no-adjust", "--out"]
     head = ["--reconstructor", str(tmp_path / "vggt.safetensors")]
     with caplog.at_level(logging.WARNING):
         assert main([*line, str(tmp_path / "o1"), *head]) == 0
