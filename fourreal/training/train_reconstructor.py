@@ -85,6 +85,11 @@ class ReconstructorConfig:
         """Whether temporal layers join the times of a scene."""
         return self.temporal != "none"
 
+    @property
+    def several_times(self) -> bool:
+        """Whether the stage sees scenes at several times."""
+        return self.stage in ("dynamic", "joint")
+
 
 def start_model(config: ReconstructorConfig) -> VGGT:
     """The network that a stage starts from, with the parts that the stage trains."""
@@ -104,7 +109,7 @@ def start_model(config: ReconstructorConfig) -> VGGT:
             f"{config.start_from} has AnySplat's Gaussian head, but the {config.stage} stage "
             "trains the paper's; start from VGGT-1B or one of this project's files."
         )
-    if config.stage == "dynamic" and config.joined and model.config.temporal == "none":
+    if config.several_times and config.joined and model.config.temporal == "none":
         raise ValueError(f"{config.start_from} has no temporal layers; add --temporal token.")
     if config.temporal_from_global and not model.aggregator.temporal_is_trained():
         model.aggregator.start_temporal_from_global()
@@ -163,7 +168,6 @@ class Source:
         """`count` random views of `batch` scenes, at another size than the stage's if given: one
         time, or several in the dynamic and the joint stage."""
         config, size = self.config, size or self.size
-        num_times = config.num_times
 
         def below(limit: int) -> int:
             return int(torch.randint(limit, (1,), generator=generator))
@@ -172,15 +176,15 @@ class Source:
             return torch.randperm(available, generator=generator)[:count].sort().values.tolist()
 
         def times(available: int) -> list[int]:  # half of the dynamic samples stand still
-            if config.stage not in ("dynamic", "joint"):
+            if not config.several_times:
                 return [below(available)]
-            step = 1 + below(max(1, min(3, (available - 1) // max(1, num_times - 1))))
-            last = step * (num_times - 1)
+            step = 1 + below(max(1, min(3, (available - 1) // max(1, config.num_times - 1))))
+            last = step * (config.num_times - 1)
             first = below(max(1, available - last))
             still = config.stage == "dynamic" and torch.rand((), generator=generator) < 0.5
             if available <= last or still:
-                return [first] * num_times
-            return [first + step * k for k in range(num_times)]
+                return [first] * config.num_times
+            return [first + step * k for k in range(config.num_times)]
 
         if self.posed and torch.rand((), generator=generator) < config.posed_share:
             scenes = [self.posed[below(len(self.posed))]]
@@ -206,7 +210,7 @@ class Source:
             count = config.fewest_views + below(config.num_views + 1 - config.fewest_views)
             sample = self.draw("train", generator, count, batch, size)
             return Examples(sample, list(range(count)), size)
-        if config.stage == "joint" and below(1000) < 1000 * config.geometry_share:
+        if config.stage == "joint" and torch.rand((), generator=generator) < config.geometry_share:
             count = 1 if below(2) else 2 + below(config.num_views - 1)
             drawn, scenes = (size, self.size)[below(2)], max(1, VIDEOS * batch // count)
             sample = self.draw("train", generator, count, scenes, drawn)
@@ -232,8 +236,8 @@ def train_stage_parts(model: VGGT, config: ReconstructorConfig) -> None:
             trained = not name.startswith((TEMPORAL, HEAD, POINTS))
         else:
             trained = name.startswith(HEAD)
-            trained |= config.stage == "dynamic" and config.joined and name.startswith(TEMPORAL)
-            trained |= config.stage == "joint" and not name.startswith(POINTS)
+            trained |= config.stage == "joint" and not name.startswith((TEMPORAL, POINTS))
+            trained |= config.several_times and config.joined and name.startswith(TEMPORAL)
         parameter.requires_grad_(trained)
 
 
@@ -255,7 +259,8 @@ def stage_loss(
     if drawn.geometry:
         seen = sample.resized(drawn.size)
         images, times = seen.frames.flatten(0, 1), seen.frames.shape[1]
-        return geometry_loss(model(images, times, points=False, gaussians=False), seen)
+        maps = model(images, times, points=False, gaussians=False, temporal=config.joined)
+        return geometry_loss(maps, seen)
     return novel_view_loss(
         model,
         sample,
@@ -277,7 +282,7 @@ def score_validation(
     generator = torch.Generator().manual_seed(1)
     seeds = [scene_seed("validation", n) for n in range(4)]
     start = int(torch.randint(NUM_TIMES - 8, (1,), generator=generator))
-    steps = config.num_times if config.stage in ("dynamic", "joint") else 1
+    steps = config.num_times if config.several_times else 1
     times = [start + 2 * k for k in range(steps)]
     drawn = draw_sample(seeds, [0, 2, 4, 6, 1, 3], times, config.num_views, drawn_size(config))
     drawn = drawn.to(device)
@@ -287,7 +292,8 @@ def score_validation(
     scores = {k: round(float(v), 5) for k, v in geometry_loss(maps, seen).items()}
     if config.stage == "joint":
         alone = seen.of_views([0])
-        found = model(alone.frames.flatten(0, 1), steps, points=False, gaussians=False)
+        images = alone.frames.flatten(0, 1)
+        found = model(images, steps, points=False, gaussians=False, temporal=config.joined)
         error = geometry_loss(found, alone)["depth_error"]
         scores["single_view_depth_error"] = round(float(error), 5)
     depth = torch.cat([seen.depth.flatten(0, 1), maps.depth.float()], -2)[::steps, :4]

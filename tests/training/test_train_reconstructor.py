@@ -157,6 +157,12 @@ def test_the_joint_stage_trains_all_parts_on_videos_of_one_view_and_on_several(s
     train.train_stage_parts(model, config)
     trained = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
     assert trained == {"aggregator", "camera_head", "depth_head", "gaussian_head"}
+    config.temporal = "none"
+    alone = start_model(config)
+    train.train_stage_parts(alone, config)
+    for name, parameter in alone.named_parameters():
+        assert not (parameter.requires_grad and name.startswith(train.TEMPORAL))
+    config.temporal = None
     for share in (0.0, 1.0):
         config.geometry_share = share
         drawn = Source(config).examples(torch.Generator().manual_seed(0), 0.0)
@@ -182,6 +188,7 @@ def test_stages_refuse_what_they_cannot_start_from(scene, tmp_path):
     for changes, words in (
         ({"stage": "static"}, "needs --start-from"),
         ({"stage": "dynamic", "start_from": plain}, "has no temporal layers; add --temporal"),
+        ({"stage": "joint", "start_from": plain}, "has no temporal layers; add --temporal"),
     ):
         with pytest.raises(ValueError, match=words):
             start_model(config_of(tmp_path, **changes))
