@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fourreal.warp import WarpedGrid, grown, within_reach
+from fourreal.neighborhoods import grown, within_reach
+from fourreal.warp import WarpedGrid
 
 NOISE = 0.01  # of colours in [0, 1]: colours that vary less say nothing of a gain
 STEPS = 3  # of sharpening, at most: more would draw stairs

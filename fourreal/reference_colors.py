@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fourreal.cameras import camera_centers, project, unproject
+from fourreal.neighborhoods import grown, within_reach
 
 SAME = 0.03  # a surface is seen where its depth is the one that is drawn there, up to this share
 ALIKE = 0.1  # of colours in [0, 1]: a frame shows what is drawn, up to this difference
@@ -29,7 +30,7 @@ def reference_colors(
         depth: of the drawn surfaces, [V, H, W].
         cameras: extrinsics [V, 3, 4] and intrinsics [V, 3, 3] in pixels of H x W.
         references: frames [V, 3, H, W] in [0, 1] of the same cameras, of which those of the views
-            in `given` are known at this time.
+            in `given` are known at this time; these views' own colours stay as drawn.
 
     A surface point is seen by a reference where the depth drawn at all four pixels around it is
     its own, and the frame shows what is drawn there. At the rims of things it does not: their
@@ -42,7 +43,7 @@ def reference_colors(
     drawn = {view: agrees_with_drawn(references[view], colors[view]) for view in given}
     points = unproject(depth, extrinsics, intrinsics)
     result = colors.clone()
-    for view in range(len(colors)):
+    for view in set(range(len(colors))) - set(given):
         ways = (centers[given] - centers[view]).norm(dim=-1)
         for nearer in ways.argsort(descending=True).tolist():  # the nearest one comes last
             source = given[nearer]
@@ -56,10 +57,9 @@ def reference_colors(
 def agrees_with_drawn(frame: Tensor, drawn: Tensor) -> Tensor:
     """Pixels [H, W] of a frame [3, H, W] whose colours, and those of the pixels around, are of
     something drawn within one pixel; what is drawn is softer."""
-    most = F.max_pool2d(drawn, 3, 1, 1)
-    least = -F.max_pool2d(-drawn, 3, 1, 1)
+    least, most = within_reach(drawn, 1)
     unlike = ((frame > most + ALIKE) | (frame < least - ALIKE)).any(dim=0)
-    return F.max_pool2d(unlike[None].float(), 3, 1, 1)[0] == 0
+    return ~grown(unlike[None], 1)[0]
 
 
 def looked_up(

@@ -21,6 +21,7 @@ from torch import Tensor
 from fourreal.cameras import camera_centers, point_ahead, unproject
 from fourreal.gaussians import Gaussians, GaussianScene
 from fourreal.grid import check_shared_cell, shrunk
+from fourreal.neighborhoods import grown, within_reach
 from fourreal.reference_colors import reference_colors
 from fourreal.rendering import render
 from fourreal.rendering.path import SceneFrames
@@ -39,6 +40,8 @@ TOLERANCE = 0.03  # by how much a point behind a surface is deeper at least, of 
 STRIDE = 2.0  # pixels of an input camera's image per step of the search, at most
 OPAQUE = 0.5  # alpha above which an input camera saw a surface
 FAR = 1e6  # depth where it saw none
+
+References = tuple[Tensor, Tensor]  # frames and cells, see warp_grid
 
 
 @dataclass
@@ -79,7 +82,7 @@ class WarpedGrid:
         missing = known < 0.5
         return WarpedGrid(torch.where(missing, HOLE, colors), missing.float())
 
-    def with_references(self, references: tuple[Tensor, Tensor] | None) -> "WarpedGrid":
+    def with_references(self, references: References | None) -> "WarpedGrid":
         """The grid in which cells of references (see warp_grid) are known whole."""
         if references is None:
             return self
@@ -99,7 +102,7 @@ def warp_grid(
     *,
     min_alpha: float = 0.9,
     grow: int = 2,
-    references: tuple[Tensor, Tensor] | None = None,
+    references: References | None = None,
     repaint_all: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> WarpedGrid:
@@ -164,6 +167,11 @@ def warp_grid(
     return WarpedGrid(frames, missing).with_references(references)
 
 
+def of_first_times(references: References | None, num_times: int) -> References | None:
+    """References (see warp_grid) of the first times alone."""
+    return references and (references[0][:, :num_times], references[1][:, :num_times])
+
+
 def check_target_cameras(extrinsics: Tensor, intrinsics: Tensor) -> None:
     """Raise ValueError unless these are V >= 1 cameras of finite numbers."""
     num_views = len(extrinsics)
@@ -194,7 +202,7 @@ def reference_cells(
     *,
     fixed_view: Tensor | None = None,
     freeze_time: Tensor | None = None,
-) -> tuple[Tensor, Tensor] | None:
+) -> References | None:
     """References of a grid of shape (V, T, H, W), as warp_grid takes them: `fixed_view`
     [T, 3, H, W] is a view at all times, `freeze_time` [V, 3, H, W] the first time of all views.
 
@@ -240,11 +248,6 @@ def wide_angles(scene: GaussianScene, extrinsics: Tensor) -> str | None:
         f"beside the nearest input camera; beyond about {WIDE_ANGLE} degrees little of a view is "
         "known, so use a smaller arc, or warp in rounds."
     )
-
-
-def grown(mask: Tensor, reach: int) -> Tensor:
-    """Masks [N, H, W] widened by `reach` pixels."""
-    return F.max_pool2d(mask[:, None].float(), 2 * reach + 1, 1, reach)[:, 0] > 0
 
 
 def beside_jumps(depth: Tensor, jump: float = JUMP) -> Tensor:
@@ -307,15 +310,6 @@ def things_widened(depth: Tensor) -> Tensor:
     depth = torch.where(soft, nearest, depth)
     nearest, _ = within_reach(depth, REACH + 1)
     return torch.where(grown(beside, 1) & (depth > nearest * (1 + JUMP)), nearest, depth)
-
-
-def within_reach(values: Tensor, reach: int) -> tuple[Tensor, Tensor]:
-    """The least and the greatest of maps [N, h, w] within `reach` pixels of each one."""
-    least, most = (
-        sign * F.max_pool2d(sign * values[:, None], 2 * reach + 1, 1, reach)[:, 0]
-        for sign in (-1, 1)
-    )
-    return least, most
 
 
 def unseen_in_front(points: Tensor, center: Tensor, seen: list[SeenSurface]) -> Tensor:

@@ -83,7 +83,7 @@ class WarpGrid(io.ComfyNode):
         **arc,
     ) -> io.NodeOutput:
         """arc: see target_cameras."""
-        from fourreal.warp import reference_cells, warp_grid, wide_angles
+        from fourreal.warp import of_first_times, reference_cells, warp_grid, wide_angles
 
         scene = as_scene(scene)
         width, height = width or scene.width, height or scene.height
@@ -103,7 +103,7 @@ class WarpGrid(io.ComfyNode):
             intrinsics,
             width,
             height,
-            references=references and tuple(part[:, : scene.num_frames] for part in references),
+            references=of_first_times(references, scene.num_frames),
             repaint_all=repaint_all,
             progress=progress_reporter(scene.num_frames),
         )
@@ -270,6 +270,7 @@ class PasteKnown(io.ComfyNode):
                 io.Boolean.Input(
                     "match_sharpness",
                     default=True,
+                    optional=True,
                     tooltip="Sharpen a view that is softer than its known pixels.",
                 ),
             ],

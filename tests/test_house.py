@@ -9,7 +9,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
-    {"caching", "cameras", "bars", "devices", "files", "gaussians", "grid", "profiling", "weights"},
+    {
+        "caching",
+        "cameras",
+        "bars",
+        "devices",
+        "files",
+        "gaussians",
+        "grid",
+        "neighborhoods",
+        "profiling",
+        "weights",
+    },
     {"attention", "formats", "reference_colors", "rendering"},
     {"metrics", "paste", "scenes", "warp"},
     {"data", "embedded", "fill", "reconstruction", "video"},

@@ -16,6 +16,7 @@ from fourreal.cameras import (
     unproject,
 )
 from fourreal.gaussians import Gaussians, GaussianScene
+from fourreal.neighborhoods import grown
 from fourreal.reconstruction.from_depth import scene_from_depth
 from fourreal.rendering import render
 from fourreal.scenes import make_scene, scene_seed
@@ -26,7 +27,6 @@ from fourreal.warp import (
     TOLERANCE,
     SeenSurface,
     beside_jumps,
-    grown,
     unseen_in_front,
     warp_grid,
 )

@@ -8,7 +8,7 @@ from torch import Tensor
 from fourreal.cameras import arc_cameras, point_ahead, scale_intrinsics
 from fourreal.commands.results import progress_bar
 from fourreal.gaussians import GaussianScene
-from fourreal.warp import WarpedGrid, warp_grid
+from fourreal.warp import References, WarpedGrid, of_first_times, warp_grid
 
 Cameras = tuple[Tensor, Tensor]
 
@@ -54,21 +54,18 @@ def warp_to(
     height: int,
     device: torch.device,
     *,
-    references: Cameras | None = None,
+    references: References | None = None,
     repaint_all: bool = False,
 ) -> WarpedGrid:
     """warp_grid on a device, with a bar; a scene of fewer times than the references goes on with
     nothing known."""
-    shown = None
-    if references is not None:
-        shown = references[0][:, : scene.num_frames], references[1][:, : scene.num_frames]
     with progress_bar("warping", scene.num_frames) as progress:
         warped = warp_grid(
             scene.to(device),
             *cameras,
             width,
             height,
-            references=shown,
+            references=of_first_times(references, scene.num_frames),
             repaint_all=repaint_all,
             progress=progress,
         )

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fourreal.cameras import pixels_hit, project, unproject
 from fourreal.gaussians import Gaussians
+from fourreal.neighborhoods import within_reach
 from fourreal.reconstruction.alignment import quantile
 
 RADIUS = 3  # pixels around one that say whose depth it has
@@ -81,10 +82,7 @@ def sharpen_depth(images: Tensor, depth: Tensor, jump: float, detail: int = 1) -
     """
     height, width = depth.shape[-2:]
     radius = RADIUS * detail
-    most, least = (
-        sign * F.max_pool2d(sign * depth[:, None], 2 * radius + 1, 1, radius)[:, 0]
-        for sign in (1, -1)
-    )
+    least, most = within_reach(depth, radius)
     n, y, x = (i[:, None, None] for i in (most > (1 + jump) * least).nonzero(as_tuple=True))
     offsets = torch.arange(-radius, radius + 1, device=depth.device)
     rows = (y + offsets[:, None]).clamp(0, height - 1)

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fourreal.neighborhoods import grown
+
 
 @dataclass(frozen=True)
 class StaticSplit:
@@ -65,11 +67,6 @@ def _specks_removed(mask: Tensor) -> Tensor:
     return mask & (neighbours > 1.5)
 
 
-def _grown(mask: Tensor, reach: int) -> Tensor:
-    """A mask [T, H, W] widened by `reach` pixels in the image."""
-    return F.max_pool2d(mask[:, None].float(), 2 * reach + 1, 1, reach)[:, 0] > 0
-
-
 def _next_to_in_time(mask: Tensor) -> Tensor:
     """Where a mask [T, H, W] holds at this time or a neighbouring one."""
     wide = F.pad(mask.float().permute(1, 2, 0), (1, 1))
@@ -109,8 +106,8 @@ def split_view(
     strong = _specks_removed(change > 1)
     if moving is not None:
         strong |= moving
-    changed = strong | ((change > 0.5) & _next_to_in_time(_grown(strong, 1)))
-    covered = _grown(changed & (log_depth < layer - options.depth), 1)  # with its soft edge
+    changed = strong | ((change > 0.5) & _next_to_in_time(grown(strong, 1)))
+    covered = grown(changed & (log_depth < layer - options.depth), 1)  # with its soft edge
     unexplained = (changed & ~covered).any(dim=0)
     shown = ~changed & keep
     static = ~unexplained & (shown.sum(0) >= max(1, options.min_share * len(frames)))

@@ -21,9 +21,10 @@ from fourreal.data.grids import DataConfig
 from fourreal.files.atomic import atomic_path
 from fourreal.gaussians import GaussianScene
 from fourreal.grid import num_latent_frames
+from fourreal.neighborhoods import grown
 from fourreal.reconstruction import Reconstructor, scene_from_depth
 from fourreal.scenes import Scene, describe, make_scene, scene_seed
-from fourreal.warp import HOLE, WarpedGrid, grown, reference_cells, warp_grid
+from fourreal.warp import HOLE, WarpedGrid, reference_cells, warp_grid
 
 KnownGeometry = Literal["exact", "predicted"]
 QUICK_FROM = 100_000  # the first training scene that is not warped
