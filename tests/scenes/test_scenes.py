@@ -16,16 +16,15 @@ from fourreal.scenes.describe import COLORS, MOTIONS, SHAPES
 def test_exact_depth_and_cameras_render_the_frames():
     """Catches half-pixel, axis and order mistakes: Gaussians from exact depth, rendered at the
     input cameras, are the frames."""
-    for index in (0, 1):
-        scene = make_scene(scene_seed("test", index), 4, 5, 256, 256)
-        for time in (0, 4):
-            depth, frames = scene.depth[:, time], scene.frames[:, time]
-            gaussians = gaussians_from_depth(
-                frames, depth, torch.ones_like(depth), scene.extrinsics, scene.intrinsics
-            )
-            gaussians.scales = gaussians.scales * 0.4  # small: a fifth of a pixel
-            rendering = render(gaussians, scene.extrinsics, scene.intrinsics, 256, 256)
-            assert psnr(rendering.color.movedim(-1, 1), frames) >= 32
+    for index, time in ((0, 4), (1, 0)):
+        scene = make_scene(scene_seed("test", index), 2, 5, 256, 256)
+        depth, frames = scene.depth[:, time], scene.frames[:, time]
+        gaussians = gaussians_from_depth(
+            frames, depth, torch.ones_like(depth), scene.extrinsics, scene.intrinsics
+        )
+        gaussians.scales = gaussians.scales * 0.4  # small: a fifth of a pixel
+        rendering = render(gaussians, scene.extrinsics, scene.intrinsics, 256, 256)
+        assert psnr(rendering.color.movedim(-1, 1), frames) >= 32
 
 
 def test_views_agree_on_the_points_they_both_see():
