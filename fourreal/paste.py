@@ -2,19 +2,20 @@
 
 A video inpainting model does not keep what it was given: kept pixels come back through the video
 autoencoder, soft, and their colours drift (the complaint of VACE's users). So after decoding the
-colours and the sharpness of each view are brought to those of its known pixels, and these are
-pasted back, softly toward what was generated.
+colours of each view are brought to those of its known pixels, these are pasted back, softly toward
+what was generated, and that is sharpened as far as the given frames are sharp.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fourreal.metrics.pixels import gradient_energy
 from fourreal.neighborhoods import grown, within_reach
 from fourreal.warp import WarpedGrid
 
 NOISE = 0.01  # of colours in [0, 1]: colours that vary less say nothing of a gain
-STEPS = 3  # of sharpening, at most: more would draw stairs
+STEPS = 2  # of sharpening, at most: more would draw stairs
 
 
 @torch.no_grad()
@@ -35,8 +36,9 @@ def paste_known(
     match_colors: first move the colours of each generated view, by one map for all its times, so
     that they have the mean and the covariance that its known pixels have in the warped grid.
 
-    match_sharpness: then sharpen each generated view that is softer than the warped one where both
-    can be compared, see matched_sharpness.
+    match_sharpness: sharpen what is generated of a view until the view, known pixels pasted, has
+    the gradient energy of the frames that are known whole (the video or photos that the grid was
+    made of), see matched_sharpness. Without such frames nothing is sharpened.
 
     Returns frames [V, T, 3, H, W]. Raises ValueError in one sentence for frames of another shape
     than the warped ones and for a negative feather.
@@ -52,15 +54,15 @@ def paste_known(
         )
     if feather < 0:
         raise ValueError(f"feather is {feather} pixels, but must be 0 or more, such as 15.")
+    whole = warped.missing.flatten(2).amax(dim=2) <= 0  # cells [V, T]
+    aim = gradient_energy(warped.frames[whole]) if match_sharpness and whole.any() else 0.0
     views = []
     for own, frames, missing in zip(generated, warped.frames.to(generated), warped.missing):
         holes = missing.to(own.device) > 0
         known = ~holes[:, 0]
         if match_colors and known.any():
             own = matched_colors(own, own.movedim(1, -1)[known], frames.movedim(1, -1)[known])
-        if match_sharpness and known.any():
-            own = matched_sharpness(own, frames, known)
-        views.append(torch.lerp(own, frames, feathered(holes, feather)))
+        views.append(matched_sharpness(own, frames, feathered(holes, feather), aim))
     return torch.stack(views)
 
 
@@ -98,30 +100,22 @@ def symmetric_power(matrix: Tensor, power: float) -> Tensor:
     return vectors @ (values**power)[:, None].mul(vectors.T)
 
 
-def matched_sharpness(frames: Tensor, wanted: Tensor, known: Tensor) -> Tensor:
-    """Frames [N, 3, H, W] sharpened until they have the gradient energy of the wanted ones
-    [N, 3, H, W] over the pixels known [N, H, W], or for STEPS steps; never softened."""
-
-    def energy(images: Tensor) -> Tensor:
-        total = images.new_zeros(())
-        for dim in (-1, -2):
-            size = known.shape[dim] - 1
-            both = known.narrow(dim, 0, size) & known.narrow(dim, 1, size)
-            total = total + (images.diff(dim=dim).square() * both[:, None]).sum()
-        return total
-
-    aim, now = energy(wanted), energy(frames)
+def matched_sharpness(frames: Tensor, pasted: Tensor, weight: Tensor, aim: float) -> Tensor:
+    """Frames [N, 3, H, W] with others pasted over them by weight [N, 1, H, W]; the first are
+    sharpened until the result has the gradient energy `aim`, or for STEPS steps; never softened."""
+    result = torch.lerp(frames, pasted, weight)
     for _ in range(STEPS):
-        if now >= aim:
+        if (now := gradient_energy(result)) >= aim:
             break
         sharper = sharpened(frames)
-        found, moved = energy(sharper), energy(sharper - frames)
+        change = torch.lerp(sharper, pasted, weight) - result
+        found, moved = gradient_energy(result + change), gradient_energy(change)
         # Of the frames between, at a share s: now + 2 s slope + s^2 moved, which shall be the aim.
         slope = (found - now - moved) / 2
-        root = (slope.square() + moved * (aim - now)).clamp_min(0).sqrt()
-        share = ((root - slope) / moved.clamp_min(1e-12)).clamp(0, 1)
-        frames, now = torch.lerp(frames, sharper, share), found
-    return frames
+        root = max(slope**2 + moved * (aim - now), 0) ** 0.5
+        share = min(max((root - slope) / max(moved, 1e-12), 0), 1)
+        frames, result = torch.lerp(frames, sharper, share), result + share * change
+    return result
 
 
 def sharpened(frames: Tensor) -> Tensor:

@@ -63,10 +63,14 @@ def agrees_with_drawn(frame: Tensor, drawn: Tensor) -> Tensor:
 
 
 def looked_up(
-    points: Tensor, camera: tuple[Tensor, Tensor], depth: Tensor, frame: Tensor
+    points: Tensor,
+    camera: tuple[Tensor, Tensor],
+    depth: Tensor,
+    frame: Tensor,
+    same: float = SAME,
 ) -> tuple[Tensor, Tensor]:
     """Colours [3, H, W] of points [H, W, 3] in a frame [3, h, w] of a camera whose depth [h, w] is
-    known, and where that camera sees them [H, W]."""
+    known, and where that camera sees them [H, W]: its depth is theirs, up to the share `same`."""
     height, width = depth.shape
     pixels, distance = project(points.flatten(0, 1)[None], *camera)
     pixels, distance = pixels[0].unflatten(0, points.shape[:2]), distance[0].view(points.shape[:2])
@@ -77,7 +81,7 @@ def looked_up(
         for down in (-0.5, 0.5):
             column = (x + right).nan_to_num(-1).floor().long().clamp(0, width - 1)
             row = (y + down).nan_to_num(-1).floor().long().clamp(0, height - 1)
-            seen &= (depth[row, column] / distance - 1).abs() < SAME
+            seen &= (depth[row, column] / distance - 1).abs() < same
             around.append(frame[:, row, column])
     where = 2 * pixels / pixels.new_tensor([width, height]) - 1
     colors = F.grid_sample(

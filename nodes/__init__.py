@@ -17,6 +17,7 @@ if importlib.util.find_spec("fourreal") is None:
 from comfy_api.latest import ComfyExtension, io
 
 from .camera_nodes import CameraPathNode, SceneCamera
+from .carry_nodes import CarryReferences
 from .depth_nodes import SceneFromDepth
 from .grid_nodes import AssembleGrid, ContactSheet, PickTime, PickView
 from .latent_nodes import GridLatent, TextEncode
@@ -49,6 +50,7 @@ NODES = [
     SceneFromDepth,
     WarpGrid,
     PasteKnown,
+    CarryReferences,
     TrackPoints,
     SceneCamera,
     CameraPathNode,

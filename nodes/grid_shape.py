@@ -27,6 +27,7 @@ MAKERS = {  # nodes that make a grid of `num_views` views: their name, the slot 
     "FourReal_WarpGrid": ("Warp Grid", 4),
     "FourReal_GridVACE": ("Grid VACE", None),
     "FourReal_PasteKnown": ("Paste Known", None),
+    "FourReal_CarryReferences": ("Carry References", None),
 }
 
 

@@ -80,16 +80,6 @@ def check_reference(
         )
 
 
-def fitted(images: Tensor, count: int | None, height: int, width: int) -> Tensor:
-    """The first `count` images [N, H, W, 3], or all, at a size, cropped at their middle."""
-    from fourreal.files.media import fit_frames
-
-    if images.shape[1:3] == (height, width):
-        return images[:count]
-    frames = images[:count, ..., :3].movedim(-1, 1)
-    return fit_frames(frames, len(frames), height, width).movedim(1, -1).clamp(0, 1)
-
-
 def grid_latent(
     vae,
     fixed_view: Tensor | None,
@@ -241,8 +231,8 @@ class GridLatent(io.ComfyNode):
     ) -> io.NodeOutput:
         if fit_references:
             size = height, width
-            fixed_view = None if fixed_view is None else fitted(fixed_view, num_frames, *size)
+            fixed_view = None if fixed_view is None else types.fitted(fixed_view, num_frames, *size)
             # Surplus photos are not left out: then the number of views is wrong.
-            freeze_time = None if freeze_time is None else fitted(freeze_time, None, *size)
+            freeze_time = None if freeze_time is None else types.fitted(freeze_time, None, *size)
         shape = num_views, num_frames, width, height
         return io.NodeOutput(grid_latent(vae, fixed_view, freeze_time, *shape), *shape)

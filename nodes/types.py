@@ -159,3 +159,13 @@ def depth_image(depth: Tensor) -> Tensor:
     far, near = known.float().quantile(torch.tensor([0.02, 0.98], device=known.device))
     grey = 0.1 + 0.9 * ((nearness - far) / (near - far).clamp_min(1e-6)).clamp(0, 1)
     return torch.where(there, grey, 0)[..., None].expand(-1, -1, -1, 3).contiguous()
+
+
+def fitted(images: Tensor, count: int | None, height: int, width: int) -> Tensor:
+    """The first `count` images [N, H, W, 3], or all, at a size, cropped at their middle."""
+    from fourreal.files.media import fit_frames
+
+    if images.shape[1:3] == (height, width):
+        return images[:count]
+    frames = images[:count, ..., :3].movedim(-1, 1)
+    return fit_frames(frames, len(frames), height, width).movedim(1, -1).clamp(0, 1)

@@ -233,9 +233,9 @@ class PasteKnown(io.ComfyNode):
     """Video models change what they are given: kept pixels come back through the autoencoder, and
     colours drift. Here the known pixels are put back as they were.
 
-    First the colours and the sharpness of each view are brought to those of its known pixels. Then
-    these are pasted, softly toward the border of what is known; where something is missing the
-    generated pixels stay.
+    First the colours of each view are brought to those of its known pixels. Then these are pasted,
+    softly toward the border of what is known; where something is missing the generated pixels stay,
+    and are sharpened until the view is as sharp as the images that are known whole.
     """
 
     @classmethod
@@ -244,8 +244,8 @@ class PasteKnown(io.ComfyNode):
             node_id="FourReal_PasteKnown",
             display_name="Paste Known",
             category=types.RECONSTRUCT,
-            description="Puts the known pixels of a warped grid back into the generated one and "
-            "matches its colours and sharpness to them.",
+            description="Puts the known pixels of a warped grid back into the generated one, whose "
+            "colours and sharpness are brought to theirs.",
             search_aliases=["composite", "color match", "feather", "inpaint"],
             hidden=HIDDEN,
             inputs=[
@@ -271,7 +271,8 @@ class PasteKnown(io.ComfyNode):
                     "match_sharpness",
                     default=True,
                     optional=True,
-                    tooltip="Sharpen a view that is softer than its known pixels.",
+                    tooltip="Sharpen what is generated of a view that is softer than the images "
+                    "known whole.",
                 ),
             ],
             outputs=[io.Image.Output(display_name="images", tooltip="The grid of V x T frames.")],

@@ -23,7 +23,7 @@ FLOORS = (
     },
     {"attention", "formats", "reference_colors", "rendering"},
     {"metrics", "paste", "scenes", "warp"},
-    {"data", "embedded", "fill", "reconstruction", "video"},
+    {"carry", "data", "embedded", "fill", "reconstruction", "video"},
     {"benchmarks", "training", "viewer"},
     {"evaluation"},
     {"commands"},

@@ -100,21 +100,42 @@ def checkerboard(size=48):
     return sharp, soft
 
 
-def test_a_soft_fill_gets_the_sharpness_of_what_is_known():
+def test_a_soft_fill_gets_the_sharpness_that_is_asked_for():
+    """On the right half; the left one is pasted."""
     sharp, soft = checkerboard()
-    known = torch.ones(1, 48, 48, dtype=torch.bool)
-    known[..., 24:] = False
-    matched = matched_sharpness(soft, sharp, known)
-    for part in (slice(0, 24), slice(25, 48)):  # beside what is known, too
-        before, after, aim = (gradient_energy(f[..., part]) for f in (soft, matched, sharp))
-        assert before < 0.5 * aim and after == pytest.approx(aim, rel=0.15)
-    assert (matched - sharp).abs().mean() < 0.6 * (soft - sharp).abs().mean()
-    assert matched.min() >= soft.min() and matched.max() <= soft.max()  # no halos
-    half = matched_sharpness(soft, torch.lerp(soft, sharp, 0.5), known)
-    wanted = gradient_energy(torch.lerp(soft, sharp, 0.5)[..., :24])
-    assert gradient_energy(half[..., :24]) == pytest.approx(wanted, rel=1e-3)
-    assert torch.equal(matched_sharpness(sharp, soft, known), sharp)  # never softened
-    assert torch.equal(matched_sharpness(soft, sharp, ~known & known), soft)
+    weight = torch.zeros(1, 1, 48, 48)
+    weight[..., :24] = 1
+    plain = torch.lerp(soft, sharp, weight)
+    before, exact = gradient_energy(plain), gradient_energy(sharp)
+    assert before < 0.8 * exact
+    for aim in (0.3 * before + 0.7 * exact, before):
+        matched = matched_sharpness(soft, sharp, weight, aim)
+        assert gradient_energy(matched) == pytest.approx(aim, rel=1e-3)
+        assert torch.equal(matched[..., :24], sharp[..., :24])
+        assert (matched - sharp).abs().mean() <= (plain - sharp).abs().mean()
+        assert ((matched > 0.2 - 1e-5) & (matched < 0.8 + 1e-5)).all()  # no halos
+    assert torch.equal(matched_sharpness(soft, sharp, weight, 0.5 * before), plain)  # not softened
+    most = matched_sharpness(soft, sharp, weight, 99.0)  # as far as it goes
+    assert before < gradient_energy(most) < 99
+
+
+def test_a_grid_is_sharpened_as_far_as_the_frames_that_are_known_whole():
+    """The second view is soft where it was made; without a whole frame there is no aim."""
+    sharp, soft = checkerboard()
+    missing = torch.zeros(2, 1, 1, 48, 48)
+    missing[1, ..., 24:] = 1
+    warped = WarpedGrid(torch.where(missing > 0, 0.5, sharp.expand(2, 1, -1, -1, -1)), missing)
+    made = soft.expand(2, 1, -1, -1, -1)
+    options = {"feather": 0, "match_colors": False}
+    first, second = paste_known(made, warped, **options)
+    assert torch.equal(first, sharp)
+    assert gradient_energy(second) == pytest.approx(gradient_energy(sharp), rel=0.1)
+    assert (second - sharp).abs().mean() < 0.6 * (soft - sharp)[..., 24:].abs().mean() / 2
+    warped.missing[0, ..., :1] = 1
+    soft_again = paste_known(made, warped, **options)[1]
+    assert torch.equal(soft_again[..., 24:], soft[..., 24:])
+    asked_not = paste_known(made, warped, match_sharpness=False, **options)
+    assert torch.equal(asked_not[1, ..., 24:], soft[..., 24:])
 
 
 def test_sharpening_agrees_with_a_plain_loop():

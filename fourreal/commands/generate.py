@@ -8,16 +8,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fourreal.carry import carry_references
+from fourreal.commands.arc_options import Cameras
 from fourreal.commands.filling import fill_grid, filling_stages, needs_geometry, write_warped
 from fourreal.commands.jobs import GenerateConfig, is_finished, list_jobs
 from fourreal.commands.pipelines import Models, load_pipeline
 from fourreal.commands.reconstruct import read_reconstructor, reconstruct_grid
-from fourreal.commands.results import WRITING, kept_grid, write_report, write_results
+from fourreal.commands.results import (
+    WRITING,
+    kept_grid,
+    progress_bar,
+    write_report,
+    write_results,
+)
 from fourreal.devices import choose_device
 from fourreal.files.atomic import results_folder
 from fourreal.files.media import read_image, read_images, read_video
 from fourreal.grid import check_shared_cell
 from fourreal.profiling import StageProfiler, StepTimer
+from fourreal.reconstruction import Reconstructor
+from fourreal.warp import reference_cells
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +92,21 @@ def sampling_options(config: GenerateConfig) -> dict[str, Any]:
     }
 
 
+def carry_grid(
+    reconstructor: Reconstructor, frames: Tensor, options: dict[str, Any], profiler: StageProfiler
+) -> tuple[Tensor, Cameras]:
+    """carry_references as the stage "carry", with a bar; options: those of the pipeline's call,
+    of which the video and the photos are the references."""
+    (num_views, num_frames), (height, width) = frames.shape[:2], frames.shape[-2:]
+    given = {name: options[name] for name in ("fixed_view", "freeze_time")}
+    references = reference_cells((num_views, num_frames, height, width), **given)
+    assert references is not None
+    bar = progress_bar("carrying references", num_frames)
+    with profiler.stage("carry"), bar as progress, torch.no_grad():
+        grid = reconstructor, frames, references
+        return carry_references(*grid, device=profiler.device, progress=progress)
+
+
 def load_models(config: GenerateConfig, device: torch.device) -> Models:
     """The pipeline and the reconstructor that a config asks for."""
     pipeline, keep = load_pipeline(config, device), config.offload == "none"
@@ -140,6 +165,7 @@ def generate_one(
 ) -> None:
     """Sample with options (of the pipeline's call), reconstruct, render, and write job.out."""
     timer, filled = StepTimer(), None
+    known: dict[str, Any] = {}
     asked = {
         **options,
         "prompt": job.prompt,
@@ -149,11 +175,12 @@ def generate_one(
     }
     by_geometry = needs_geometry(job, models.pipeline)
     making = filling_stages(job) if by_geometry else ["video"]
-    profiler.plan = [*making, "reconstruct", *WRITING]
+    carrying = ["carry"] * bool(not by_geometry and (job.fixed_view or job.freeze_time))
+    profiler.plan = [*making, *carrying, "reconstruct", *WRITING]
     with kept_grid(job.out) as keep, results_folder(job.out) as folder:
         if by_geometry:
             filled = fill_grid(job, models, asked, profiler)
-            frames = filled.frames
+            frames, known = filled.frames, filled.for_reconstruction()
         else:
             with profiler.stage("video"):
                 frames = models.pipeline(**asked).frames
@@ -161,8 +188,10 @@ def generate_one(
             profiler.stages["video"]["seconds_per_step"] = round(seconds, 4)
         assert job.fps is not None  # list_jobs fills it in
         keep(frames, job.fps)
-        known = {} if filled is None else filled.for_reconstruction()
         with models.reconstructor_on(profiler.device) as reconstructor:
+            if carrying:
+                frames, cameras = carry_grid(reconstructor, frames, options, profiler)
+                known = {"cameras": cameras}
             scene = reconstruct_grid(reconstructor, frames, profiler, fps=job.fps, **known)
         scene.metadata["prompt"] = str(job.prompt)
         figures: dict[str, Any] = write_results(folder, frames, scene, job.orbit_size, profiler)

@@ -8,7 +8,7 @@ it.
 
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -277,6 +277,9 @@ def plan_generate(config: GenerateConfig, dtype: torch.dtype) -> list[StagePlan]
     sampling = job.num_inference_steps, job.guidance_scale, job.staged, prompt
     stages = plan_video(pipeline, request, *sampling)
     size = (job.num_views, job.num_frames, job.height, job.width)
+    if not vace and (job.fixed_view or job.freeze_time):
+        depth = plan_reconstruction(job.reconstructor, size, dtype, detail=1)
+        stages.append(replace(depth, name="carry"))
     return [*stages, plan_reconstruction(job.reconstructor, size, dtype)]
 
 

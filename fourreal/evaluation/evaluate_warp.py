@@ -1,18 +1,20 @@
 """`fourreal evaluate warp`: a fixed-view video becomes a grid by geometry and a VACE, against the
 model that makes it from the video alone.
 
-The first view of an unseen scene is warped into the scene's other cameras, by its exact depth and
-by the depth that the reconstructor predicts from it. What is missing is filled in several ways;
-what is known is pasted over each. Scores are of the views that were not given.
+The first view of an unseen scene is warped into the scene's other cameras, by its exact depth, by
+the depth that the reconstructor predicts from it, and by what it predicts from the whole grid that
+the model makes of that view. What is missing is filled in several ways; what is known is pasted
+over each. Scores are of the views that were not given.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from fourreal.carry import carried
 from fourreal.data.cache import TensorCache, fingerprint
 from fourreal.evaluation.drawing import beside
 from fourreal.evaluation.evaluated_models import (
@@ -33,15 +35,11 @@ from fourreal.metrics.parallax import Parallax
 from fourreal.metrics.pixels import gradient_energy, mean_psnr, moving_region
 from fourreal.paste import paste_known
 from fourreal.scenes import Scene
-from fourreal.training.warped_scenes import (
-    GEOMETRIES,
-    KnownGeometry,
-    first_view_depth,
-    first_view_scene,
-    warp_first_view,
-)
-from fourreal.warp import WarpedGrid
+from fourreal.training.warped_scenes import first_view_depth, first_view_scene, warp_first_view
+from fourreal.warp import WarpedGrid, reference_cells
 
+Geometry = Literal["exact", "predicted", "grid"]
+GEOMETRIES: tuple[Geometry, ...] = get_args(Geometry)
 COLUMNS = (
     *("known_share", "psnr_known", "psnr_missing", "psnr", "psnr_moving"),
     *("parallax_right", "parallax_error", "gradient_energy"),
@@ -62,8 +60,9 @@ class WarpEvaluation(ReconstructorModel, Sampling):
     """View strengths of the VACE; 0 fills each view on its own. Without any, the other ways."""
     vace_steps: int = 1
     """Sampling steps of the VACE. Where most is known one is best, as with both references."""
-    geometries: tuple[KnownGeometry, ...] = GEOMETRIES
-    """Of the first view: exact depth, or depth predicted from its video."""
+    geometries: tuple[Geometry, ...] = GEOMETRIES
+    """Exact depth of the first view, depth predicted from its video, or depth of all views
+    predicted from the grid that today's way makes of it (see carried)."""
     grow: tuple[int, int] = (0, 2)
     """Pixels by which holes are widened, with exact and with predicted geometry, whose edges are
     wrong by some."""
@@ -128,23 +127,37 @@ class Grids:
         given = {"fixed_view": row, "height": row.shape[-2], "width": row.shape[-1]}
         return enlarged(generate_grid(self.video, config, index, scene.caption, **given), scale)
 
-    def depth(self, scene: Scene, geometry: KnownGeometry) -> Tensor:
-        """Depth [1, T, H, W] of the first view."""
+    def depth(self, scene: Scene, geometry: Geometry, generated: Tensor) -> Tensor:
+        """Depth of the first view [1, T, H, W], or of all views of the generated grid."""
         if geometry == "exact":
             return scene.depth[:1]
-        return first_view_depth(scene, self.reconstructor)
+        if geometry == "predicted":
+            return first_view_depth(scene, self.reconstructor)
+        frames = torch.cat([scene.frames[:1], generated[1:].to(scene.frames)])
+        cameras = scene.extrinsics, scene.intrinsics
+        return self.reconstructor(frames, cameras=cameras, split=None, detail=1).depth
 
-    def warped(self, scene: Scene, geometry: KnownGeometry) -> WarpedGrid:
+    def warped(self, scene: Scene, geometry: Geometry, generated: Tensor) -> WarpedGrid:
         """The first view in the other cameras, by this geometry."""
-        grow = self.config.grow[GEOMETRIES.index(geometry)]
+        grow = self.config.grow[geometry == "predicted"]
 
         def warp() -> Tensor:
-            depth, device = self.depth(scene, geometry), self.reconstructor.device
-            grid = warp_first_view(scene, depth, grow, device)
+            depth = self.depth(scene, geometry, generated)
+            if geometry == "grid":
+                views, times, height, width = scene.depth.shape
+                shape = views, times, height, width
+                given = reference_cells(shape, fixed_view=scene.frames[0])
+                assert given is not None
+                cameras = scene.extrinsics, scene.intrinsics
+                depth = depth.to(self.reconstructor.device)
+                grid = carried(generated, depth, cameras, given)
+            else:
+                grid = warp_first_view(scene, depth, grow, self.reconstructor.device)
             return torch.cat([grid.frames, grid.missing], dim=2)
 
         key = f"{self.name} {tuple(scene.frames.shape)} {scene.seed} {geometry} {grow}"
-        found = self.cache.get(key, warp).float() if self.cache else warp()
+        kept = self.cache if geometry != "grid" else None  # which depends on the video model, too
+        found = kept.get(key, warp).float() if kept else warp()
         return WarpedGrid(*found.split([3, 1], dim=2))
 
 
@@ -183,7 +196,7 @@ def evaluate_warp(config: WarpEvaluation) -> dict[str, dict]:
         rivals = exact_and_rivals(shown.frames)
         parallax = Parallax(shown.frames, shown.depth, shown.extrinsics, shown.intrinsics)
         for geometry in config.geometries:
-            warped = made_first.warped(scene, geometry)
+            warped = made_first.warped(scene, geometry, generated)
             grids = {
                 "fixed view": generated,
                 "fixed view, pasted": paste_known(generated, warped, feather=config.feather),
@@ -196,7 +209,8 @@ def evaluate_warp(config: WarpEvaluation) -> dict[str, dict]:
                 grids[STRENGTH.format(strength)] = fill_holes(vace, warped, **options)
             if vace and config.column_first:
                 options = fill_options(config, index, scene.caption, config.strengths[-1])
-                seen = first_view_scene(scene, made_first.depth(scene, geometry))
+                depth = made_first.depth(scene, geometry, generated)[:1]
+                seen = first_view_scene(scene, depth)
                 cameras = scene.extrinsics, scene.intrinsics
                 column = fill_column(vace, seen, warped, cameras, vace.device, **options)
                 grids[COLUMN_FIRST] = fill_holes(vace, column, **options)

@@ -53,6 +53,32 @@ def test_references_are_taken_from_files(tmp_path):
     assert (first - row).abs().mean() < 0.005  # what two compressions leave
 
 
+def test_what_references_show_is_carried_into_the_grid_before_it_is_reconstructed(
+    tmp_path, monkeypatch
+):
+    """By a stand-in that says what it was given; the cameras it found are kept."""
+    write_video(tmp_path / "row.mp4", torch.rand(5, 3, 1, 1).expand(5, 3, 32, 32), 8)
+    asked, carry = [], job.carry_references
+
+    def carried(reconstructor, frames, references, **options):
+        asked.append(references[1])
+        frames, cameras = carry(reconstructor, frames, references, **options)
+        asked.append(cameras)
+        return torch.full_like(frames, 0.25), cameras
+
+    monkeypatch.setattr(job, "carry_references", carried)
+    arguments = ["generate", "a red ball", "--out", str(tmp_path / "out"), *SMALL]
+    assert main([*arguments, "--fixed-view", str(tmp_path / "row.mp4")]) == 0
+    cells, (extrinsics, _) = asked
+    assert cells.tolist() == [[True] * 5, [False] * 5]
+    grid, _ = read_video(tmp_path / "out" / "fixed_view.mp4")
+    assert (grid - 0.25).abs().max() < 0.03
+    scene = load_scene(tmp_path / "out" / "scene.safetensors")
+    torch.testing.assert_close(scene.extrinsics, extrinsics)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert list(report["stages"]) == ["load", "video", "carry", "reconstruct", "render", "write"]
+
+
 @pytest.fixture
 def seen(monkeypatch):
     """What generate_one would be called with."""

@@ -23,6 +23,7 @@ READERS = {  # nodes with a grid input: what else they need before they look at 
     "ContactSheet": {"max_times": 8},
     "Reconstruct": {"reconstructor": None, "fps": 8.0},
     "SceneFromDepth": {"depth": None, "fps": 8.0},
+    "CarryReferences": {"reconstructor": None},
     "GridVACE": {"positive": [], "negative": [], "vae": None, "mask": None, "strength": 1.0},
     "PasteKnown": {
         **{"warped": IMAGES, "missing": IMAGES[..., 0], "feather": 0, "match_colors": False}
