@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fourreal import weights
+from fourreal.evaluation.evaluate_warp import GEOMETRIES
 from fourreal.evaluation.report import differences, mean_and_interval
 
 CARD = weights.folder() / "README.md"
@@ -106,7 +107,7 @@ TABLES: dict[str, Table] = {
     ),
     **{
         f"warp_{geometry}": Table(f"warp_{geometry}", "", FILLED, WARPED, changes=True)
-        for geometry in ("exact", "predicted")
+        for geometry in GEOMETRIES
     },
     "text": Table(
         "text",
