@@ -17,7 +17,7 @@ from fourreal.cameras import camera_centers, unproject
 from fourreal.neighborhoods import grown
 from fourreal.paste import paste_known
 from fourreal.reconstruction import Reconstruction
-from fourreal.reference_colors import agrees_with_drawn, looked_up
+from fourreal.reference_colors import agrees_with_drawn, looked_up, nearest_last
 from fourreal.warp import HOLE, References, WarpedGrid, check_references
 
 BOTH = 0.025  # two views see one surface where their depths of it agree, up to this share
@@ -73,9 +73,7 @@ def sources(cells: Tensor, centers: Tensor, view: int, time: int) -> list[tuple[
     camera of centers [V, 3]."""
     times = cells[view].nonzero()[:, 0]
     own = times[(times - time).abs().argsort()[:1]].tolist()
-    views = cells[:, time].nonzero()[:, 0]
-    ways = (centers[views] - centers[view]).norm(dim=-1)
-    beside = views[ways.argsort(descending=True)].tolist()
+    beside = nearest_last(cells[:, time].nonzero()[:, 0].tolist(), centers, view)
     return [(view, shown) for shown in own] + [(source, time) for source in beside]
 
 

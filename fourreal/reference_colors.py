@@ -44,14 +44,18 @@ def reference_colors(
     points = unproject(depth, extrinsics, intrinsics)
     result = colors.clone()
     for view in set(range(len(colors))) - set(given):
-        ways = (centers[given] - centers[view]).norm(dim=-1)
-        for nearer in ways.argsort(descending=True).tolist():  # the nearest one comes last
-            source = given[nearer]
+        for source in nearest_last(given, centers, view):
             camera = extrinsics[source : source + 1], intrinsics[source : source + 1]
             surface = depth[source].masked_fill(~drawn[source], torch.nan)  # of no depth
             found, seen = looked_up(points[view], camera, surface, references[source])
             result[view] = torch.where(seen, found, result[view])
     return result
+
+
+def nearest_last(given: list[int], centers: Tensor, view: int) -> list[int]:
+    """The views in `given` by how far their cameras' centers [V, 3] are from that of a view."""
+    ways = (centers[given] - centers[view]).norm(dim=-1)
+    return [given[i] for i in ways.argsort(descending=True).tolist()]
 
 
 def agrees_with_drawn(frame: Tensor, drawn: Tensor) -> Tensor:

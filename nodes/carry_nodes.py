@@ -41,7 +41,7 @@ class CarryReferences(io.ComfyNode):
             search_aliases=["sharpen", "reproject", "reference", "fixed view", "freeze time"],
             hidden=HIDDEN,
             inputs=[
-                types.Reconstructor.Input("reconstructor", tooltip="The network, from its loader."),
+                types.reconstructor_input(),
                 *types.grid_inputs(),
                 io.Image.Input(
                     "fixed_view", optional=True, tooltip="The given video of the first view."
@@ -54,11 +54,7 @@ class CarryReferences(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(display_name="images", tooltip="The grid of V x T frames."),
-                types.Extrinsics.Output(
-                    display_name="EXTRINSICS",
-                    tooltip="World to camera [V, 4, 4], for Reconstruct 4D.",
-                ),
-                types.Intrinsics.Output(display_name="INTRINSICS", tooltip="[V, 3, 3], in pixels."),
+                *types.camera_outputs("World to camera [V, 4, 4], for Reconstruct 4D."),
             ],
         )
 
@@ -77,7 +73,7 @@ class CarryReferences(io.ComfyNode):
         frames = frames_of_grid(images, num_views, cls.hidden).float().cpu()
         shape = (*frames.shape[:2], *frames.shape[-2:])
         row, column = (
-            given if given is None else reference_frames(given, count, *shape[2:])
+            given if given is None else types.image_frames(types.fitted(given, count, *shape[2:]))
             for given, count in ((fixed_view, shape[1]), (freeze_time, None))
         )
         references = reference_cells(shape, fixed_view=row, freeze_time=column)
@@ -94,8 +90,3 @@ class CarryReferences(io.ComfyNode):
             progress=progress_reporter(frames.shape[1]),
         )
         return io.NodeOutput(frames_to_images(made), to_homogeneous(cameras[0]), cameras[1])
-
-
-def reference_frames(images: Tensor, count: int | None, height: int, width: int) -> Tensor:
-    """Given images as frames [count, 3, H, W] of the grid's size, as Grid Latent fits them."""
-    return types.fitted(images, count, height, width)[..., :3].movedim(-1, 1).float().cpu()

@@ -198,10 +198,7 @@ class ExampleScene(io.ComfyNode):
             outputs=[
                 io.Image.Output(display_name="images", tooltip="The grid of V x T frames."),
                 io.String.Output(display_name="caption", tooltip="A prompt that describes it."),
-                types.Extrinsics.Output(
-                    display_name="EXTRINSICS", tooltip="True cameras, world to camera [V, 4, 4]."
-                ),
-                types.Intrinsics.Output(display_name="INTRINSICS", tooltip="[V, 3, 3], in pixels."),
+                *types.camera_outputs("True cameras, world to camera [V, 4, 4]."),
                 *types.grid_outputs(),
             ],
         )

@@ -236,7 +236,7 @@ class Reconstruct(io.ComfyNode):
             search_aliases=["vggt", "gaussian splatting", "4d reconstruction"],
             hidden=HIDDEN,
             inputs=[
-                types.Reconstructor.Input("reconstructor", tooltip="The network, from its loader."),
+                types.reconstructor_input(),
                 *types.grid_inputs(),
                 types.fps_input(),
                 *first_options(),
@@ -264,11 +264,9 @@ class Reconstruct(io.ComfyNode):
                 io.Image.Output(
                     display_name="depth", tooltip="Depth of every frame: near is white."
                 ),
-                types.Extrinsics.Output(
-                    display_name="EXTRINSICS",
-                    tooltip="World to camera [V, 4, 4], OpenCV; the world is the first camera.",
+                *types.camera_outputs(
+                    "World to camera [V, 4, 4], OpenCV; the world is the first camera."
                 ),
-                types.Intrinsics.Output(display_name="INTRINSICS", tooltip="[V, 3, 3], in pixels."),
             ],
         )
 

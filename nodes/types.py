@@ -56,6 +56,18 @@ def scene_or_splat_input() -> io.MultiType.Input:
     )
 
 
+def reconstructor_input() -> Reconstructor.Input:
+    return Reconstructor.Input("reconstructor", tooltip="The network, from its loader.")
+
+
+def camera_outputs(extrinsics: str) -> list:
+    """The cameras of V views; extrinsics: what their tooltip says."""
+    return [
+        Extrinsics.Output(display_name="EXTRINSICS", tooltip=extrinsics),
+        Intrinsics.Output(display_name="INTRINSICS", tooltip="[V, 3, 3], in pixels."),
+    ]
+
+
 def same_scene_output() -> Scene.Output:
     return Scene.Output(display_name="SCENE", tooltip="The same scene.")
 
@@ -169,3 +181,8 @@ def fitted(images: Tensor, count: int | None, height: int, width: int) -> Tensor
         return images[:count]
     frames = images[:count, ..., :3].movedim(-1, 1)
     return fit_frames(frames, len(frames), height, width).movedim(1, -1).clamp(0, 1)
+
+
+def image_frames(images: Tensor) -> Tensor:
+    """Frames [N, 3, H, W], float32 on the CPU, of images [N, H, W, 3 or 4]."""
+    return images[..., :3].movedim(-1, 1).float().cpu()

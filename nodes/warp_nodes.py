@@ -52,11 +52,7 @@ class WarpGrid(io.ComfyNode):
                 io.Mask.Output(
                     display_name="missing", tooltip="1 where pixels must be made, for each image."
                 ),
-                types.Extrinsics.Output(
-                    display_name="EXTRINSICS",
-                    tooltip="World to camera [V, 4, 4], for Reconstruct 4D.",
-                ),
-                types.Intrinsics.Output(display_name="INTRINSICS", tooltip="[V, 3, 3], in pixels."),
+                *types.camera_outputs("World to camera [V, 4, 4], for Reconstruct 4D."),
                 io.Int.Output(display_name="num_views", tooltip="The number of views V."),
                 io.Int.Output(display_name="num_frames", tooltip="The number of times T."),
                 io.Float.Output(
@@ -91,7 +87,7 @@ class WarpGrid(io.ComfyNode):
         num_times = num_frames or scene.num_frames
         scene = scene.first_times(num_times)
         cells = {
-            name: None if given is None else given[..., :3].movedim(-1, 1).float().cpu()
+            name: None if given is None else types.image_frames(given)
             for name, given in (("fixed_view", fixed_view), ("freeze_time", freeze_time))
         }
         shape = len(extrinsics), num_times, height, width
