@@ -157,6 +157,7 @@ RULES: dict[str, Rule] = {
     "workers": FROM_ZERO,
     # Training: the models
     "start_from": MODEL,
+    "start_share": SHARE,
     "cache": place_of_folder,
     "autoencoder": file_to_read,
     "num_scenes": COUNT,
@@ -294,11 +295,15 @@ def check_reconstructor(config: Any) -> None:
         raise ValueError(
             f"the {config.stage} stage needs --start-from, the file of the stage before."
         )
+    if config.start_from is None and config.start_share:
+        raise ValueError("--start-share needs --start-from, the file that it is a share of.")
     most = max(config.size)
     if config.render_size and config.render_size < most:
         raise ValueError(
             f"--render-size is {config.render_size}, but must be at least --size ({most})."
         )
+    if config.stage != "geometry":
+        check_scored(config)
     if config.fewest_views > config.num_views:
         raise ValueError(
             f"--fewest-views is {config.fewest_views}, but --num-views is {config.num_views}; give "
@@ -348,8 +353,16 @@ def check_video(config: Any) -> None:
         raise ValueError("--grid-starts must begin with 0, so that there is a grid to start with.")
 
 
+def check_scored(config: Any) -> None:
+    """The package that scores need, before a model has worked for them."""
+    from fourreal.metrics.pixels import import_torchmetrics
+
+    import_torchmetrics()
+
+
 TOGETHER: dict[str, Callable[[Any], None]] = {
     "AutoencoderConfig": check_autoencoder,
+    "Evaluation": check_scored,
     "GenerateConfig": check_generate,
     "ReconstructorConfig": check_reconstructor,
     "VideoConfig": check_video,
@@ -359,9 +372,9 @@ TOGETHER: dict[str, Callable[[Any], None]] = {
 
 def check_options(config: Any) -> None:
     """Raise ValueError, in one sentence that names the option, for what no command can use."""
-    together = TOGETHER.get(type(config).__name__)
-    if together:
-        together(config)
+    for kind in type(config).__mro__:
+        if together := TOGETHER.get(kind.__name__):
+            together(config)
     for name, keys, value in options_of(config):
         rule = rule_of(keys, RULES)
         if isinstance(value, str):

@@ -1,6 +1,7 @@
 """`fourreal evaluate reconstruction|split|pipeline`: views that the reconstruction did not see."""
 
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ import tyro
 from torch import Tensor
 
 from fourreal.cameras import aligned_cameras, relative_to_first, scale_intrinsics
+from fourreal.carry import carry_references
 from fourreal.evaluation.drawing import draw_scene
 from fourreal.evaluation.evaluated_models import (
     ReconstructorModel,
@@ -36,6 +38,8 @@ from fourreal.reconstruction.alignment import baseline_scale, scales_over_time
 from fourreal.reconstruction.pixels_to_gaussians import emit_gaussians, pixels_to_gaussians
 from fourreal.rendering import render
 from fourreal.scenes import Scene, SceneBatch, describe
+from fourreal.training.warped_scenes import first_view_depth
+from fourreal.warp import reference_cells
 
 Cameras = tuple[Tensor, Tensor]  # extrinsics and intrinsics
 ENLARGED = 2  # Gaussians must close up when they are drawn larger than the input, too
@@ -45,7 +49,7 @@ HELD_OUT = slice(1, None, 3)  # 1, 4, 7 and 10 of twelve views, as the paper's
 @dataclass
 class ReconstructionEvaluation(LearnedMetrics, ReconstructorModel, Evaluation):
     """Every other view of exact grids is held out; cameras are predicted, of all views together as
-    in the paper, and from the inputs alone."""
+    in the paper, and from the inputs alone. Beside them, the depth of the first view's video."""
 
     times: int = 5
     """Times per scene, evenly spaced."""
@@ -63,9 +67,11 @@ class SplitEvaluation(Evaluation):
 @dataclass
 class PipelineEvaluation(LearnedMetrics, ReconstructorModel, Sampling, Evaluation):
     """The whole method: from one video and one set of photos of 8 of 12 cameras, the grid of the 8
-    is generated and reconstructed; cameras 1, 4, 7 and 10 show how good it is (paper, table 5).
+    is generated, gets what the references show of it, and is reconstructed; cameras 1, 4, 7 and 10
+    show how good it is (paper, table 5).
 
-    Beside it, the same from the references alone: photos wherever there is no video.
+    Beside it, the same without what the references show, and from these alone: photos wherever
+    there is no video.
     """
 
     num_views: Annotated[int, tyro.conf.arg(aliases=["--views"])] = 12
@@ -266,6 +272,9 @@ def evaluate_reconstruction(config: ReconstructionEvaluation) -> dict[str, Any]:
             for time, large in zip(times, enlarged)
         ]
         report.add({name: fmean(own[name] for own in found) for name in found[0]})
+        if example.scene:
+            relative = first_view_depth(example.scene, reconstructor) / example.scene.depth[:1]
+            report.add({"one_view/depth_relative_error": float((relative - 1).abs().mean())})
         if len(times) > 1:
             report.add(score_stability(reconstructor, example.frames[::2, times]))
             for name, replaced in (("", True), ("_without", False)):
@@ -293,8 +302,14 @@ def evaluate_pipeline(config: PipelineEvaluation) -> dict[str, Any]:
         cameras = extrinsics[inputs], intrinsics[inputs]
         targets = extrinsics[held_out], intrinsics[held_out]
         grids = {"generated": grid, "references": copied, "exact": exact}
+        grids = {name: frames[:, times] for name, frames in grids.items()}
+        shape = len(inputs), len(times), *exact.shape[-2:]
+        known = reference_cells(shape, fixed_view=exact[0, times], freeze_time=exact[:, 0])
+        assert known is not None
+        carry = partial(carry_references, reconstructor, device=reconstructor.device)
+        grids["carried"], _ = carry(grids["generated"], known, cameras)
         for name, frames in grids.items():
-            scene = reconstructor(frames[:, times], cameras=cameras, split=None).scene
+            scene = reconstructor(frames, cameras=cameras, split=None).scene
             shown = list(range(1, len(times)))
             views = draw_scene(scene, shown, targets, reconstructor.device)
             found = score_shown(views, wanted, region) | learned.likeness(views, wanted)

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fourreal.metrics.pixels import import_torchmetrics
+
 WIDTHS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels and layers per stage
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of images in [-1, 1]
 
@@ -18,10 +20,9 @@ class Lpips(nn.Module):
     """Perceptual distance between images: 0 for equal ones."""
 
     def __init__(self, backbone: Path):
-        """Raises ValueError when the file is not torchvision's VGG16."""
+        """Raises ValueError when the file is not torchvision's VGG16, and without torchmetrics."""
         super().__init__()
-        from torchmetrics.functional.image import lpips
-
+        lpips = import_torchmetrics().lpips
         try:
             content = torch.load(backbone, map_location="cpu", weights_only=True)
             convolutions = [

@@ -1,8 +1,12 @@
 """Metrics of images and grids of frames, on values in [0, 1]."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from fourreal.files.extras import install_extra
 
 EQUAL = 60.0  # dB of frames that are equal, so that a mean exists
 MOVED = 0.06  # a pixel has moved when a channel differs by more than this from time 0
@@ -38,12 +42,24 @@ def gradient_energy(frames: Tensor) -> float:
     return float(frames.diff(dim=-1).square().mean() + frames.diff(dim=-2).square().mean())
 
 
-def ssim(a: Tensor, b: Tensor) -> float:
-    """Mean structural similarity of images [..., 3, H, W], at least 11 x 11 (torchmetrics)."""
-    from torchmetrics.functional.image import structural_similarity_index_measure
+def import_torchmetrics() -> Any:
+    """torchmetrics.functional.image. Raises ValueError where torchmetrics is not installed."""
+    try:
+        from torchmetrics.functional import image
+    except ImportError as error:
+        raise ValueError(
+            f"scores and their losses need the package torchmetrics; {install_extra('train')}."
+        ) from error
+    return image
 
+
+def ssim(a: Tensor, b: Tensor) -> float:
+    """Mean structural similarity of images [..., 3, H, W], at least 11 x 11.
+
+    Raises ValueError without torchmetrics, whose it is.
+    """
     a, b = a.flatten(0, -4), b.flatten(0, -4)
-    found = structural_similarity_index_measure(a, b, data_range=1.0)
+    found = import_torchmetrics().structural_similarity_index_measure(a, b, data_range=1.0)
     assert isinstance(found, Tensor)  # and no tuple, which full_image would give
     return float(found)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fourreal.data.posed import Sample, visible_from
 from fourreal.metrics.lpips import Lpips
+from fourreal.metrics.pixels import import_torchmetrics
 from fourreal.reconstruction import Maps
 from fourreal.reconstruction.alignment import baseline_scale
 from fourreal.reconstruction.camera_head import cameras_to_pose_encoding, pose_encoding_to_cameras
@@ -99,8 +100,6 @@ def image_loss(
 ) -> dict[str, Tensor]:
     """MSE over visible pixels [N, H, W] of images [N, 3, H, W], plus `perceptual` (0 to 1) times
     0.5 LPIPS, or 0.02 (1 - SSIM) where LPIPS' weights are not there (paper, section 4)."""
-    from torchmetrics.functional.image import structural_similarity_index_measure as ssim
-
     # What no input saw is not to be guessed: there the target stands in for the rendering.
     shown = torch.where(visible[:, None], rendered, wanted)
     mse = (shown - wanted).square().sum() / (3 * visible.sum()).clamp_min(1)
@@ -108,6 +107,7 @@ def image_loss(
     if perceptual and lpips is not None:
         loss = loss + perceptual * LPIPS_WEIGHT * lpips(shown, wanted)
     elif perceptual:
+        ssim = import_torchmetrics().structural_similarity_index_measure
         likeness = cast(Tensor, ssim(shown, wanted, data_range=1.0))
         loss = loss + perceptual * SSIM_WEIGHT * (1 - likeness)
     return {"loss": loss, "psnr": -10 * torch.log10(mse.detach())}

@@ -48,6 +48,9 @@ class ReconstructorConfig:
     all of them."""
     start_from: Path | None = None
     """A reconstructor file to go on from; geometry may start from nothing."""
+    start_share: float = 0.0
+    """Share of that file's weights in the result: each number is averaged with the trained one, so
+    that what this run did not show is forgotten less (WiSE-FT, arXiv 2109.01903)."""
     size: tuple[int, ...] = (64,)
     """Height and width of the frames that the network sees; each step has one of them."""
     render_size: int | None = None
@@ -114,6 +117,15 @@ def start_model(config: ReconstructorConfig) -> VGGT:
     if config.temporal_from_global and not model.aggregator.temporal_is_trained():
         model.aggregator.start_temporal_from_global()
     return model
+
+
+@torch.no_grad()
+def average_with_start(model: nn.Module, config: ReconstructorConfig) -> None:
+    """Move the parameters that are trained toward those that they started from, by start_share."""
+    start = dict(start_model(config).named_parameters())
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameter.lerp_(start[name].to(parameter), config.start_share)
 
 
 def drawn_size(config: ReconstructorConfig) -> int:
@@ -338,4 +350,6 @@ def train_reconstructor(config: ReconstructorConfig) -> None:
     loop.run(loss, sample, source.examples)
     with loop.averaged():
         if loop.accelerator.is_main_process:
+            if config.start_share:
+                average_with_start(model, config)
             save_model(model, config.loop.out / "reconstructor.safetensors", torch.float16)

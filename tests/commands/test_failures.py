@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from fourreal import weights
 from fourreal.cli import main
 from fourreal.commands import info as info_command
 from fourreal.commands.interrupts import Interrupts, Terminated
@@ -53,6 +54,31 @@ def in_our_room(function):
 
     room = {"__name__": "fourreal.files.reader"}
     return FunctionType(reader.__code__, room, argdefs=(function,))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "evaluate video",
+        "evaluate text --scenes 2",
+        "evaluate reconstruction",
+        "ablate video",
+        "ablate reconstruction",
+        "train reconstructor --start-from reconstructor.safetensors --stage joint",
+    ],
+)
+def test_a_missing_package_of_scores_is_told_before_a_model_is_made(line, monkeypatch, capsys):
+    def trap(*_, **__):
+        raise AssertionError("a model was made")
+
+    monkeypatch.chdir(weights.folder())
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchmetrics"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torchmetrics", None)  # as if it were not installed
+    monkeypatch.setattr(torch.nn.Module, "__init__", trap)
+    assert main(line.split()) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert "need the package torchmetrics; pip install 'fourreal[train]'" in told
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,7 @@ BAD = {
         "--num-times": ("0", "12"),
         "--most-views": ("0", "7"),
         "--changing-views": SHARE,
+        "--start-share": (*SHARE, "0.5"),
         "--size": ("0", "7", "33"),
         "--render-size": ("32", "0"),
         "--stage": ("all", "static", "dynamic"),

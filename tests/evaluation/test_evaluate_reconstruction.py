@@ -28,6 +28,7 @@ def test_reconstruction_of_exact_frames_is_scored():
     assert 33 < together["psnr_enlarged"] < 34.5
     assert 0.01 < together["depth_relative_error"] < 0.02
     assert 0.3 < together["rotation_error_degrees"] < 0.6
+    assert 0.01 < found["one_view/depth_relative_error"] < 0.03
     # Without the held-out views the cameras are worse, and so is what is seen.
     assert 31.5 < alone["psnr"] < together["psnr"]
     assert alone["rotation_error_degrees"] > together["rotation_error_degrees"]
@@ -54,6 +55,9 @@ def test_the_whole_pipeline_is_scored_beside_its_references(monkeypatch):
     scores = {k: v["mean"] for k, v in reconstruction.evaluate_pipeline(config)["scores"].items()}
     assert scores["generated/psnr"] == scores["exact/psnr"]
     assert scores["generated/psnr_moving"] > scores["references/psnr_moving"]
+    # What the references show of an exact grid is what is there, but for errors of the depth.
+    assert scores["carried/psnr"] == pytest.approx(scores["exact/psnr"], abs=0.5)
+    assert scores["carried/psnr"] != scores["exact/psnr"]
     rivals = ("exact_views", "exact_blurred_1", "exact_blurred_2", "still_copy")
     ordered = [scores[f"{name}/psnr"] for name in rivals]
     assert ordered == sorted(ordered, reverse=True) and ordered[0] == 60

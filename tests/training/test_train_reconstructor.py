@@ -182,6 +182,26 @@ def test_the_joint_stage_trains_all_parts_on_videos_of_one_view_and_on_several(s
         Source(config)
 
 
+def test_a_share_of_the_starting_weights_stays_in_the_result(tmp_path):
+    start = tmp_path / "start.safetensors"
+    save_model(open_temporal_gates(tiny_model(gaussian_head="paper")), start)
+    files = {}
+    for share in (0.0, 0.75):
+        out = tmp_path / f"{share}"
+        config = config_of(tmp_path, stage="joint", start_from=start, start_share=share)
+        config.loop.out, config.loop.learning_rate, config.loop.warmup_steps = out, 0.01, 0
+        config.geometry_share = 1.0
+        train_reconstructor(config)
+        files[share] = load_model(out / "reconstructor.safetensors")[0].state_dict()
+    before = load_model(start)[0].state_dict()
+    moved = 0
+    for name, first in before.items():
+        change = files[0.0][name] - first
+        torch.testing.assert_close(files[0.75][name] - first, change / 4, atol=2e-3, rtol=2e-3)
+        moved += int(change.abs().max() > 0.01)
+    assert moved > 20
+
+
 def test_stages_refuse_what_they_cannot_start_from(scene, tmp_path):
     save_model(tiny_model(temporal="none"), tmp_path / "plain.safetensors")
     plain = tmp_path / "plain.safetensors"
