@@ -22,6 +22,7 @@ from fourreal.warp import HOLE, References, WarpedGrid, check_references
 
 BOTH = 0.025  # two views see one surface where their depths of it agree, up to this share
 MARGIN = 1  # pixels beside those that agree not that are left out, too
+SPECK = 1  # pixels around one: smaller areas are specks, neither carried nor left out alone
 
 
 @torch.no_grad()
@@ -60,11 +61,18 @@ def carried(
             found, seen = looked_up(points, camera, surface, frame, BOTH)
             if shown != time:
                 seen &= agrees_with_drawn(frame, frames[view, time])
-            seen = ~grown(~seen[None], MARGIN)[0]
+            seen = without_specks(seen[None])[0]
             colors, known = torch.where(seen, found, colors), known | seen
         result[view, time] = torch.where(known, colors, HOLE)
         missing[view, time, 0] = (~known).float()
     return WarpedGrid(result.cpu(), missing.cpu()).with_references(references)
+
+
+def without_specks(seen: Tensor) -> Tensor:
+    """Masks [N, H, W] of what is seen, gaps closed, without a margin of MARGIN pixels and without
+    what is left as specks."""
+    closed = ~grown(~grown(seen, SPECK), SPECK)
+    return grown(~grown(~closed, MARGIN + SPECK), SPECK)
 
 
 def sources(cells: Tensor, centers: Tensor, view: int, time: int) -> list[tuple[int, int]]:
