@@ -39,9 +39,9 @@ def carried(
 
     A cell has the colours of the references of its time where both depths agree within BOTH, and
     else those that its own camera saw at another time, where depth has not changed and the
-    generated frame shows the same: what stands still. The result is on the CPU, as warp_grid's;
-    paste_known puts it into the generated grid. Raises ValueError in one sentence for shapes that
-    do not fit.
+    generated frame shows the same: what stands still. Single pixels follow those around them. The
+    result is on the CPU, as warp_grid's; paste_known puts it into the generated grid. Raises
+    ValueError in one sentence for shapes that do not fit.
     """
     if depth.shape != (*frames.shape[:2], *frames.shape[-2:]):
         raise ValueError(

@@ -52,7 +52,7 @@ MOVING = "held_out_psnr_moving"
 PASTED = "fixed view, pasted"
 METHOD: dict[str, tuple[Number, ...]] = {
     "held-out views reach {} dB; from the references alone, without the generated grid, {}": (
-        ("pipeline", "generated/psnr"),
+        ("pipeline", "carried/psnr"),
         ("pipeline", "references/psnr"),
     ),
 }
@@ -163,6 +163,10 @@ CLAIMS: dict[Path, dict[str, tuple[Number, ...]]] = {
         "Inputs alone are enough for {} dB more than the best of both": (
             ("reconstruction", "inputs_alone/psnr - best_copy/psnr"),
         ),
+        "all its 29 times, depth is wrong by {}%": (
+            ("reconstruction", "one_view/depth_relative_error"),
+        ),
+        "of it (*carry*), which is worth {} dB:": (("pipeline", "carried/psnr - generated/psnr"),),
         "the views reach {} dB. As the network says": (
             ("reconstruction", "inputs_alone/psnr_enlarged"),
         ),
