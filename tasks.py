@@ -138,7 +138,7 @@ def test(arguments: list[str]) -> None:
         arguments = arguments[2:]
     lint([])
     # A process for each core, of one thread: small tensors are slower with more.
-    workers = ("-n", min(4, os.cpu_count() or 1), "--dist", "loadfile")
+    workers = ("-n", min(4, os.cpu_count() or 1), "--dist", "worksteal")
     run(python(), "-m", "pytest", *workers, *arguments, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
