@@ -119,15 +119,6 @@ def start_model(config: ReconstructorConfig) -> VGGT:
     return model
 
 
-@torch.no_grad()
-def average_with_start(model: nn.Module, config: ReconstructorConfig) -> None:
-    """Move the parameters that are trained toward those that they started from, by start_share."""
-    start = dict(start_model(config).named_parameters())
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            parameter.lerp_(start[name].to(parameter), config.start_share)
-
-
 def drawn_size(config: ReconstructorConfig) -> int:
     """Pixels of the samples of a stage. Raises ValueError when `render_size` is below `size`."""
     most = max(config.size)
@@ -331,6 +322,7 @@ def train_reconstructor(config: ReconstructorConfig) -> None:
     torch.manual_seed(config.loop.seed)
     model, source = start_model(config), Source(config)
     train_stage_parts(model, config)
+    start = [p.detach().clone() for p in model.parameters() if config.start_share]
     loop = Loop(config.loop, model, {"stage": config.stage}, "reconstructor.safetensors")
     device = loop.accelerator.device
     lpips = Lpips(config.lpips_backbone).to(device) if config.lpips_backbone else None
@@ -350,6 +342,7 @@ def train_reconstructor(config: ReconstructorConfig) -> None:
     loop.run(loss, sample, source.examples)
     with loop.averaged():
         if loop.accelerator.is_main_process:
-            if config.start_share:
-                average_with_start(model, config)
+            with torch.no_grad():
+                for parameter, before in zip(model.parameters(), start):
+                    parameter.lerp_(before.to(parameter), config.start_share)
             save_model(model, config.loop.out / "reconstructor.safetensors", torch.float16)

@@ -202,6 +202,20 @@ def test_a_share_of_the_starting_weights_stays_in_the_result(tmp_path):
     assert moved > 20
 
 
+def test_parts_that_the_starting_file_lacks_are_averaged_with_what_they_began_as(tmp_path):
+    start = tmp_path / "start.safetensors"
+    save_model(tiny_model(gaussian_head="none"), start)
+    config = config_of(tmp_path, stage="static", start_from=start, start_share=1.0)
+    config.loop.learning_rate = 0.01
+    torch.manual_seed(config.loop.seed)
+    wanted = start_model(config).state_dict()
+    train_reconstructor(config)
+    found = load_model(tmp_path / "run" / "reconstructor.safetensors")[0].state_dict()
+    assert any(name.startswith("gaussian_head.") for name in found)
+    for name, value in found.items():
+        torch.testing.assert_close(value, wanted[name], atol=1e-3, rtol=1e-3)
+
+
 def test_stages_refuse_what_they_cannot_start_from(scene, tmp_path):
     save_model(tiny_model(temporal="none"), tmp_path / "plain.safetensors")
     plain = tmp_path / "plain.safetensors"
