@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fourreal.cameras import camera_centers, unproject
-from fourreal.neighborhoods import grown
+from fourreal.neighborhoods import eroded, grown
 from fourreal.paste import paste_known
 from fourreal.reconstruction import Reconstruction
 from fourreal.reference_colors import agrees_with_drawn, looked_up, nearest_last
@@ -71,8 +71,8 @@ def carried(
 def without_specks(seen: Tensor) -> Tensor:
     """Masks [N, H, W] of what is seen, gaps closed, without a margin of MARGIN pixels and without
     what is left as specks."""
-    closed = ~grown(~grown(seen, SPECK), SPECK)
-    return grown(~grown(~closed, MARGIN + SPECK), SPECK)
+    closed = eroded(grown(seen, SPECK), SPECK)
+    return grown(eroded(closed, MARGIN + SPECK), SPECK)
 
 
 def sources(cells: Tensor, centers: Tensor, view: int, time: int) -> list[tuple[int, int]]:

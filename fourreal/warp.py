@@ -21,7 +21,7 @@ from torch import Tensor
 from fourreal.cameras import camera_centers, point_ahead, unproject
 from fourreal.gaussians import Gaussians, GaussianScene
 from fourreal.grid import check_shared_cell, shrunk
-from fourreal.neighborhoods import grown, within_reach
+from fourreal.neighborhoods import eroded, grown, within_reach
 from fourreal.reference_colors import reference_colors
 from fourreal.rendering import render
 from fourreal.rendering.path import SceneFrames
@@ -154,7 +154,7 @@ def warp_grid(
                 opaque = ~unknown[view]
                 unknown[view, opaque] = unseen_in_front(points[view, opaque], centers[view], seen)
         # One pixel more and back again: what is left of the known then is wider than a speck.
-        unknown = ~grown(~grown(unknown, grow + 1), 1)[:, None]
+        unknown = eroded(grown(unknown, grow + 1), 1)[:, None]
         color = (drawn.color / alpha.clamp_min(1e-6)).clamp(0, 1).movedim(-1, 1)
         if given := known[:, time].nonzero()[:, 0].tolist():
             color = reference_colors(color, depth, cameras, shown[:, time].to(color), given)

@@ -1,7 +1,6 @@
 """`fourreal evaluate reconstruction|split|pipeline`: views that the reconstruction did not see."""
 
 from dataclasses import dataclass
-from functools import partial
 from statistics import fmean
 from typing import Annotated, Any
 
@@ -136,8 +135,8 @@ def score_reconstruction(
             larger = drawn_views(gaussians, targets, frames, ENLARGED)
             found["psnr_enlarged"] = mean_psnr(larger[None], enlarged[None])
         if scene is not None:
-            relative = reconstruction.depth[:, 0] / scene.depth[inputs, time]
-            found["depth_relative_error"] = float((relative - 1).abs().mean())
+            exact = scene.depth[inputs, time]
+            found["depth_relative_error"] = depth_error(reconstruction.depth[:, 0], exact)
             found["rotation_error_degrees"] = rotation_error(
                 reconstruction.extrinsics, scene.extrinsics[inputs]
             )
@@ -175,6 +174,11 @@ def score_rivals(frames: Tensor, inputs: list[int], held_out: list[int]) -> dict
     free = (frames[before], frames[after], (frames[before] + frames[after]) / 2)
     found["best_copy"] = max((score_views(c, wanted) for c in free), key=lambda s: s["psnr"])
     return {f"{name}/{key}": value for name, own in found.items() for key, value in own.items()}
+
+
+def depth_error(depth: Tensor, exact: Tensor) -> float:
+    """The mean relative error of depth maps of one shape."""
+    return float((depth / exact - 1).abs().mean())
 
 
 def rotation_error(extrinsics: Tensor, exact: Tensor) -> float:
@@ -273,8 +277,9 @@ def evaluate_reconstruction(config: ReconstructionEvaluation) -> dict[str, Any]:
         ]
         report.add({name: fmean(own[name] for own in found) for name in found[0]})
         if example.scene:
-            relative = first_view_depth(example.scene, reconstructor) / example.scene.depth[:1]
-            report.add({"one_view/depth_relative_error": float((relative - 1).abs().mean())})
+            depth = first_view_depth(example.scene, reconstructor)
+            error = depth_error(depth, example.scene.depth[:1])
+            report.add({"one_view/depth_relative_error": error})
         if len(times) > 1:
             report.add(score_stability(reconstructor, example.frames[::2, times]))
             for name, replaced in (("", True), ("_without", False)):
@@ -301,13 +306,14 @@ def evaluate_pipeline(config: PipelineEvaluation) -> dict[str, Any]:
         extrinsics, intrinsics = held_out_cameras(reconstructor, example.frames[:, 0], inputs)
         cameras = extrinsics[inputs], intrinsics[inputs]
         targets = extrinsics[held_out], intrinsics[held_out]
-        grids = {"generated": grid, "references": copied, "exact": exact}
-        grids = {name: frames[:, times] for name, frames in grids.items()}
+        made = {"generated": grid, "references": copied, "exact": exact}
+        grids = {name: frames[:, times] for name, frames in made.items()}
         shape = len(inputs), len(times), *exact.shape[-2:]
         known = reference_cells(shape, fixed_view=exact[0, times], freeze_time=exact[:, 0])
         assert known is not None
-        carry = partial(carry_references, reconstructor, device=reconstructor.device)
-        grids["carried"], _ = carry(grids["generated"], known, cameras)
+        grids["carried"], _ = carry_references(
+            reconstructor, grids["generated"], known, cameras, device=reconstructor.device
+        )
         for name, frames in grids.items():
             scene = reconstructor(frames, cameras=cameras, split=None).scene
             shown = list(range(1, len(times)))

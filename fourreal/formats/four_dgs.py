@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fourreal.files.existing import existing_file
-from fourreal.files.extras import install_extra
+from fourreal.files.extras import import_extra, install_extra
 from fourreal.formats.blocks import bytes_of, largest_result
 from fourreal.formats.finite import only_finite
 from fourreal.formats.scene_file import MAX_FPS, MAX_TIMES
@@ -37,13 +37,9 @@ AXES, COLORS = "y-up-right-handed", "srgb-rec709-display"
 
 def import_fourdgs() -> Any:
     """The package. Raises ValueError where it is not installed."""
-    try:
-        import fourdgs
-    except ImportError as error:
-        raise ValueError(
-            f".4dgs files need the package fourdgs; {install_extra('fourdgs')}."
-        ) from error
-    return fourdgs
+    return import_extra(
+        "fourdgs", f".4dgs files need the package fourdgs; {install_extra('fourdgs')}."
+    )
 
 
 def save_4dgs(scene: GaussianScene, path: str | os.PathLike) -> None:

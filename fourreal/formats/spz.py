@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from fourreal.files.existing import existing_file
-from fourreal.files.extras import install_extra
+from fourreal.files.extras import import_extra, install_extra
 from fourreal.formats.blocks import BLOCK, in_blocks
 from fourreal.formats.finite import only_finite
 from fourreal.formats.spz_packing import attribute_widths, pack, unpack
@@ -171,13 +171,9 @@ def _unpacked(
 
 def _zstandard(path: str | os.PathLike) -> Any:
     """The package zstandard. Raises ValueError, naming the file, when it is not installed."""
-    try:
-        import zstandard
-    except ImportError as error:
-        raise ValueError(
-            f"{path}: SPZ 4 needs the package zstandard; {install_extra('spz')}."
-        ) from error
-    return zstandard
+    return import_extra(
+        "zstandard", f"{path}: SPZ 4 needs the package zstandard; {install_extra('spz')}."
+    )
 
 
 class Inflated:

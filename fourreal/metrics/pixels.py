@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fourreal.files.extras import install_extra
+from fourreal.files.extras import import_extra, install_extra
 
 EQUAL = 60.0  # dB of frames that are equal, so that a mean exists
 MOVED = 0.06  # a pixel has moved when a channel differs by more than this from time 0
@@ -44,13 +44,10 @@ def gradient_energy(frames: Tensor) -> float:
 
 def import_torchmetrics() -> Any:
     """torchmetrics.functional.image. Raises ValueError where torchmetrics is not installed."""
-    try:
-        from torchmetrics.functional import image
-    except ImportError as error:
-        raise ValueError(
-            f"scores and their losses need the package torchmetrics; {install_extra('train')}."
-        ) from error
-    return image
+    return import_extra(
+        "torchmetrics.functional.image",
+        f"scores and their losses need the package torchmetrics; {install_extra('train')}.",
+    )
 
 
 def ssim(a: Tensor, b: Tensor) -> float:
