@@ -20,7 +20,8 @@ from fourreal.reconstruction import Reconstruction
 from fourreal.reference_colors import agrees_with_drawn, looked_up, nearest_last
 from fourreal.warp import HOLE, References, WarpedGrid, check_references
 
-BOTH = 0.025  # two views see one surface where their depths of it agree, up to this share
+BOTH = 0.0225  # two views see one surface where their depths of it agree, up to this share
+GAP = 0.05  # the same, in gaps of a pixel
 MARGIN = 1  # pixels beside those that agree not that are left out, too
 SPECK = 1  # pixels around one: smaller areas are specks, neither carried nor left out alone
 
@@ -58,20 +59,21 @@ def carried(
         for source, shown in sources(cells, centers, view, time):
             camera = extrinsics[source : source + 1], intrinsics[source : source + 1]
             surface, frame = depth[source, shown], given[source, shown]
-            found, seen = looked_up(points, camera, surface, frame, BOTH)
+            found, off = looked_up(points, camera, surface, frame)
+            seen = off < BOTH
             if shown != time:
                 seen &= agrees_with_drawn(frame, frames[view, time])
-            seen = without_specks(seen[None])[0]
+            seen = without_specks(seen[None], off[None] < GAP)[0]
             colors, known = torch.where(seen, found, colors), known | seen
         result[view, time] = torch.where(known, colors, HOLE)
         missing[view, time, 0] = (~known).float()
     return WarpedGrid(result.cpu(), missing.cpu()).with_references(references)
 
 
-def without_specks(seen: Tensor) -> Tensor:
-    """Masks [N, H, W] of what is seen, gaps closed, without a margin of MARGIN pixels and without
-    what is left as specks."""
-    closed = eroded(grown(seen, SPECK), SPECK)
+def without_specks(seen: Tensor, perhaps: Tensor) -> Tensor:
+    """Masks [N, H, W] of what is seen, gaps closed where `perhaps` allows it, without a margin of
+    MARGIN pixels and without what is left as specks."""
+    closed = seen | (eroded(grown(seen, SPECK), SPECK) & perhaps)
     return grown(eroded(closed, MARGIN + SPECK), SPECK)
 
 

@@ -47,8 +47,8 @@ def reference_colors(
         for source in nearest_last(given, centers, view):
             camera = extrinsics[source : source + 1], intrinsics[source : source + 1]
             surface = depth[source].masked_fill(~drawn[source], torch.nan)  # of no depth
-            found, seen = looked_up(points[view], camera, surface, references[source])
-            result[view] = torch.where(seen, found, result[view])
+            found, off = looked_up(points[view], camera, surface, references[source])
+            result[view] = torch.where(off < SAME, found, result[view])
     return result
 
 
@@ -67,29 +67,26 @@ def agrees_with_drawn(frame: Tensor, drawn: Tensor) -> Tensor:
 
 
 def looked_up(
-    points: Tensor,
-    camera: tuple[Tensor, Tensor],
-    depth: Tensor,
-    frame: Tensor,
-    same: float = SAME,
+    points: Tensor, camera: tuple[Tensor, Tensor], depth: Tensor, frame: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Colours [3, H, W] of points [H, W, 3] in a frame [3, h, w] of a camera whose depth [h, w] is
-    known, and where that camera sees them [H, W]: its depth is theirs, up to the share `same`."""
+    known, and how far that depth is from theirs, [H, W]: the greatest share of the four pixels
+    around, which is small where the camera sees them, and infinite beside the frame."""
     height, width = depth.shape
     pixels, distance = project(points.flatten(0, 1)[None], *camera)
     pixels, distance = pixels[0].unflatten(0, points.shape[:2]), distance[0].view(points.shape[:2])
     x, y = pixels.unbind(-1)
-    seen = (distance > 0) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    around = []
+    inside = (distance > 0) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    off, around = torch.where(inside, 0, torch.inf).to(depth), []
     for right in (-0.5, 0.5):
         for down in (-0.5, 0.5):
             column = (x + right).nan_to_num(-1).floor().long().clamp(0, width - 1)
             row = (y + down).nan_to_num(-1).floor().long().clamp(0, height - 1)
-            seen &= (depth[row, column] / distance - 1).abs() < same
+            off = off.maximum((depth[row, column] / distance - 1).abs())
             around.append(frame[:, row, column])
     where = 2 * pixels / pixels.new_tensor([width, height]) - 1
     colors = F.grid_sample(
         frame[None], where[None], mode="bicubic", padding_mode="border", align_corners=False
     )
     corners = torch.stack(around)
-    return colors[0].maximum(corners.amin(dim=0)).minimum(corners.amax(dim=0)), seen
+    return colors[0].maximum(corners.amin(dim=0)).minimum(corners.amax(dim=0)), off

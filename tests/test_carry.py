@@ -52,9 +52,8 @@ def test_a_video_is_carried_into_what_it_sees_of_the_other_views(scene, soft):
     found = carried(soft, scene.depth, cameras, references)
     assert torch.equal(found.frames[0], scene.frames[0]) and not found.missing[0].any()
     known = found.missing[1:, :, 0] < 0.5
-    unseen = known & ~seen_by_first(scene, scene.depth)[1:]  # gaps of a pixel, closed
-    assert unseen.sum() < 0.005 * known.sum()
-    assert 0.6 < known.float().mean() < 0.65
+    assert not (known & ~seen_by_first(scene, scene.depth)[1:]).any()
+    assert 0.55 < known.float().mean() < 0.65
     exact, made = (frames[1:].movedim(2, -1)[known] for frames in (scene.frames, soft))
     shown = found.frames[1:].movedim(2, -1)[known]
     assert psnr(shown, exact) > 35 and psnr(shown, exact) > psnr(made, exact) + 5
@@ -78,17 +77,20 @@ def test_where_the_depth_of_two_views_differs_nothing_is_carried(scene, soft):
 
 
 def test_specks_are_neither_carried_nor_left_out():
-    """An area of 12 x 12 pixels with a gap of one pixel and a gap of 3 x 3, and a speck of two; a
-    pixel of the area's rim is its margin."""
-    seen = torch.zeros(1, 20, 20, dtype=torch.bool)
-    seen[:, 2:14, 2:14] = True
-    seen[:, 5, 5] = False
+    """An area of 22 x 12 pixels with a gap of one pixel, a gap of 3 x 3, and a pixel that may
+    not be closed; and a speck of two. A pixel of the area's rim and around gaps is its margin."""
+    seen = torch.zeros(1, 30, 20, dtype=torch.bool)
+    seen[:, 2:24, 2:14] = True
     seen[:, 9:12, 9:12] = False
-    seen[:, 17, 16:18] = True
+    seen[:, 5, 5] = seen[:, 18, 8] = False
+    seen[:, 27, 16:18] = True
+    perhaps = torch.ones_like(seen)
+    perhaps[:, 18, 8] = False
     wanted = torch.zeros_like(seen)
-    wanted[:, 3:13, 3:13] = True
+    wanted[:, 3:23, 3:13] = True
     wanted[:, 8:13, 8:13] = False
-    assert torch.equal(without_specks(seen), wanted)
+    wanted[:, 17:20, 7:10] = False
+    assert torch.equal(without_specks(seen, perhaps), wanted)
 
 
 def test_photos_are_carried_through_time_where_all_stands_still(scene, soft):

@@ -32,7 +32,8 @@ from fourreal.training.reconstruction_losses import (
 NUM_TIMES = 29  # of a procedural scene
 NUM_TARGETS = 6  # views that are rendered per scene, from four of them or fewer
 GEOMETRY_WEIGHT = {"static": 0.0, "dynamic": 0.1, "joint": 1.0}  # beside the views' error
-VIDEOS = 4  # of one view, per scene of a batch, where geometry alone is compared; they cost as much
+VIDEOS = 4  # of one view, per scene of a batch, where geometry alone is compared
+FRAMES = 40  # of a scene, at most, where geometry of several views is compared
 TEMPORAL, HEAD, POINTS = "aggregator.temporal_blocks.", "gaussian_head.", "point_head."
 
 
@@ -65,8 +66,8 @@ class ReconstructorConfig:
     num_times: int = 4
     """Times per scene in the dynamic stage and the joint one."""
     geometry_share: float = 0.75
-    """How often geometry alone is compared in the joint stage: in half of these steps of videos of
-    one view, else of two to num_views views. Novel views are compared in the others."""
+    """How often geometry alone is compared in the joint stage: in two of three of these steps of
+    videos of one view, else of two to num_views views. Novel views are compared in the others."""
     changing_views: float = 0.0
     """How often the network sees other views at each time, in the dynamic stage; then no camera
     token is replaced."""
@@ -167,10 +168,12 @@ class Source:
         count: int,
         batch: int,
         size: int | None = None,
+        num_times: int | None = None,
     ) -> Sample:
-        """`count` random views of `batch` scenes, at another size than the stage's if given: one
-        time, or several in the dynamic and the joint stage."""
+        """`count` random views of `batch` scenes, at another size and other times than the stage's
+        if given: one time, or num_times in the dynamic and the joint stage."""
         config, size = self.config, size or self.size
+        num_times = num_times or config.num_times
 
         def below(limit: int) -> int:
             return int(torch.randint(limit, (1,), generator=generator))
@@ -181,13 +184,13 @@ class Source:
         def times(available: int) -> list[int]:  # half of the dynamic samples stand still
             if not config.several_times:
                 return [below(available)]
-            step = 1 + below(max(1, min(3, (available - 1) // max(1, config.num_times - 1))))
-            last = step * (config.num_times - 1)
+            step = 1 + below(max(1, min(3, (available - 1) // max(1, num_times - 1))))
+            last = step * (num_times - 1)
             first = below(max(1, available - last))
             still = config.stage == "dynamic" and torch.rand((), generator=generator) < 0.5
             if available <= last or still:
-                return [first] * config.num_times
-            return [first + step * k for k in range(config.num_times)]
+                return [first] * num_times
+            return [first + step * k for k in range(num_times)]
 
         if self.posed and torch.rand((), generator=generator) < config.posed_share:
             scenes = [self.posed[below(len(self.posed))]]
@@ -214,9 +217,11 @@ class Source:
             sample = self.draw("train", generator, count, batch, size)
             return Examples(sample, list(range(count)), size)
         if config.stage == "joint" and torch.rand((), generator=generator) < config.geometry_share:
-            count = 1 if below(2) else 2 + below(config.num_views - 1)
-            drawn, scenes = (size, self.size)[below(2)], max(1, VIDEOS * batch // count)
-            sample = self.draw("train", generator, count, scenes, drawn)
+            count = 1 if below(3) else 2 + below(config.num_views - 1)
+            drawn, scenes = (size, self.size)[below(2)], VIDEOS * batch if count == 1 else batch
+            most = config.num_times if count == 1 else min(config.num_times, FRAMES // count)
+            times = most if count == 1 else 1 + below(max(1, most))
+            sample = self.draw("train", generator, count, scenes, drawn, times)
             return Examples(sample, list(range(count)), size, geometry=True)
         fewest = min(config.fewest_views, config.most_views)
         others = fewest - 1 + below(config.most_views + 1 - fewest)

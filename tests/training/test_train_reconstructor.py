@@ -135,23 +135,32 @@ def test_views_can_change_from_time_to_time(tmp_path):
     assert times == 2 and not options["camera_replacement"] and options["temporal"]
 
 
-def test_the_joint_stage_trains_all_parts_on_videos_of_one_view_and_on_several(scene, tmp_path):
+def test_the_joint_stage_trains_all_parts_on_videos_of_one_view_and_on_several(
+    scene, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(train, "FRAMES", 12)
     start = tmp_path / "start.safetensors"
     save_model(open_temporal_gates(tiny_model(gaussian_head="paper")), start)
     config = config_of(tmp_path, stage="joint", start_from=start, num_times=3)
     config.render_size, config.geometry_share = 2 * SIZE, 0.7
-    source, kinds = Source(config), set()
-    for seed in range(20):
+    source, kinds, shapes = Source(config), set(), set()
+    for seed in range(30):
         drawn = source.examples(torch.Generator().manual_seed(seed), 0.0)
         scenes, times, views, _, _, size = drawn.sample.frames.shape
         kinds.add((drawn.geometry, views, size))
-        assert drawn.inputs[0] == 0 and drawn.size == SIZE and times == 3
-        assert scenes == (max(1, 4 // views) if drawn.geometry else 1)
+        shapes.add((times, views))
+        assert drawn.inputs[0] == 0 and drawn.size == SIZE
+        several = drawn.geometry and views > 1
+        assert times * views <= 12 if several else times == 3
+        assert scenes == (4 if drawn.geometry and views == 1 else 1)
         assert len(drawn.inputs) == (views if drawn.geometry else 4)
-    # Four videos of one view or fewer of more, drawn small or shrunk, or views to be rendered.
+    # Four videos of one view or one of more, drawn small or shrunk, or views to be rendered; the
+    # more views, the fewer times.
     assert {kind for kind in kinds if not kind[0]} == {(False, 6, 2 * SIZE)}
     assert {(True, 1, SIZE), (True, 1, 2 * SIZE)} <= kinds
     assert len({views for geometry, views, _ in kinds if geometry}) > 3
+    assert max(t for t, views in shapes if views < 4) == 3
+    assert max(t for t, views in shapes if views == 8) == 1
 
     model = start_model(config)
     train.train_stage_parts(model, config)
@@ -170,7 +179,7 @@ def test_the_joint_stage_trains_all_parts_on_videos_of_one_view_and_on_several(s
         assert ("psnr" in losses) == (share == 0) and "depth_error" in losses
         if share:  # as the network sees videos: with its temporal layers
             seen = drawn.sample.resized(SIZE)
-            maps = model(seen.frames.flatten(0, 1), 3, points=False)
+            maps = model(seen.frames.flatten(0, 1), seen.frames.shape[1], points=False)
             wanted = geometry_loss(maps, seen)["loss"]
             torch.testing.assert_close(losses["loss"], wanted)
 
