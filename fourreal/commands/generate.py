@@ -192,6 +192,8 @@ def generate_one(
             if carrying:
                 frames, cameras = carry_grid(reconstructor, frames, options, profiler)
                 known = {"cameras": cameras}
+            elif not by_geometry and job.is_embedded():  # it has learnt views of an even movement
+                known = {"cameras": "even"}
             scene = reconstruct_grid(reconstructor, frames, profiler, fps=job.fps, **known)
         scene.metadata["prompt"] = str(job.prompt)
         figures: dict[str, Any] = write_results(folder, frames, scene, job.orbit_size, profiler)

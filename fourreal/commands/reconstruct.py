@@ -20,6 +20,7 @@ from fourreal.formats import load_scene
 from fourreal.gaussians import GaussianScene
 from fourreal.profiling import StageProfiler
 from fourreal.reconstruction import Filters, Reconstructor, StaticSplit
+from fourreal.reconstruction.options import CameraMode
 from fourreal.reconstruction.reconstructor import matrix_dtype
 
 logger = logging.getLogger(__name__)
@@ -55,9 +56,10 @@ class ReconstructConfig:
     """Frames per second to resample the videos to (default: their own, which must be one)."""
     trim: bool = False
     """Cut all videos to the shortest."""
-    cameras: Literal["first", "mean", "median"] = "first"
+    cameras: CameraMode = "first"
     """Which times decide about the cameras, one per view: the first one (the method), or the mean
-    or median over all."""
+    or median over all. even: the first one, and from each camera to the next is the same step, as
+    in videos that `generate` made of text."""
     known_cameras: Path | None = None
     """A scene file whose cameras are those of the videos, instead of predicted ones."""
     shared_intrinsics: bool = False

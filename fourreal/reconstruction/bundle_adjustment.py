@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fourreal.cameras import camera_centers, scale_intrinsics, warp
+from fourreal.cameras.screws import even_movement, skew, steps_between
 from fourreal.grid import spaced_times
 from fourreal.reconstruction.alignment import shrunk_views
 from fourreal.reconstruction.image_fit import Images
@@ -29,6 +30,7 @@ HIDDEN = 0.08  # of depth, by which a point lies behind what the other view sees
 CAMERA_TIMES = 2  # that cameras are moved by, at most
 CAMERA_NEIGHBORS = 3  # views that each view is warped into, and as many again that are into it
 CAMERA_RATE = 0.008  # of Adam at the beginning: radians, parts of the depth, logarithms
+EVEN_RATE = 0.004  # the same from one camera to the next
 # How far all is thought to be from what the network says: turns in radians and shifts in parts of
 # the depth; logarithms of each view's unit of depth, and of the focal length.
 POSE_SPREAD, UNIT_SPREAD, FOCAL_SPREAD = 0.9, 0.16, 0.32
@@ -42,21 +44,22 @@ CELL_SPREAD, STEP_SPREAD, SHADE_SPREAD = 0.35, 0.09, 0.17
 
 
 def adjust_cameras(
-    images: Images, depth: Tensor, cameras: Cameras, steps: int = 100
+    images: Images, depth: Tensor, cameras: Cameras, steps: int = 100, even: bool = False
 ) -> tuple[Cameras, Tensor]:
     """Cameras, and a factor for each view's depth [V], with which V >= 2 views agree better.
 
     images [T, V, 3, h, w] in [0, 1] and depth [T, V, h, w] > 0; cameras: extrinsics [V, 3, 4] in
     depth's unit, and intrinsics [V, 3, 3] in pixels of the images. The first camera stays where it
-    is, and the focal lengths of all views change by one factor. What is given comes back, with
-    factors of 1, where the views do not agree better in the end. Works under no_grad and inference
-    mode.
+    is, and the focal lengths of all views change by one factor. even: the cameras are those of an
+    even movement (see even_movement), and stay so. What is given comes back, with factors of 1,
+    where the views do not agree better in the end. Works under no_grad and inference mode.
     """
     device, chosen = cameras[0].device, spaced_times(CAMERA_TIMES, len(depth))
     with torch.inference_mode(False), torch.enable_grad():
         at = [(images[time].to(device), depth[time].to(device)) for time in chosen]
         views = [comparable_views(*own, cameras[1]) for own in at]
-        moving = MovingCameras(cameras[0].clone(), views[0][2], views[0][1])
+        kind, rate = (EvenCameras, EVEN_RATE) if even else (MovingCameras, CAMERA_RATE)
+        moving = kind(cameras[0].clone(), views[0][2], views[0][1])
         pairs = neighboring_pairs(cameras[0].clone(), CAMERA_NEIGHBORS)
 
         def error() -> Tensor:
@@ -65,7 +68,7 @@ def adjust_cameras(
             return torch.stack([disagreement(*own, now, pairs) for own in scaled]).mean()
 
         before = error().item()
-        descend(moving.parts, lambda: error() + moving.unlikely(), CAMERA_RATE, steps)
+        descend(moving.parts, lambda: error() + moving.unlikely(), rate, steps)
         if not error().item() < before:
             return cameras, torch.ones(len(cameras[0]), device=device)
         (extrinsics, lenses), units = moving.now()
@@ -197,25 +200,54 @@ class MovingCameras:
 
     def now(self) -> tuple[Cameras, Tensor]:
         """The cameras and the factors [V] of depth."""
+        return (self.where(), self.lenses()), self.units.exp()
+
+    def where(self) -> Tensor:
+        """Extrinsics [V, 3, 4]."""
         turns, shifts = (F.pad(part, (0, 0, 1, 0)) for part in (self.turns, self.shifts))
         turn = torch.linalg.matrix_exp(skew(turns))
         ahead = F.pad(self.middle, (2, 0))  # [V, 3], stays in its place when the camera turns
         shift = (ahead + shifts * self.middle)[..., None]
         translation = turn @ (self.extrinsics[..., 3] - ahead)[..., None] + shift
-        extrinsics = torch.cat([turn @ self.extrinsics[..., :3], translation], -1)
+        return torch.cat([turn @ self.extrinsics[..., :3], translation], -1)
+
+    def lenses(self) -> Tensor:
+        """Intrinsics [V, 3, 3]."""
         focal = torch.ones_like(self.intrinsics)
         focal[:, 0, 0] = focal[:, 1, 1] = self.zoom.exp()
-        return (extrinsics, self.intrinsics * focal), self.units.exp()
+        return self.intrinsics * focal
+
+    def moves(self) -> Tensor:
+        """Turns in radians and shifts in parts of the depth [N, 6] from where cameras were."""
+        return torch.cat([self.turns, self.shifts], 1)
 
     def unlikely(self) -> Tensor:
         """How far all is from what the network said."""
-        pose = (self.turns.square() + self.shifts.square()).sum(1).mean()
+        pose = self.moves().square().sum(1).mean()
         units, zoom = self.units.square().mean(), self.zoom.square()
         return pose / POSE_SPREAD**2 + units / UNIT_SPREAD**2 + zoom / FOCAL_SPREAD**2
 
 
-def skew(vectors: Tensor) -> Tensor:
-    """The matrices [..., 3, 3] of the cross products with vectors [..., 3]."""
-    x, y, z = vectors.unbind(-1)
-    zero = torch.zeros_like(x)
-    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
+class EvenCameras(MovingCameras):
+    """The same for cameras of an even movement: the step from one to the next changes, about the
+    point that the first one has in its middle, so that what it looks at stays."""
+
+    def __init__(self, extrinsics: Tensor, intrinsics: Tensor, depth: Tensor):
+        super().__init__(extrinsics, intrinsics, depth)
+        self.ahead = F.pad(self.middle[0], (2, 0))[:, None]
+        self.around = torch.cat([extrinsics[..., :3], extrinsics[..., 3:] - self.ahead], -1)
+        self.step = steps_between(self.around).mean(0)
+        self.change = torch.zeros_like(self.step)  # shifts in parts of the depth
+        self.parts = [self.change, self.units, self.zoom]
+
+    def where(self) -> Tensor:
+        """Extrinsics [V, 3, 4]."""
+        turn, shift = self.change.split(3)
+        step = self.step + torch.cat([turn, shift * self.middle[0]])
+        moved = even_movement(self.around, step)
+        return torch.cat([moved[..., :3], moved[..., 3:] + self.ahead], -1)
+
+    def moves(self) -> Tensor:
+        """Turns in radians and shifts in parts of the depth [V, 6] from where cameras were."""
+        count = torch.arange(len(self.around), device=self.change.device)[:, None]
+        return count * self.change

@@ -9,7 +9,7 @@ from fourreal.reconstruction.filters import Filters
 from fourreal.reconstruction.image_fit import ImageFit
 from fourreal.reconstruction.split import StaticSplit
 
-CameraMode = Literal["first", "mean", "median"]
+CameraMode = Literal["first", "mean", "median", "even"]
 LEAST = {
     "resolution": 1,
     "window": 1,
@@ -27,8 +27,10 @@ class ReconstructionOptions:
 
     Attributes:
         cameras: "first" (camera token replacement: those of the first time), "mean" or "median" of
-            the cameras that each time has on its own, or given (extrinsics [V, 3, 4], intrinsics
-            [V, 3, 3] in pixels of the frames).
+            the cameras that each time has on its own, "even" (as "first", moved to where each is
+            the same step from the one before: for views that a video model made of one camera's
+            movement), or given (extrinsics [V, 3, 4], intrinsics [V, 3, 3] in pixels of the
+            frames).
         shared_intrinsics: all views get the median field of view.
         fps: times per second when the scene is played.
         resolution: the longer side of what the network sees; its training size by default.

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fourreal.cameras import relative_to_first, scale_intrinsics, unproject
+from fourreal.cameras.screws import even_movement
 from fourreal.devices import give_back_memory
 from fourreal.gaussians import GaussianScene
 from fourreal.reconstruction.alignment import (
@@ -335,7 +336,7 @@ class Reconstructor:
             end = min(start + window, len(images))
             maps = self.predict(
                 images[start:end],
-                camera_replacement=options.cameras == "first",
+                camera_replacement=options.cameras in ("first", "even"),
                 first_camera_tokens=first_tokens,
                 gaussians_from=done - start,
             )
@@ -373,18 +374,19 @@ class Reconstructor:
             maps = maps.scaled(scales_over_time(maps, images, self.device))
         if isinstance(options.cameras, str):
             encodings, how = maps.pose_encodings.to(self.device), options.cameras
-            if how == "first":  # replaced: equal at all times, in the unit of the first
-                encoding = combine_pose_encodings(encodings, "median")
-            else:
+            if how == "mean" or how == "median":
                 moved = encodings[..., :3] * maps.scales.to(self.device)[:, None, None]
                 encodings = torch.cat([moved, encodings[..., 3:]], -1)
                 encoding = combine_pose_encodings(encodings, how)
+            else:  # replaced: equal at all times, in the unit of the first
+                encoding = combine_pose_encodings(encodings, "median")
             if options.shared_intrinsics:
                 encoding[:, 7:] = encoding[:, 7:].median(dim=0).values
             extrinsics, intrinsics = self.cameras(encoding, fit)
-            cameras = relative_to_first(extrinsics), intrinsics
+            extrinsics, even = relative_to_first(extrinsics), how == "even"
+            cameras = even_movement(extrinsics) if even else extrinsics, intrinsics
             if options.adjusts(len(extrinsics)):
-                cameras, factors = adjust_cameras(images, maps.depth, cameras)
+                cameras, factors = adjust_cameras(images, maps.depth, cameras, even=even)
                 maps = replace(maps, depth=maps.depth * factors.to(maps.depth)[:, None, None])
             return maps, cameras
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fourreal.cameras.screws import even_movement
 from fourreal.cli import main
 from fourreal.commands import generate as job
 from fourreal.commands import pipelines, results
@@ -77,6 +78,29 @@ def test_what_references_show_is_carried_into_the_grid_before_it_is_reconstructe
     torch.testing.assert_close(scene.extrinsics, extrinsics)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert list(report["stages"]) == ["load", "video", "carry", "reconstruct", "render", "write"]
+
+
+def test_cameras_of_what_the_embedded_models_make_of_text_are_an_even_movement(
+    tmp_path, monkeypatch, files
+):
+    """Not so those of references, which stand where they stand, or of other models."""
+    asked, reconstruct = [], job.reconstruct_grid
+
+    def reconstructed(*grid, **options):
+        asked.append(options.get("cameras"))
+        return reconstruct(*grid, **options)
+
+    monkeypatch.setattr(job, "reconstruct_grid", reconstructed)
+    write_video(tmp_path / "row.mp4", torch.rand(5, 3, 1, 1).expand(5, 3, 32, 32), 8)
+    out = tmp_path / "out"
+    arguments = ["generate", "a red ball", "--out", str(out), *SMALL, "--num-views", "3"]
+    assert main(arguments) == 0
+    found = load_scene(out / "scene.safetensors").extrinsics
+    torch.testing.assert_close(even_movement(found), found, atol=1e-4, rtol=1e-4)
+    assert main([*arguments, "--fixed-view", str(tmp_path / "row.mp4")]) == 0
+    assert main([*arguments, *files]) == 0
+    text, (extrinsics, _), others = asked
+    assert text == "even" and len(extrinsics) == 3 and others is None
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from fourreal.cameras import project, relative_to_first, unproject
+from fourreal.cameras import project, relative_to_first, to_homogeneous, unproject
+from fourreal.cameras.screws import even_movement, screw, skew
 from fourreal.evaluation.evaluate_reconstruction import rotation_error
 from fourreal.reconstruction import Reconstructor
 from fourreal.reconstruction.bundle_adjustment import (
@@ -17,7 +18,6 @@ from fourreal.reconstruction.bundle_adjustment import (
     adjust_depth,
     disagreement,
     neighboring_pairs,
-    skew,
 )
 from fourreal.scenes import make_scene, scene_seed
 
@@ -65,6 +65,19 @@ def test_cameras_come_back_to_exact_ones(scene):
     assert torch.allclose(intrinsics[:, :2, 2], cameras[1][:, :2, 2])
     corrected = factors * units
     assert (corrected / corrected.mean() - 1).abs().max() < (units / units.mean() - 1).abs().max()
+
+
+def test_cameras_of_an_even_movement_come_back_to_the_exact_step():
+    whole = make_scene(scene_seed("validation", 3), 5, 1, 64, 64)
+    images, depth = whole.frames[:, :1].transpose(0, 1), whole.depth[:, :1].transpose(0, 1)
+    count = torch.arange(5)[:, None]
+    off = screw(count * torch.tensor([0.0, 0.02, 0.005, 0.02, 0.0, 0.01]))
+    extrinsics = even_movement((to_homogeneous(off) @ to_homogeneous(whole.extrinsics))[:, :3])
+    (found, _), _ = adjust_cameras(images, depth, (extrinsics, whole.intrinsics), even=True)
+    before, after = (rotation_error(e, whole.extrinsics) for e in (extrinsics, found))
+    assert before > 2 and after < 0.5
+    torch.testing.assert_close(found, even_movement(found), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found[0], extrinsics[0], atol=1e-6, rtol=0)
 
 
 def test_exact_cameras_stay(scene):

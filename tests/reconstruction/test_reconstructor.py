@@ -64,7 +64,7 @@ def test_alignment_recovers_the_unit_of_every_time(scene):
     without = ExactGeometry(scene, factors)(scene.frames, align=False)
     assert torch.equal(without.depth_scales, torch.ones(9))
     # Cameras averaged over time are averaged in one unit.
-    for mode in ("first", "mean", "median"):
+    for mode in ("first", "mean", "median", "even"):
         found = ExactGeometry(scene, factors)(scene.frames, cameras=mode, adjust=False)
         assert torch.allclose(found.extrinsics, scene.extrinsics, atol=0.03), mode
         assert torch.allclose(found.intrinsics, scene.intrinsics, rtol=1e-4)
@@ -318,4 +318,4 @@ def test_finer_gaussians_show_more_of_the_input():
         return sharp, psnr(color[:, None], frames)
 
     (blurred, before), (sharp, after) = shown(detail=1), shown()
-    assert sharp > 1.4 * blurred and after > before + 1
+    assert sharp > 1.4 * blurred and after > before + 0.8
