@@ -24,8 +24,9 @@ def screw(twists: Tensor) -> Tensor:
 
 def twist_of(motions: Tensor) -> Tensor:
     """The twists [..., 6] of rigid motions [..., 3, 4] that turn by less than half a circle, the
-    inverse of screw; computed in float64 on the CPU."""
-    rotation, shift = motions.cpu().double().split((3, 1), dim=-1)
+    inverse of screw; computed in float64 where the device has it."""
+    precise = motions if motions.device.type == "mps" else motions.double()
+    rotation, shift = precise.split((3, 1), dim=-1)
     quaternion = matrix_to_quaternion(rotation)
     quaternion = quaternion * torch.where(quaternion[..., :1] < 0, -1.0, 1.0)
     sine = quaternion[..., 1:].norm(dim=-1, keepdim=True)
@@ -35,7 +36,7 @@ def twist_of(motions: Tensor) -> Tensor:
     # What shifts at the end add up to while the motion turns (Sola et al. 2018, equation 174).
     summed = (1 - angle.cos()) / angle**2 * across
     summed = summed + (angle - angle.sin()) / angle**3 * across @ across
-    summed = summed + torch.eye(3, dtype=torch.float64)
+    summed = summed + torch.eye(3, dtype=precise.dtype, device=precise.device)
     return torch.cat([turn, torch.linalg.solve(summed, shift)[..., 0]], -1).to(motions)
 
 

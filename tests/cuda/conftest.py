@@ -37,7 +37,7 @@ def unadjusted(monkeypatch):
     """What networks of random weights say, as it is. Cameras and depth that are adjusted to views
     without sense end somewhere else on each device."""
 
-    def as_they_are(images, depth, cameras):
+    def as_they_are(images, depth, cameras, even):
         return cameras, torch.ones(len(cameras[0]), device=cameras[0].device)
 
     monkeypatch.setattr(reconstructor, "adjust_cameras", as_they_are)
