@@ -12,7 +12,7 @@ from fourreal.carry import carry_references
 from fourreal.commands.arc_options import Cameras
 from fourreal.commands.filling import fill_grid, filling_stages, needs_geometry, write_warped
 from fourreal.commands.jobs import GenerateConfig, is_finished, list_jobs
-from fourreal.commands.pipelines import Models, load_pipeline
+from fourreal.commands.pipelines import Models, is_embedded, load_pipeline
 from fourreal.commands.reconstruct import read_reconstructor, reconstruct_grid
 from fourreal.commands.results import (
     WRITING,
@@ -192,7 +192,7 @@ def generate_one(
             if carrying:
                 frames, cameras = carry_grid(reconstructor, frames, options, profiler)
                 known = {"cameras": cameras}
-            elif not by_geometry and job.is_embedded():  # it has learnt views of an even movement
+            elif not by_geometry and is_embedded(job):  # it has learnt views of an even movement
                 known = {"cameras": "even"}
             scene = reconstruct_grid(reconstructor, frames, profiler, fps=job.fps, **known)
         scene.metadata["prompt"] = str(job.prompt)

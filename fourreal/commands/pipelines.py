@@ -47,10 +47,6 @@ class PipelineOptions:
     """Skip the transformer's other blocks at steps where the output of the first changed by less
     than this fraction: faster and less exact. 0.05 is a good value (default: never skip)."""
 
-    def is_embedded(self) -> bool:
-        """Whether the embedded models sample: neither a folder nor a file is given."""
-        return self.model is None and all(getattr(self, name) is None for name in PARTS)
-
     def embedded_transformer(self) -> Path | None:
         """Which transformer goes with the other embedded models (None: the usual one)."""
         return None
@@ -142,9 +138,9 @@ def read_pipeline(options: PipelineOptions, dtype: torch.dtype) -> "ViewTimePipe
         from fourreal.video.wan_folder import load_pipeline_folder
 
         return load_pipeline_folder(options.model, dtype)
-    if options.is_embedded():
+    if is_embedded(options):
         return load_embedded_pipeline(transformer=options.embedded_transformer())
-    parts = {name: path for name in PARTS if (path := getattr(options, name))}
+    parts = {name: getattr(options, name) for name in PARTS}
     return ViewTimePipeline.from_single_files(
         **parts, tokenizer=options.tokenizer, torch_dtype=dtype
     )

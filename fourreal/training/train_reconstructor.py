@@ -218,9 +218,9 @@ class Source:
             return Examples(sample, list(range(count)), size)
         if config.stage == "joint" and torch.rand((), generator=generator) < config.geometry_share:
             count = 1 if below(3) else 2 + below(config.num_views - 1)
-            drawn, scenes = (size, self.size)[below(2)], VIDEOS * batch if count == 1 else batch
-            most = config.num_times if count == 1 else min(config.num_times, FRAMES // count)
-            times = most if count == 1 else 1 + below(max(1, most))
+            drawn, scenes, times = (size, self.size)[below(2)], VIDEOS * batch, config.num_times
+            if count > 1:
+                scenes, times = batch, 1 + below(max(1, min(config.num_times, FRAMES // count)))
             sample = self.draw("train", generator, count, scenes, drawn, times)
             return Examples(sample, list(range(count)), size, geometry=True)
         fewest = min(config.fewest_views, config.most_views)
