@@ -30,6 +30,7 @@ aten = torch.ops.aten
 
 # CPU tensors may take part in these beside CUDA ones, as on a real device.
 MIXING = {
+    aten._foreach_copy_.default,
     aten.copy_.default,
     aten._to_copy.default,
     aten._local_scalar_dense.default,

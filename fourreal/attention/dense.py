@@ -19,5 +19,5 @@ def dense_attention(
     view = torch.arange(query.shape[1], device=query.device) // (num_frames * tokens_per_frame)
     across = mask & (view[:, None] != view)
     bias = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, -math.inf)
-    bias[across] = math.log(view_strength) if view_strength > 0 else -math.inf
+    bias = bias.masked_fill(across, math.log(view_strength) if view_strength > 0 else -math.inf)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2)

@@ -23,6 +23,7 @@ from fourreal.attention.merge import merge_attention
 
 BACKENDS = ("auto", "merge", "flash-attn", "flex", "gather", "matmul", "dense")
 SMALL_GRID = 512  # tokens up to which one masked attention beats three on a CPU
+DENSE_GRID = 2048  # tokens up to which a mask costs less than an attention for each frame
 MATMUL_GRID = 2048  # tokens up to which matrix products in bfloat16 beat CPUs' fused kernel
 
 
@@ -68,11 +69,14 @@ def view_time_attention(
         if reason:
             raise ValueError(f"backend {backend!r} cannot be used: {reason}; use 'auto'.")
     given = (query, key, value, num_views, num_frames, view_strength)
-    if backend in ("dense", "matmul"):
-        if num_views == 1 or (num_frames == 1 and view_strength == 1):  # all see all
-            q, k, v = (x.transpose(1, 2) for x in (query, key, value))
-            return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
-        return dense_attention(*given) if backend == "dense" else matmul_attention(*given)
+    all_see_all = num_views == 1 or (num_frames == 1 and view_strength == 1)
+    if all_see_all and backend in ("dense", "matmul", "gather", "merge"):
+        q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+    if backend == "dense":
+        return dense_attention(*given)
+    if backend == "matmul":
+        return matmul_attention(*given)
     if backend == "gather":
         return gather_attention(*given)
     if backend == "flex":
@@ -99,7 +103,10 @@ def choose_backend(
     kernel = fused_kernel(device, dtype, head_dim)
     if kernel:
         return "merge", f"{kernel} gives the log-sum-exp"
-    return "gather", f"no kernel on {device.type} gives the log-sum-exp for {dtype}"
+    reason = f"no kernel on {device.type} gives the log-sum-exp for {dtype}"
+    if tokens <= DENSE_GRID:
+        return "dense", f"{reason}; at most {DENSE_GRID} tokens"
+    return "gather", reason
 
 
 def unavailable(

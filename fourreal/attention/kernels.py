@@ -260,11 +260,12 @@ def failure(kernel: Kernel, device: torch.device, dtype: torch.dtype, head_dim: 
         weights.transpose(-1, -2) @ grad,
     ]
     try:
-        q, k, v, grad = rounded
-        own_out, own_lse, rest = kernel.forward(q, k, v)
-        wide = wide_out.to(device, dtype), wide_lse.to(device, torch.float32)
-        own = [own_out, own_lse, *kernel.backward(grad, q, k, v, *wide, rest)]
-        own = [x.double().cpu() for x in own]
+        with torch.autocast(device.type, enabled=False):
+            q, k, v, grad = rounded
+            own_out, own_lse, rest = kernel.forward(q, k, v)
+            wide = wide_out.to(device, dtype), wide_lse.to(device, torch.float32)
+            own = [own_out, own_lse, *kernel.backward(grad, q, k, v, *wide, rest)]
+            own = [x.double().cpu() for x in own]
     except (RuntimeError, ImportError, OSError, AttributeError, TypeError, ValueError) as error:
         return str(error).strip().split("\n")[0]
     names = ("output", "log-sum-exp", "gradient of q", "gradient of k", "gradient of v")

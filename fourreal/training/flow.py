@@ -40,6 +40,16 @@ def draw_noise_levels(shifts: Tensor, generator: torch.Generator) -> Tensor:
     return shifts * normal / (1 + (shifts - 1) * normal)
 
 
+def draw_noise(like: Tensor, generator: torch.Generator, on_device: bool = False) -> Tensor:
+    """Noise of the shape, type and device of `like`; drawn there, where asked for, by a generator
+    that follows from the one of the step, and else by that, on the host."""
+    if not on_device:
+        return torch.randn(like.shape, generator=generator).to(like)
+    seed = int(torch.randint(2**63 - 1, (), generator=generator))
+    own = torch.Generator(like.device).manual_seed(seed)
+    return torch.randn(like.shape, generator=own, device=like.device).to(like)
+
+
 def flow_loss(predicted: Tensor, noise: Tensor, latents: Tensor, unknown: Tensor) -> Tensor:
     """Mean squared error of the velocity noise - latents over the unknown cells (mask
     broadcastable to the latents)."""

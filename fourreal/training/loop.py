@@ -120,7 +120,9 @@ class Loop:
             model, config.optimizer, config.learning_rate, config.weight_decay
         )
         self.model, *self.optimizers = self.accelerator.prepare(model, *optimizers)
-        self.average = EMAModel((p for _, p in self.trained()), decay=config.ema_decay)
+        self.average = EMAModel(
+            (p for _, p in self.trained()), decay=config.ema_decay, foreach=True
+        )
         self.state = RunState()
         self.checkpoints = Checkpoints(
             config.out / "checkpoints", self.accelerator, self.trained, self.average

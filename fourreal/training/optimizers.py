@@ -4,10 +4,57 @@ import math
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 OptimizerName = Literal["muon", "adamw"]
 LEAST_RATE = 0.02  # of the learning rate, at the end of a run
+
+
+class StackedMuon(torch.optim.Muon):
+    """torch.optim.Muon, with Nesterov's momentum, that takes all matrices of one shape together: a
+    GPU waits for fewer, longer operations."""
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step on the gradients that are there."""
+        for group in self.param_groups:
+            shapes: dict[torch.Size, list[Tensor]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    shapes.setdefault(parameter.shape, []).append(parameter)
+            for shape, parameters in shapes.items():
+                gradients = [p.grad for p in parameters if p.grad is not None]
+                for p in parameters:
+                    if "momentum_buffer" not in self.state[p]:
+                        self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+                buffers = [self.state[p]["momentum_buffer"] for p in parameters]
+                torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
+                moved = torch._foreach_lerp(gradients, buffers, group["momentum"])
+                updates = orthogonalised(
+                    torch.stack(moved), group["ns_coefficients"], group["ns_steps"], group["eps"]
+                )
+                rate = group["lr"]
+                torch._foreach_mul_(parameters, 1 - rate * group["weight_decay"])
+                # match_rms_adamw
+                step = 0.2 * math.sqrt(max(shape)) * rate
+                torch._foreach_add_(parameters, list(updates.to(parameters[0].dtype)), alpha=-step)
+
+
+def orthogonalised(
+    matrices: Tensor, coefficients: tuple[float, float, float], steps: int, least: float
+) -> Tensor:
+    """Matrices [N, rows, columns] in bfloat16, their singular values near 1 (Newton and Schulz's
+    iteration, as torch.optim.Muon has it)."""
+    a, b, c = coefficients
+    x = matrices.bfloat16()
+    tall = x.shape[1] > x.shape[2]
+    if tall:
+        x = x.mT
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(least)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
 
 
 def make_optimizers(
@@ -37,7 +84,7 @@ def make_optimizers(
     adamw = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98))
     if not matrices:
         return [adamw]
-    muon = torch.optim.Muon(
+    muon = StackedMuon(
         matrices, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
     )
     return [adamw, muon]

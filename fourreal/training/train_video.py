@@ -20,7 +20,7 @@ from fourreal.data.grids import GridData, SceneWindow
 from fourreal.files.media import write_image
 from fourreal.grid import contact_sheet, num_latent_frames
 from fourreal.metrics.pixels import psnr
-from fourreal.training.flow import draw_masks, draw_noise_levels, flow_loss
+from fourreal.training.flow import draw_masks, draw_noise, draw_noise_levels, flow_loss
 from fourreal.training.train_vace import train_vace
 from fourreal.training.video_config import REFERENCES, VideoConfig, check_tuning, grids_of
 from fourreal.training.video_examples import VideoBatch, VideoDraws, VideoExample
@@ -72,7 +72,7 @@ class VideoTraining(VideoRun):
         latents = rearrange(self._latents(batch), "b v c f h w -> b c (v f) h w")
         known, shifts = self.draw_references(batch, generator)
         sigma = draw_noise_levels(shifts, generator).to(self.device)
-        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        noise = draw_noise(latents, generator, self.on_device is not None)
         amount = sigma.view(-1, 1, 1, 1, 1)
         noised = (1 - amount) * latents + amount * noise
         patch = self.transformer.config["patch_size"][-1]

@@ -20,7 +20,7 @@ from fourreal.training.video_config import Tune, VideoConfig, grids_of
 from fourreal.video.architectures import WanTransformer
 from fourreal.video.pipeline import ViewTimePipeline
 from fourreal.video.transformer import apply_view_time
-from fourreal.video.umt5 import encode_text
+from fourreal.video.umt5 import embed_tokens, tokenize
 from fourreal.video.wan_folder import load_pipeline_folder
 
 TUNED_WITH_ATTENTION = SELF_ATTENTION + r"|blocks\.\d+\.(attn1\.norm_[qk]|view_time_sync)"
@@ -40,11 +40,18 @@ class TextToGrid(nn.Module):
         super().__init__()
         self.transformer, self.text_encoder = transformer, text_encoder
         self.tokenizer = tokenizer
+        self.tokens: dict[str, tuple[Tensor, Tensor]] = {}  # of captions met before
+
+    def encode(self, captions: list[str]) -> Tensor:
+        """The captions' embeddings [B, L, D]."""
+        for caption in set(captions) - self.tokens.keys():
+            self.tokens[caption] = tokenize(self.tokenizer, [caption])
+        ids, mask = (torch.cat(part) for part in zip(*(self.tokens[c] for c in captions)))
+        return embed_tokens(self.text_encoder, ids, mask)
 
     def forward(self, inputs: Tensor, timesteps: Tensor, captions: list[str]) -> Tensor:
         """The velocity of the inputs."""
-        text = encode_text(self.tokenizer, self.text_encoder, captions)
-        return self.transformer(inputs, timesteps, text).sample
+        return self.transformer(inputs, timesteps, self.encode(captions)).sample
 
 
 def build_transformer(config: VideoConfig, z_dim: int) -> WanTransformer3DModel:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from fourreal.embedded.text import save_text_encoder
 from fourreal.training.captions import CaptionEmbeddings
+from fourreal.training.cuda_graphs import TrainingGraphs
 from fourreal.training.loop import Loop
 from fourreal.training.lora import save_lora
 from fourreal.training.run_state import whole
@@ -44,9 +45,23 @@ class VideoRun:
             self.captions = CaptionEmbeddings(self.pipe, captions, config.data.cache / "text")
             self.pipe.register_modules(text_encoder=None)  # makes room: UMT5-XXL has 11 GB
         self.attends_over: tuple[int, int] | None = None  # the grid that is set up
+        self.graphs = self._graphs() if config.cuda_graphs else None
         if config.compile:
             for block in (*self.transformer.blocks, *getattr(self.transformer, "vace_blocks", ())):
                 block.compile()
+
+    def _graphs(self) -> TrainingGraphs:
+        """Raises ValueError for runs that cannot have graphs."""
+        reasons = {
+            "they are for CUDA": self.device.type == "cuda",
+            "they are for training text encoder and transformer, all of them": self.trains_text,
+            "gradients of graphs cannot be accumulated": self.config.loop.accumulate == 1,
+            "they are for one process": self.loop.accelerator.num_processes == 1,
+        }
+        for reason, is_met in reasons.items():
+            if not is_met:
+                raise ValueError(f"--cuda-graphs cannot be used: {reason}; leave it out.")
+        return TrainingGraphs(self.transformer)
 
     def attend_over(self, num_views: int, num_frames: int) -> None:
         """Set the transformer up for a grid of latents; not anew for the same one, as new
@@ -66,6 +81,8 @@ class VideoRun:
         self, inputs: Tensor, timesteps: Tensor, captions: list[str], **shown: Tensor
     ) -> Tensor:
         """The velocity of the inputs; shown are more of a transformer's inputs."""
+        if self.graphs is not None and isinstance(self.model, TextToGrid):
+            return self.graphs(self.attends_over, inputs, timesteps, self.model.encode(captions))
         if self.captions is None:
             return self.loop.model(inputs, timesteps, captions)
         text = torch.cat([self.captions(caption) for caption in captions]).to(self.device)

@@ -60,8 +60,9 @@ class ViewTimeAttnProcessor(WanAttnProcessor):
             value = attn.to_v(hidden_states)
         query, key = _rms_norm(attn.norm_q, query), _rms_norm(attn.norm_k, key)
         query, key, value = (x.unflatten(2, (attn.heads, -1)) for x in (query, key, value))
-        query, key = (apply_rotary(x, *rotary_emb) for x in (query, key))
-        out = self.attend(query, key, value.to(query.dtype))
+        # In the type of the linear layers: under autocast a norm may answer in float32.
+        query, key = (apply_rotary(x, *rotary_emb).to(value.dtype) for x in (query, key))
+        out = self.attend(query, key, value)
         out = out.flatten(2, 3).to(hidden_states.dtype)
         return attn.to_out[1](attn.to_out[0](out))
 
@@ -87,7 +88,7 @@ class ViewTimeRotary(nn.Module):
     def __init__(self, rope: Any, positions: Tensor):
         super().__init__()
         self.rope = rope
-        self.positions = positions
+        self.positions = positions.to(rope.freqs_cos.device)
         if int(positions[-1]) >= rope.max_seq_len:
             raise ValueError(
                 f"this grid needs {int(positions[-1]) + 1} rotary positions, but this model has "

@@ -46,6 +46,11 @@ def encode_text(
         warning = words_warning(tokenizer.backend_tokenizer, text) if tokenizer.is_fast else None
         if warning:
             logger.warning("%s", warning)
+    return embed_tokens(text_encoder, *tokenize(tokenizer, texts), device)
+
+
+def tokenize(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask [B, text_length] of texts."""
     tokens = tokenizer(
         texts,
         padding="max_length",
@@ -54,9 +59,17 @@ def encode_text(
         add_special_tokens=True,
         return_attention_mask=True,
         return_tensors="pt",
-    ).to(device or text_encoder.device)
-    embeddings = text_encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
-    return embeddings * tokens.attention_mask[..., None].to(embeddings.dtype)
+    )
+    return tokens.input_ids, tokens.attention_mask
+
+
+def embed_tokens(
+    text_encoder: "UMT5EncoderModel", ids: Tensor, mask: Tensor, device: torch.device | None = None
+) -> Tensor:
+    """Embeddings [B, text_length, D] of tokens; zeros where a text has ended."""
+    ids, mask = (x.to(device or text_encoder.device) for x in (ids, mask))
+    embeddings = text_encoder(ids, mask).last_hidden_state
+    return embeddings * mask[..., None].to(embeddings.dtype)
 
 
 def load_text_encoder(

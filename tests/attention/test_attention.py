@@ -293,7 +293,8 @@ def test_auto_says_what_it_takes_and_why():
     assert choose_backend(cpu, torch.float32, 64, 512)[0] == "dense"
     name, why = choose_backend(cpu, torch.float32, 64, 513)
     assert name == "merge" and "flash kernel for CPUs" in why
-    assert choose_backend(meta, torch.float32, 64, 513)[0] == "gather"
+    assert choose_backend(meta, torch.float32, 64, 2048)[0] == "dense"
+    assert choose_backend(meta, torch.float32, 64, 2049)[0] == "gather"
 
 
 def test_merge_is_compiled_as_one_graph():
