@@ -241,9 +241,8 @@ def failure(kernel: Kernel, device: torch.device, dtype: torch.dtype, head_dim: 
     """
     shape = (1, 2, 72, head_dim)
     steps = torch.arange(2 * 72 * head_dim, dtype=torch.float64)
-    exact = [(steps * step).sin().view(shape) for step in (0.37, 0.61, 0.83, 1.07)]
-    rounded = [x.to(device, dtype) for x in exact]
-    q, k, v, grad = exact
+    given = [(steps * step).sin().view(shape).to(dtype) for step in (0.37, 0.61, 0.83, 1.07)]
+    q, k, v, grad = (x.double() for x in given)
     scores = q @ k.mT * head_dim**-0.5
     lse = scores.logsumexp(-1)
     out = (scores - lse[..., None]).exp() @ v
@@ -261,7 +260,7 @@ def failure(kernel: Kernel, device: torch.device, dtype: torch.dtype, head_dim: 
     ]
     try:
         with torch.autocast(device.type, enabled=False):
-            q, k, v, grad = rounded
+            q, k, v, grad = (x.to(device) for x in given)
             own_out, own_lse, rest = kernel.forward(q, k, v)
             wide = wide_out.to(device, dtype), wide_lse.to(device, torch.float32)
             own = [own_out, own_lse, *kernel.backward(grad, q, k, v, *wide, rest)]

@@ -5,7 +5,7 @@ import torch
 
 from fourreal.grid import reference_mask
 from fourreal.training.draws import step_generator
-from fourreal.training.flow import draw_masks, draw_noise_levels, flow_loss
+from fourreal.training.flow import draw_masks, draw_noise, draw_noise_levels, flow_loss
 
 NONE, FIXED_VIEW, FREEZE_TIME, BOTH = range(4)
 
@@ -15,6 +15,16 @@ def test_flow_loss_counts_unknown_cells_only():
     unknown = torch.tensor([[True, False, True], [True, True, False]])[:, None, :, None, None]
     predicted = torch.where(unknown, noise - latents + 2, torch.full_like(latents, 100.0))
     assert float(flow_loss(predicted, noise, latents, unknown)) == pytest.approx(4, rel=1e-5)
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_noise_follows_from_the_generator_of_the_step(on_device):
+    like = torch.zeros(2, 3, 40, 50, dtype=torch.float32)
+    first, again = (draw_noise(like, step_generator(1, 7), on_device) for _ in range(2))
+    other = draw_noise(like, step_generator(1, 8), on_device)
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert first.shape == like.shape and abs(float(first.mean())) < 0.05
+    assert float(first.std()) == pytest.approx(1, abs=0.05)
 
 
 def test_static_scenes_get_no_fixed_view():
