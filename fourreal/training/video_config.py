@@ -26,6 +26,9 @@ class VideoConfig:
     start_from: Path | None = None
     """The model to go on from: a folder of embedded models, a diffusers folder, or a transformer
     file (then give --autoencoder and --text-encoder too). Without it: from nothing."""
+    start_share: float = 0.0
+    """Share of that model's weights in the result: each number is averaged with the trained one,
+    which can be better than both (WiSE-FT, arXiv 2109.01903)."""
     autoencoder: Path | None = None
     """Autoencoder file; by default the one of start_from, or what `train autoencoder` wrote."""
     text_encoder: Path | None = None
@@ -106,6 +109,12 @@ def check_tuning(config: VideoConfig) -> None:
         raise ValueError(
             "a VACE is tuned whole or in the blocks that it adds, and sees what is known by its "
             "control; leave out --tune or give --tune vace, and leave out --conditioning."
+        )
+    if config.start_share and config.start_from is None:
+        raise ValueError("--start-share needs --start-from, the model that it is a share of.")
+    if config.start_share and config.tune == "lora":
+        raise ValueError(
+            "a LoRA has no weights of the model to start from; leave out --start-share."
         )
     if config.tune == "vace" and not config.vace:
         raise ValueError("--tune vace is for a VACE; add --vace, or choose another --tune.")

@@ -60,7 +60,7 @@ def fit(out: Path, stop_at: int | None = None, rows: int = 16, **options) -> Fit
 
 
 def tune_embedded(
-    out, scenes, tune="lora", steps=4, architecture=None, sample=False, precision="bf16"
+    out, scenes, tune="lora", steps=4, architecture=None, sample=False, precision="bf16", **options
 ):
     """Tune the embedded model on one procedural scene; the losses by step."""
     losses = []
@@ -87,6 +87,7 @@ def tune_embedded(
                 grids=("1x5", "2x5"),
                 grid_starts=(0.0, 0.5),
                 gradient_checkpointing=True,
+                **options,
             )
         )
     return [value["loss"].item() for value in losses]

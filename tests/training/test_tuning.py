@@ -12,12 +12,13 @@ from fourreal import weights
 from fourreal.files.media import read_image
 from fourreal.training.draws import step_generator
 from fourreal.training.run_state import Checkpoints
+from fourreal.training.train_video import VideoConfig, train_video
 from fourreal.video.architectures import ARCHITECTURES
 from fourreal.video.pipeline import ViewTimePipeline
 from fourreal.video.wan_files import load_transformer
 from fourreal.video.wan_keys import comfy_key
 
-from .short_runs import tune_embedded
+from .short_runs import loop_config, tune_embedded
 
 
 def test_a_stopped_tuning_run_resumes_to_the_same_losses(tmp_path, scenes):
@@ -116,3 +117,24 @@ def test_other_architectures_train_by_one_flag_and_load_as_such(tmp_path, scenes
     )
     assert pipe.config.architecture == architecture
     assert len(pipe.transformer.state_dict()) == len(trained)
+
+
+def test_a_share_of_the_weights_before_is_averaged_into_the_result(tmp_path, scenes):
+    options = {"tune": "all", "steps": 2, "precision": "no"}
+    for share in (0.0, 0.25):
+        tune_embedded(tmp_path / str(share), scenes, start_share=share, **options)
+    for name in ("transformer.safetensors", "text_encoder.safetensors"):
+        before = load_file(weights.folder() / name)
+        after, mixed = (load_file(tmp_path / str(share) / name) for share in (0.0, 0.25))
+        moved = max(float((after[k].float() - before[k].float()).abs().max()) for k in before)
+        assert moved > 1e-3
+        for key, start in before.items():
+            expected = 0.75 * after[key].float() + 0.25 * start.float()
+            torch.testing.assert_close(mixed[key].float(), expected, rtol=2e-3, atol=1e-3 * moved)
+
+
+def test_a_share_needs_weights_before(tmp_path, scenes):
+    with pytest.raises(ValueError, match="leave out --start-share"):  # a LoRA has none
+        tune_embedded(tmp_path / "run", scenes, start_share=0.5)
+    with pytest.raises(ValueError, match="--start-share needs --start-from"):
+        train_video(VideoConfig(loop_config(tmp_path / "run"), start_share=0.5))
