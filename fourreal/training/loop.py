@@ -120,9 +120,9 @@ class Loop:
             model, config.optimizer, config.learning_rate, config.weight_decay
         )
         self.model, *self.optimizers = self.accelerator.prepare(model, *optimizers)
-        self.average = EMAModel(
-            (p for _, p in self.trained()), decay=config.ema_decay, foreach=True
-        )
+        trained = [p for _, p in self.trained()]
+        together = bool(trained)  # torch's operations on lists refuse empty ones
+        self.average = EMAModel(trained, decay=config.ema_decay, foreach=together)
         self.state = RunState()
         self.checkpoints = Checkpoints(
             config.out / "checkpoints", self.accelerator, self.trained, self.average

@@ -72,7 +72,8 @@ class VideoTraining(VideoRun):
         latents = rearrange(self._latents(batch), "b v c f h w -> b c (v f) h w")
         known, shifts = self.draw_references(batch, generator)
         sigma = draw_noise_levels(shifts, generator).to(self.device)
-        noise = draw_noise(latents, generator, self.on_device is not None)
+        on_gpu = self.on_device is not None and self.device.type == "cuda"
+        noise = draw_noise(latents, generator, on_gpu)
         amount = sigma.view(-1, 1, 1, 1, 1)
         noised = (1 - amount) * latents + amount * noise
         patch = self.transformer.config["patch_size"][-1]
