@@ -23,7 +23,7 @@ from fourreal.attention.merge import merge_attention
 
 BACKENDS = ("auto", "merge", "flash-attn", "flex", "gather", "matmul", "dense")
 SMALL_GRID = 512  # tokens up to which one masked attention beats three on a CPU
-DENSE_GRID = 2048  # tokens up to which a mask costs less than an attention for each frame
+DENSE_GRID = 2048  # tokens up to which, without a kernel, a mask replaces an attention per frame
 MATMUL_GRID = 2048  # tokens up to which matrix products in bfloat16 beat CPUs' fused kernel
 
 

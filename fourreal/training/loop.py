@@ -95,6 +95,22 @@ def make_accelerator(config: LoopConfig) -> "Accelerator":
     return accelerator
 
 
+class StartWeights:
+    """The weights that a model starts a run from, where its result is to keep a share of them: each
+    number is averaged with the trained one (WiSE-FT, arXiv 2109.01903)."""
+
+    def __init__(self, model: nn.Module, share: float):
+        self.share = share
+        self.weights = [p.detach().clone() for p in model.parameters() if share and p.requires_grad]
+
+    @torch.no_grad()
+    def mix_into(self, model: nn.Module) -> None:
+        """Average the share into the model's trained parameters, in place."""
+        trained = [p for p in model.parameters() if p.requires_grad]
+        for parameter, before in zip(trained, self.weights):
+            parameter.lerp_(before.to(parameter), self.share)
+
+
 class Loop:
     """Trains `model` on a loss and keeps an exponential average of its weights.
 
@@ -121,8 +137,8 @@ class Loop:
         )
         self.model, *self.optimizers = self.accelerator.prepare(model, *optimizers)
         trained = [p for _, p in self.trained()]
-        together = bool(trained)  # torch's operations on lists refuse empty ones
-        self.average = EMAModel(trained, decay=config.ema_decay, foreach=together)
+        # Together: torch's operations on lists refuse empty ones.
+        self.average = EMAModel(trained, decay=config.ema_decay, foreach=bool(trained))
         self.state = RunState()
         self.checkpoints = Checkpoints(
             config.out / "checkpoints", self.accelerator, self.trained, self.average

@@ -21,7 +21,7 @@ from fourreal.files.media import write_image
 from fourreal.metrics.lpips import Lpips
 from fourreal.reconstruction import VGGT, VGGTConfig, load_model, save_model
 from fourreal.scenes import scene_seed
-from fourreal.training.loop import Loop, LoopConfig
+from fourreal.training.loop import Loop, LoopConfig, StartWeights
 from fourreal.training.reconstruction_losses import (
     geometry_loss,
     image_loss,
@@ -327,7 +327,7 @@ def train_reconstructor(config: ReconstructorConfig) -> None:
     torch.manual_seed(config.loop.seed)
     model, source = start_model(config), Source(config)
     train_stage_parts(model, config)
-    start = [p.detach().clone() for p in model.parameters() if config.start_share]
+    start = StartWeights(model, config.start_share)
     loop = Loop(config.loop, model, {"stage": config.stage}, "reconstructor.safetensors")
     device = loop.accelerator.device
     lpips = Lpips(config.lpips_backbone).to(device) if config.lpips_backbone else None
@@ -347,7 +347,5 @@ def train_reconstructor(config: ReconstructorConfig) -> None:
     loop.run(loss, sample, source.examples)
     with loop.averaged():
         if loop.accelerator.is_main_process:
-            with torch.no_grad():
-                for parameter, before in zip(model.parameters(), start):
-                    parameter.lerp_(before.to(parameter), config.start_share)
+            start.mix_into(model)
             save_model(model, config.loop.out / "reconstructor.safetensors", torch.float16)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from fourreal.embedded.text import save_text_encoder
 from fourreal.training.captions import CaptionEmbeddings
 from fourreal.training.cuda_graphs import TrainingGraphs
-from fourreal.training.loop import Loop
+from fourreal.training.loop import Loop, StartWeights
 from fourreal.training.lora import save_lora
 from fourreal.training.run_state import whole
 from fourreal.training.video_config import VideoConfig, grids_of
@@ -32,14 +32,13 @@ class VideoRun:
         self.model: nn.Module = self.transformer
         if self.trains_text:
             self.model = TextToGrid(self.transformer, self.pipe.text_encoder, self.pipe.tokenizer)
-        trained = (p for p in self.model.parameters() if p.requires_grad)
-        self.start = [p.detach().clone() for p in trained] if config.start_share else []
+        self.start = StartWeights(self.model, config.start_share)
         # 2. The loop, which moves it to the device and goes on from a checkpoint
         notes = {"tune": config.tune, "conditioning": self.pipe.config.conditioning}
         self.result = "lora" if config.tune == "lora" else "vace" if config.vace else "transformer"
         self.loop = Loop(config.loop, self.model.train(), notes, f"{self.result}.safetensors")
         self.device = self.loop.accelerator.device
-        if self.start and self.loop.accelerator.distributed_type == "FSDP":
+        if config.start_share and self.loop.accelerator.distributed_type == "FSDP":
             raise ValueError("--start-share needs whole weights, which FSDP spreads; leave it out.")
         self.pipe.vae.to(self.device)
         # 3. Text, where its encoder is not trained
@@ -117,9 +116,8 @@ class VideoRun:
         """Write the averaged weights with what they say about themselves."""
         out, is_main = self.config.loop.out, self.loop.accelerator.is_main_process
         apply_view_time(self.transformer, None)
-        with self.loop.averaged(), torch.no_grad():
-            for (_, parameter), before in zip(self.loop.trained(), self.start):
-                parameter.lerp_(before.to(parameter), self.config.start_share)
+        with self.loop.averaged():
+            self.start.mix_into(self.loop.plain_model)
             if self.config.tune == "lora":
                 weights = {n: whole(p) for n, p in self.loop.trained()}
                 if is_main:

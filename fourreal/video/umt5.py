@@ -42,15 +42,16 @@ def encode_text(
     device is where the encoder runs, when that is not where its weights are (offloading). Words
     that an embedded encoder does not know are told in a warning.
     """
-    for text in texts:
-        warning = words_warning(tokenizer.backend_tokenizer, text) if tokenizer.is_fast else None
-        if warning:
-            logger.warning("%s", warning)
     return embed_tokens(text_encoder, *tokenize(tokenizer, texts), device)
 
 
 def tokenize(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask [B, text_length] of texts."""
+    """Token ids and attention mask [B, text_length] of texts. Words that an embedded encoder does
+    not know are told in a warning."""
+    for text in texts:
+        warning = words_warning(tokenizer.backend_tokenizer, text) if tokenizer.is_fast else None
+        if warning:
+            logger.warning("%s", warning)
     tokens = tokenizer(
         texts,
         padding="max_length",
