@@ -4,10 +4,14 @@ Paper, supplement: references are drawn at random; of a grid with references onl
 are learned where the model gets the known ones clean.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from fourreal.grid import reference_mask
+
+NoiseLevels = Literal["logit-normal", "uniform"]
 
 
 def draw_masks(
@@ -34,10 +38,18 @@ def draw_masks(
     return masks & ~masks.all(1, keepdim=True)
 
 
-def draw_noise_levels(shifts: Tensor, generator: torch.Generator) -> Tensor:
-    """Noise levels [B] from 0 to 1: logit-normal (arXiv 2403.03206), shifted by shifts [B]."""
-    normal = torch.randn(len(shifts), generator=generator).sigmoid()
-    return shifts * normal / (1 + (shifts - 1) * normal)
+def draw_noise_levels(
+    shifts: Tensor, generator: torch.Generator, levels: NoiseLevels = "logit-normal"
+) -> Tensor:
+    """Noise levels [B] from 0 to 1, shifted by shifts [B]: logit-normal (arXiv 2403.03206), or
+    uniform, as the steps of sampling are spread."""
+    count = len(shifts)
+    drawn = (
+        torch.rand(count, generator=generator)
+        if levels == "uniform"
+        else torch.randn(count, generator=generator).sigmoid()
+    )
+    return shifts * drawn / (1 + (shifts - 1) * drawn)
 
 
 def draw_noise(like: Tensor, generator: torch.Generator, on_device: bool = False) -> Tensor:

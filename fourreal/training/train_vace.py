@@ -81,7 +81,7 @@ class VaceTraining(VideoRun):
             latents = folded(self.pipe.encode_views(frames))
             control = folded(vace_control(self.pipe.vae, warped, missing))
         shifts = torch.full((count,), float(self.pipe.scheduler.config.shift))
-        sigma = draw_noise_levels(shifts, generator).to(self.device)
+        sigma = draw_noise_levels(shifts, generator, self.config.noise_levels).to(self.device)
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         amount = sigma.view(-1, 1, 1, 1, 1)
         noised = (1 - amount) * latents + amount * noise

@@ -71,7 +71,7 @@ class VideoTraining(VideoRun):
         views, frames = self.grids[batch.grid]
         latents = rearrange(self._latents(batch), "b v c f h w -> b c (v f) h w")
         known, shifts = self.draw_references(batch, generator)
-        sigma = draw_noise_levels(shifts, generator).to(self.device)
+        sigma = draw_noise_levels(shifts, generator, self.config.noise_levels).to(self.device)
         on_gpu = self.on_device is not None and self.device.type == "cuda"
         noise = draw_noise(latents, generator, on_gpu)
         amount = sigma.view(-1, 1, 1, 1, 1)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from fourreal.data.grids import DataConfig
 from fourreal.grid import num_latent_frames
+from fourreal.training.flow import NoiseLevels
 from fourreal.training.loop import LoopConfig
 
 REFERENCES = ("none", "fixed view", "freeze time", "both")
@@ -77,6 +78,9 @@ class VideoConfig:
     both_shift: float | None = None
     """Timestep shift of training with both references, which leave little to decide below the
     highest noise; by default the same."""
+    noise_levels: NoiseLevels = "logit-normal"
+    """How noise levels are drawn before the shift: logit-normal, which leaves the highest and
+    lowest out nearly, or uniform, as the steps of sampling are spread."""
     guidance_scale: float | None = None
     """Default guidance of the trained model without both references; by default as start_from, and
     2.5 from nothing."""

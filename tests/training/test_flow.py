@@ -66,3 +66,18 @@ def test_noise_levels_are_logit_normal_and_shifted():
     logits = torch.logit(levels)
     assert logits.mean().item() == pytest.approx(torch.tensor(3.0).log().item(), abs=0.03)
     assert logits.std().item() == pytest.approx(1, abs=0.02)
+
+
+def test_uniform_noise_levels_are_as_often_at_each_step_of_the_sampler():
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=8.0)
+    scheduler.set_timesteps(sigmas=torch.linspace(1, 0.05, 20).tolist())
+    shifts = torch.full((20000,), 8.0)
+    levels = draw_noise_levels(shifts, step_generator(0, 0), "uniform")
+    between = torch.histogram(levels, scheduler.sigmas.flip(0).float()).hist
+    assert between.sum() == 20000
+    assert between.min() > 900 and between.max() < 1100  # 1000 between any two steps
+    # Where the first steps are, there is next to nothing of the logit-normal ones.
+    usual = draw_noise_levels(shifts, step_generator(0, 0))
+    assert (usual > scheduler.sigmas[1]).float().mean() < 0.01
