@@ -32,49 +32,56 @@ class _InGraph(nn.Module):
 class TrainingGraphs:
     """Calls a transformer that is trained, by a graph for each grid and shape of its inputs.
 
-    A graph holds what the transformer does when it is recorded, so its grid is to be set up then
-    (apply_view_time). Gradients are in the graph's memory until the next call, so they cannot be
-    accumulated.
+    The transformer is to be set up for the grid of each call (apply_view_time). Gradients are in
+    the graph's memory until the next call, so they cannot be accumulated.
     """
 
     def __init__(self, transformer: nn.Module):
         self.transformer = transformer
         self.graphs: dict[Any, Any] = {}
+        # A graph reads by address: what it was recorded with, such as the positions of its grid,
+        # must not be freed when the transformer is set up for another.
+        self.kept: list[list[nn.Module]] = []
+        self.compared: dict[Any, int] = {}  # how many graphs there were when each was, last
 
     def __call__(self, grid: Any, inputs: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
         """The transformer's answer for inputs [B, C, N, h, w], timesteps [B] or [B, tokens], and
         text [B, L, D], whose gradients reach text and the transformer.
 
-        Raises RuntimeError where a graph answers otherwise than the transformer.
+        Raises RuntimeError where a graph answers otherwise than the transformer, when it is
+        recorded, and when it is called again after another was.
         """
         given = inputs.float(), timesteps.float(), text.float()
         key = (grid, *(x.shape for x in given))
-        if key not in self.graphs:
-            self.graphs[key] = self._record(*given)
+        if self.compared.get(key) != len(self.graphs):
+            device = inputs.device.type
+            dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+            own = inputs.clone(), timesteps.clone(), text.detach().clone().requires_grad_()
+            with torch.autocast(device, enabled=False), sdpa_kernel(CAPTURED):
+                expected = self._answer(_InGraph(self.transformer, dtype), own)
+                if key not in self.graphs:
+                    self.graphs[key] = self._record(dtype, own)
+                self._compare(self._answer(self.graphs[key], own), expected)
+            self.compared[key] = len(self.graphs)
         return self.graphs[key](*given)
 
-    def _record(self, inputs: Tensor, timesteps: Tensor, text: Tensor) -> Any:
-        device = inputs.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        module = _InGraph(self.transformer, dtype)
-        own = inputs.clone(), timesteps.clone(), text.detach().clone().requires_grad_()
-        with torch.autocast(device, enabled=False), sdpa_kernel(CAPTURED):
-            expected = self._answer(module, own)
-            # It is given a callable of the same parameters, as it exchanges the module's forward.
-            graph = torch.cuda.make_graphed_callables(
-                _InGraph(self.transformer, dtype),
-                tuple(x.clone().detach().requires_grad_(x.requires_grad) for x in own),
-                num_warmup_iters=WARM_UP,
-                allow_unused_input=True,
-            )
-            found = self._answer(graph, own)
+    def _record(self, dtype: torch.dtype | None, own: tuple[Tensor, ...]) -> Any:
+        self.kept.append(list(self.transformer.modules()))
+        # It is given a callable of the same parameters, as it exchanges the module's forward.
+        return torch.cuda.make_graphed_callables(
+            _InGraph(self.transformer, dtype),
+            tuple(x.clone().detach().requires_grad_(x.requires_grad) for x in own),
+            num_warmup_iters=WARM_UP,
+            allow_unused_input=True,
+        )
+
+    def _compare(self, found: list[Tensor], expected: list[Tensor]) -> None:
         for a, b in zip(found, expected):
             if not (a - b).norm() <= AGREE * b.norm():
                 raise RuntimeError(
                     f"a CUDA graph is off by {float((a - b).norm() / b.norm()):.0%} here; leave "
                     "out --cuda-graphs."
                 )
-        return graph
 
     def _answer(self, call: Any, given: tuple[Tensor, ...]) -> list[Tensor]:
         """What a call answers, and the gradients of the text and of all parameters, as vectors."""

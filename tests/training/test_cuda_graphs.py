@@ -1,11 +1,15 @@
 """CUDA graphs of a transformer: recorded once for each shape, and only where they answer alike."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 
 from fourreal import weights
 from fourreal.cli import main
 from fourreal.training.cuda_graphs import TrainingGraphs
+from fourreal.video.transformer import apply_view_time
 
 from ..tiny import tiny_transformer
 
@@ -62,6 +66,35 @@ def test_a_graph_that_answers_otherwise_is_refused(wrong, monkeypatch):
         TrainingGraphs(tiny_transformer())((1, 2), *inputs(2))
 
 
+def test_what_a_graph_reads_is_there_when_its_grid_comes_again(recorded):
+    transformer, positions = tiny_transformer(), []
+    graphs = TrainingGraphs(transformer)
+    for grid in ((1, 2), (2, 1), (1, 2)):
+        apply_view_time(transformer, *grid, max_frames=8)
+        positions.append(weakref.ref(transformer.rope.positions))
+        graphs(grid, *inputs(2))
+    assert recorded == [2, 2]
+    gc.collect()
+    assert [p().tolist() for p in positions[:2]] == [[0, 1], [0, 8]]
+
+
+def test_a_graph_is_compared_again_once_another_was_recorded(monkeypatch):
+    recorded = []
+
+    def make(module, given, **_):
+        number = len(recorded)
+        recorded.append(number)
+        # The second one writes over what the first one reads.
+        return lambda *given: module(*given) * (1.1 if len(recorded) > number + 1 else 1)
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", make)
+    graphs = TrainingGraphs(tiny_transformer())
+    for frames in (2, 2, 3, 3):
+        graphs((1, frames), *inputs(frames))
+    with pytest.raises(RuntimeError, match=r"a CUDA graph is off by \d+% here; leave out"):
+        graphs((1, 2), *inputs(2))
+
+
 def test_runs_without_a_gpu_cannot_have_them(tmp_path, capsys):
     arguments = ["train", "video", "--start-from", str(weights.folder()), "--cuda-graphs"]
     assert main([*arguments, "--data.scenes", "1", "--loop.out", str(tmp_path / "run")]) == 2
@@ -75,8 +108,9 @@ def test_runs_without_a_gpu_cannot_have_them(tmp_path, capsys):
 def test_on_a_gpu_graphs_answer_as_the_transformer():
     transformer = tiny_transformer().to("cuda")
     graphs = TrainingGraphs(transformer)
-    for seed in (2, 2):
-        given = inputs(seed, "cuda")
-        answer = graphs((1, 2), *given)
+    for grid in ((1, 2), (2, 1), (1, 2), (2, 1)):
+        apply_view_time(transformer, *grid, max_frames=8)
+        given = inputs(2, "cuda")
+        answer = graphs(grid, *given)
         expected = transformer(*given, return_dict=False)[0]
         torch.testing.assert_close(answer, expected, rtol=1e-3, atol=1e-4)
