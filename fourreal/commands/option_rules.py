@@ -201,6 +201,7 @@ RULES: dict[str, Rule] = {
     "videos": DATA,
     "shares": FROM_ZERO,
     "DataConfig.scenes": FROM_ZERO,
+    "first_scene": FROM_ZERO,
     "draws": FROM_ZERO,
     # Evaluation
     "scenes": COUNT,

@@ -5,13 +5,13 @@ from torch import Tensor
 
 from fourreal.bars import bar
 from fourreal.data.grids import SceneWindow
-from fourreal.scenes import SceneBatch, describe_first
+from fourreal.scenes import SceneBatch, describe_scenes
 
 PIXELS_AT_ONCE = 2**24  # of the frames of several scenes that a GPU draws together
 
 
 class DeviceScenes:
-    """The first `count` scenes of a split: frames [count, V, T, 3, H, W] as bytes on a device.
+    """Scenes of a split, by their numbers: frames [scenes, V, T, 3, H, W] as bytes on a device.
 
     size is (V, T, H, W). The program that draws them is compiled or not (see SceneBatch).
     """
@@ -19,13 +19,14 @@ class DeviceScenes:
     def __init__(
         self,
         split: str,
-        count: int,
+        numbers: range,
         size: tuple[int, int, int, int],
         device: torch.device,
         compiled: bool = False,
     ):
         views, times, height, width = size
-        descriptions = describe_first(split, count, views, times)
+        self.numbers, count = numbers, len(numbers)
+        descriptions = describe_scenes(split, numbers, views, times)
         self.frames = torch.empty(
             count, views, times, 3, height, width, dtype=torch.uint8, device=device
         )
@@ -44,7 +45,9 @@ class DeviceScenes:
     def read(self, windows: list[SceneWindow]) -> Tensor:
         """Frames [B, v, t, 3, H, W] in [0, 1] of windows that all have v views and t times."""
         device = self.frames.device
-        scenes = torch.tensor([w.scene for w in windows], device=device)[:, None, None]
+        scenes = torch.tensor([self.numbers.index(w.scene) for w in windows], device=device)[
+            :, None, None
+        ]
         views = torch.tensor([w.views for w in windows], device=device)[:, :, None]
         times = torch.tensor([w.times for w in windows], device=device)[:, None, :]
         return self.frames[scenes, views, times].float() / 255

@@ -15,7 +15,7 @@ from fourreal.data.clips import KINDS, Clip, find_clips, path_of_view, read_wind
 from fourreal.data.pseudo4d import random_quads, warp_views
 from fourreal.files.media import read_image
 from fourreal.grid import contact_sheet
-from fourreal.scenes import describe_first
+from fourreal.scenes import describe_scenes
 
 PROCEDURAL_GRID = (8, 29)  # views x frames of a scene; more where the model needs more
 SOURCES = (*KINDS, "procedural")
@@ -41,6 +41,8 @@ class DataConfig:
     width: int = 64
     scenes: int = 1000
     """Number of procedural scenes."""
+    first_scene: int = 0
+    """Which of all training scenes is the first, so that another run sees others."""
     on_device: bool = False
     """Keep the frames of procedural scenes in the device's memory, 2.9 MB for each at 64 x 64
     pixels, instead of on disk: a GPU then waits for no examples."""
@@ -107,6 +109,7 @@ class GridData:
         if len(config.shares) != len(SOURCES) or min(config.shares) < 0:
             raise ValueError(f"shares are {config.shares}, but must be four numbers from 0 up.")
         self.config = config
+        self.scene_numbers = range(config.first_scene, config.first_scene + config.scenes)
         self.problems: list[str] = []
         self.clips: dict[str, list[Clip]] = {}
         for kind, roots in zip(KINDS, (config.multiview, config.static, config.videos)):
@@ -145,7 +148,7 @@ class GridData:
         """Draw all procedural scenes if there is nothing else, so that they cost no training
         time."""
         if list(self.shares) == ["procedural"] and not self.config.on_device:
-            self.scenes[False].fill(range(self.config.scenes), device, compiled)
+            self.scenes[False].fill(self.scene_numbers, device, compiled)
 
     def size(self, kind: str) -> int:
         """Training clips (or scenes) of a kind."""
@@ -161,6 +164,8 @@ class GridData:
             shares = torch.tensor([self.shares[k] for k in kinds])
             kind = kinds[int(torch.multinomial(shares, 1, generator=generator))]
         index = _below(generator, self.size(kind))
+        if kind == "procedural":
+            index = self.scene_numbers[index]
         return Pick(kind, index, _below(generator, self.config.draws or 2**31))
 
     def validation(self, count: int) -> list[Pick]:
@@ -184,7 +189,7 @@ class GridData:
     def caption(self, pick: Pick) -> str:
         if pick.kind == "procedural":
             if self.told and not pick.validation:
-                return self.told[pick.index]
+                return self.told[self.scene_numbers.index(pick.index)]
             return self.scenes[pick.validation].caption(pick.index)
         return self.clips[pick.kind][pick.index].caption
 
@@ -195,7 +200,7 @@ class GridData:
             if not self.told:
                 scenes = self.scenes[False]
                 size = scenes.num_views, scenes.num_frames
-                found = describe_first(scenes.split, self.config.scenes, *size)
+                found = describe_scenes(scenes.split, self.scene_numbers, *size)
                 self.told = [scene.caption for scene in found]
             captions += self.told
         return captions
@@ -252,6 +257,7 @@ class GridData:
         """One image [3, h, w]: for each kind an example, views down and times across."""
         sheets = []
         for kind in self.shares:
-            frames = self.draw(Pick(kind, 0, 0), num_views, num_frames).frames
+            first = self.config.first_scene if kind == "procedural" else 0
+            frames = self.draw(Pick(kind, first, 0), num_views, num_frames).frames
             sheets.append(F.pad(contact_sheet(frames), (0, 0, 0, 8), value=1.0))
         return torch.cat(sheets, 1)

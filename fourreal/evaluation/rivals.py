@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fourreal.evaluation.prompt_score import objects_of
-from fourreal.scenes import describe_first, make_scene, scene_seed
+from fourreal.scenes import describe_scenes, make_scene, scene_seed
 from fourreal.scenes.describe import COLORS
 
-TRAINING_SCENES = 9000  # that the embedded video model saw: 0 to 8999 of the training seeds
+TRAINING_SCENES = 18000  # that the embedded video model saw: the first of the training seeds
 BLURS = (1.0, 2.0)  # pixels
 SQUARE = 12  # of a frame's height go into the side of a square
 
@@ -68,7 +68,7 @@ def colored_squares(prompt: str, frames: Tensor) -> Tensor:
 @cache
 def training_captions() -> tuple[str, ...]:
     """The captions of the scenes that the embedded video model was trained on."""
-    return tuple(scene.caption for scene in describe_first("train", TRAINING_SCENES, 1, 1))
+    return tuple(scene.caption for scene in describe_scenes("train", range(TRAINING_SCENES), 1, 1))
 
 
 @cache

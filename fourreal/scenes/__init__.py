@@ -18,7 +18,7 @@ __all__ = [
     "SceneBatch",
     "SceneDescription",
     "describe",
-    "describe_first",
+    "describe_scenes",
     "make_scene",
     "scene_seed",
 ]
@@ -38,13 +38,13 @@ def scene_seed(split: str, index: int) -> int:
     return SPLITS.index(split) * SEEDS_PER_SPLIT + index
 
 
-def describe_first(
-    split: str, count: int, num_views: int, num_frames: int
+def describe_scenes(
+    split: str, numbers: range, num_views: int, num_frames: int
 ) -> list[SceneDescription]:
-    """The descriptions of the first scenes of a split, of many by a process on each core."""
-    seeds = [scene_seed(split, index) for index in range(count)]
+    """The descriptions of scenes of a split, of many by a process on each core."""
+    seeds = [scene_seed(split, number) for number in numbers]
     told = partial(describe, num_views=num_views, num_frames=num_frames)
-    if count < MANY:
+    if len(seeds) < MANY:
         return [told(seed) for seed in seeds]
     with ProcessPoolExecutor() as pool:
         return list(pool.map(told, seeds, chunksize=32))

@@ -200,7 +200,7 @@ class WarpData:
             WarpCache(config.cache, split, size, reconstructor, quick)
             for split, quick in (("train", False), ("train", True), ("validation", False))
         )
-        self.warped_scenes = range(config.scenes)
+        self.warped_scenes = range(config.first_scene, config.first_scene + config.scenes)
         self.quick_scenes = range(QUICK_FROM, QUICK_FROM + quick_scenes)
 
     def fill(self) -> None:
@@ -217,7 +217,11 @@ class WarpData:
         count = len(self.warped_scenes) + len(self.quick_scenes)
         index = int(torch.randint(count, (1,), generator=generator))
         quick = index - len(self.warped_scenes)
-        example = self.warped.get(index) if quick < 0 else self.quick.get(self.quick_scenes[quick])
+        example = (
+            self.warped.get(self.warped_scenes[index])
+            if quick < 0
+            else self.quick.get(self.quick_scenes[quick])
+        )
         if recoloured:
             example = example.recoloured(torch.randperm(3, generator=generator).tolist())
         return example.backwards() if turned else example

@@ -8,6 +8,7 @@ import torch
 
 from fourreal.data.grids import DataConfig, GridData, Pick, pick_views
 from fourreal.files.media import write_image
+from fourreal.scenes import describe, make_scene, scene_seed
 
 from .clip_files import generator, grey_video, multiview, write_bad_clips
 
@@ -92,3 +93,19 @@ def test_the_last_of_several_clips_is_kept_for_validation(tmp_path):
     data = GridData(config(tmp_path, videos=(tmp_path,), caption="x"), 2, 5)
     assert {data.pick(generator(s)).index for s in range(60)} == {0, 1}
     assert {p.index for p in data.validation(4)} == {2}
+
+
+def test_a_run_can_see_other_scenes_than_the_first(tmp_path):
+    data = GridData(config(tmp_path, scenes=2, first_scene=3), 8, 29)
+    captions = [describe(scene_seed("train", n), 8, 29).caption for n in (3, 4)]
+    choices = generator(0)
+    picks = [data.pick(choices) for _ in range(8)]
+    assert {pick.index for pick in picks} == {3, 4}
+    assert data.captions() == captions
+    for pick in picks[:2]:
+        assert data.caption(pick) == captions[pick.index - 3]
+    exact = make_scene(scene_seed("train", 3), 8, 29, 16, 16).frames
+    drawn = data.draw(Pick("procedural", 3, 0, validation=False), 8, 1).frames
+    assert min(float((drawn - exact[:, t : t + 1]).abs().max()) for t in range(29)) < 0.01
+    assert len(data.validation(2)) == 2
+    assert data.sheet(1, 1).shape[0] == 3
