@@ -107,6 +107,15 @@ def carry_grid(
         return carry_references(*grid, device=profiler.device, progress=progress)
 
 
+def options_to_go_on(job: GenerateConfig, **known: str) -> list[str]:
+    """The options with which `fourreal reconstruct` makes of a finished grid what the job does."""
+    same = ("reconstructor", "device", "orbit_size")
+    given = known | {
+        n: getattr(job, n) for n in same if getattr(job, n) != getattr(GenerateConfig, n)
+    }
+    return [part for n, v in given.items() for part in (f"--{n.replace('_', '-')}", str(v))]
+
+
 def load_models(config: GenerateConfig, device: torch.device) -> Models:
     """The pipeline and the reconstructor that a config asks for."""
     pipeline, keep = load_pipeline(config, device), config.offload == "none"
@@ -176,8 +185,11 @@ def generate_one(
     by_geometry = needs_geometry(job, models.pipeline)
     making = filling_stages(job) if by_geometry else ["video"]
     carrying = ["carry"] * bool(not by_geometry and (job.fixed_view or job.freeze_time))
+    if not by_geometry and not carrying and is_embedded(job):
+        known = {"cameras": "even"}  # it has learnt views of an even movement
     profiler.plan = [*making, *carrying, "reconstruct", *WRITING]
-    with kept_grid(job.out) as keep, results_folder(job.out) as folder:
+    go_on = options_to_go_on(job, **known)
+    with kept_grid(job.out, go_on) as keep, results_folder(job.out) as folder:
         if by_geometry:
             filled = fill_grid(job, models, asked, profiler)
             frames, known = filled.frames, filled.for_reconstruction()
@@ -192,8 +204,6 @@ def generate_one(
             if carrying:
                 frames, cameras = carry_grid(reconstructor, frames, options, profiler)
                 known = {"cameras": cameras}
-            elif not by_geometry and is_embedded(job):  # it has learnt views of an even movement
-                known = {"cameras": "even"}
             scene = reconstruct_grid(reconstructor, frames, profiler, fps=job.fps, **known)
         scene.metadata["prompt"] = str(job.prompt)
         figures: dict[str, Any] = write_results(folder, frames, scene, job.orbit_size, profiler)

@@ -59,10 +59,10 @@ def enlarge(frames: Tensor) -> Tensor:
 
 
 @contextmanager
-def kept_grid(out: Path) -> Iterator[Callable[[Tensor, float], None]]:
+def kept_grid(out: Path, options: list[str]) -> Iterator[Callable[[Tensor, float], None]]:
     """A context for the whole of a job, with keep(frames, fps) to call with its finished grid
     [V, T, 3, H, W]: `out`/views then holds a video of each view, from which `fourreal reconstruct`
-    can go on.
+    can go on, with these options.
 
     They stay when something fails, with a sentence that says so, and when the process is killed.
     They go when the job is done or stopped by the user.
@@ -82,7 +82,7 @@ def kept_grid(out: Path) -> Iterator[Callable[[Tensor, float], None]]:
         yield keep
     except Exception:
         if kept:
-            go_on = ["fourreal", "reconstruct", str(folder), "--out", str(out)]
+            go_on = ["fourreal", "reconstruct", str(folder), "--out", str(out), *options]
             logger.error("The finished frames are in %s; go on with: %s", folder, shlex.join(go_on))
         raise
     except BaseException:

@@ -4,6 +4,8 @@ import json
 import re
 import shlex
 import shutil
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import av
@@ -240,11 +242,23 @@ def test_a_finished_grid_is_kept_when_a_later_stage_fails(
     assert kept == [(5, 3, 32, 32)] * 2
     monkeypatch.setattr(module, name, real)
     go_on = shlex.split(caplog.text.strip().splitlines()[-1].split("go on with: ")[1])
-    assert main([*go_on[1:], "--orbit-size", "32"]) == 0
+    assert go_on[1:3] == ["reconstruct", str(out / "views")]
+    assert go_on[-4:] == ["--cameras", "even", "--orbit-size", "32"]
+    assert main(go_on[1:]) == 0
     assert {p.name for p in out.iterdir()} == FILES | {"views"}
     assert load_scene(out / "scene.safetensors").num_views == 2
     assert main(["generate", "a ball", "--out", str(out), *SMALL]) == 0
     assert {p.name for p in out.iterdir()} == FILES
+
+
+def test_a_finished_grid_goes_on_with_what_the_job_was_given():
+    job_of = partial(GenerateConfig, "a ball", out=Path("out"))
+    assert job.options_to_go_on(job_of()) == []
+    given = {"reconstructor": Path("VGGT 1B.safetensors"), "device": "cpu", "orbit_size": 64}
+    assert job.options_to_go_on(job_of(**given), cameras="even") == [
+        *("--cameras", "even", "--reconstructor", "VGGT 1B.safetensors"),
+        *("--device", "cpu", "--orbit-size", "64"),
+    ]
 
 
 def cameras():
