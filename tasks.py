@@ -20,7 +20,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENT = HERE / ".venv"
-DEMO_PROMPT, DEMO_SEED = "a red ball bouncing next to a yellow cylinder", "12"
+DEMO_PROMPT, DEMO_SEED = "a red ball bouncing next to a yellow cylinder", "1"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"  # PyTorch's own CPU builds
 CPU_TORCH = "torch==2.13.0"  # some mirrors of PyPI offer a CPU build under this version
 
