@@ -45,9 +45,8 @@ class DeviceScenes:
     def read(self, windows: list[SceneWindow]) -> Tensor:
         """Frames [B, v, t, 3, H, W] in [0, 1] of windows that all have v views and t times."""
         device = self.frames.device
-        scenes = torch.tensor([self.numbers.index(w.scene) for w in windows], device=device)[
-            :, None, None
-        ]
+        places = [self.numbers.index(w.scene) for w in windows]
+        scenes = torch.tensor(places, device=device)[:, None, None]
         views = torch.tensor([w.views for w in windows], device=device)[:, :, None]
         times = torch.tensor([w.times for w in windows], device=device)[:, None, :]
         return self.frames[scenes, views, times].float() / 255

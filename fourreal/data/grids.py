@@ -52,6 +52,11 @@ class DataConfig:
     cache: Path = Path("out/train/scenes")
     """Where drawn scenes, latents and text embeddings are kept."""
 
+    @property
+    def scene_numbers(self) -> range:
+        """Which of all training scenes the procedural ones are."""
+        return range(self.first_scene, self.first_scene + self.scenes)
+
 
 @dataclass
 class Grid:
@@ -109,7 +114,6 @@ class GridData:
         if len(config.shares) != len(SOURCES) or min(config.shares) < 0:
             raise ValueError(f"shares are {config.shares}, but must be four numbers from 0 up.")
         self.config = config
-        self.scene_numbers = range(config.first_scene, config.first_scene + config.scenes)
         self.problems: list[str] = []
         self.clips: dict[str, list[Clip]] = {}
         for kind, roots in zip(KINDS, (config.multiview, config.static, config.videos)):
@@ -148,7 +152,7 @@ class GridData:
         """Draw all procedural scenes if there is nothing else, so that they cost no training
         time."""
         if list(self.shares) == ["procedural"] and not self.config.on_device:
-            self.scenes[False].fill(self.scene_numbers, device, compiled)
+            self.scenes[False].fill(self.config.scene_numbers, device, compiled)
 
     def size(self, kind: str) -> int:
         """Training clips (or scenes) of a kind."""
@@ -165,7 +169,7 @@ class GridData:
             kind = kinds[int(torch.multinomial(shares, 1, generator=generator))]
         index = _below(generator, self.size(kind))
         if kind == "procedural":
-            index = self.scene_numbers[index]
+            index = self.config.scene_numbers[index]
         return Pick(kind, index, _below(generator, self.config.draws or 2**31))
 
     def validation(self, count: int) -> list[Pick]:
@@ -189,7 +193,7 @@ class GridData:
     def caption(self, pick: Pick) -> str:
         if pick.kind == "procedural":
             if self.told and not pick.validation:
-                return self.told[self.scene_numbers.index(pick.index)]
+                return self.told[self.config.scene_numbers.index(pick.index)]
             return self.scenes[pick.validation].caption(pick.index)
         return self.clips[pick.kind][pick.index].caption
 
@@ -200,7 +204,7 @@ class GridData:
             if not self.told:
                 scenes = self.scenes[False]
                 size = scenes.num_views, scenes.num_frames
-                found = describe_scenes(scenes.split, self.scene_numbers, *size)
+                found = describe_scenes(scenes.split, self.config.scene_numbers, *size)
                 self.told = [scene.caption for scene in found]
             captions += self.told
         return captions

@@ -89,11 +89,10 @@ class VideoTraining(VideoRun):
 
     def _scenes_on_device(self) -> DeviceScenes:
         scenes, data = self.data.scenes[False], self.config.data
-        numbers = self.data.scene_numbers
         size = scenes.num_views, scenes.num_frames, data.height, data.width
         # Compiling takes a quarter of a minute on a GPU, and then it draws hundreds a second.
         compiled = self.device.type == "cuda"
-        return DeviceScenes(scenes.split, numbers, size, self.device, compiled)
+        return DeviceScenes(scenes.split, data.scene_numbers, size, self.device, compiled)
 
     def _latents(self, batch: VideoBatch) -> Tensor:
         """[B, V, C, F, h, w] of a batch, encoded unless they were in the cache."""

@@ -200,7 +200,7 @@ class WarpData:
             WarpCache(config.cache, split, size, reconstructor, quick)
             for split, quick in (("train", False), ("train", True), ("validation", False))
         )
-        self.warped_scenes = range(config.first_scene, config.first_scene + config.scenes)
+        self.warped_scenes = config.scene_numbers
         self.quick_scenes = range(QUICK_FROM, QUICK_FROM + quick_scenes)
 
     def fill(self) -> None:
