@@ -203,6 +203,7 @@ def generate_one(
         with models.reconstructor_on(profiler.device) as reconstructor:
             if carrying:
                 frames, cameras = carry_grid(reconstructor, frames, options, profiler)
+                keep(frames, job.fps)
                 known = {"cameras": cameras}
             scene = reconstruct_grid(reconstructor, frames, profiler, fps=job.fps, **known)
         scene.metadata["prompt"] = str(job.prompt)

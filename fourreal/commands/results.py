@@ -74,7 +74,7 @@ def kept_grid(out: Path, options: list[str]) -> Iterator[Callable[[Tensor, float
         with folder_beside(folder) as temporary:
             for view, video in enumerate(frames.cpu()):
                 write_video(temporary / f"view_{view + 1:02d}.mp4", video, fps)
-            shutil.rmtree(folder, ignore_errors=True)  # of a run before this one
+            shutil.rmtree(folder, ignore_errors=True)  # of a run, or a stage, before
             temporary.rename(folder)
             kept = True
 

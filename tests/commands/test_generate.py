@@ -251,6 +251,25 @@ def test_a_finished_grid_is_kept_when_a_later_stage_fails(
     assert {p.name for p in out.iterdir()} == FILES
 
 
+def test_a_kept_grid_shows_what_its_references_do_once_that_is_carried_into_it(
+    tmp_path, monkeypatch
+):
+    write_video(tmp_path / "row.mp4", torch.full((5, 3, 32, 32), 0.5), 8)
+    carried = torch.full((2, 5, 3, 32, 32), 0.8)
+    monkeypatch.setattr(job, "carry_grid", lambda *_: (carried, cameras()))
+
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    monkeypatch.setattr(job, "reconstruct_grid", fail)
+    given = ["--fixed-view", str(tmp_path / "row.mp4")]
+    assert main(["generate", "a ball", "--out", str(tmp_path / "out"), *given, *SMALL]) == 2
+    views = sorted((tmp_path / "out" / "views").iterdir())
+    assert len(views) == 2
+    for view in views:
+        assert (read_video(view)[0] - 0.8).abs().max() < 0.03
+
+
 def test_a_finished_grid_goes_on_with_what_the_job_was_given():
     job_of = partial(GenerateConfig, "a ball", out=Path("out"))
     assert job.options_to_go_on(job_of()) == []
