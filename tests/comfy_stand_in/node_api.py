@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import torch
 
-COMMON = ("optional", "tooltip", "advanced", "extra_dict")  # of all inputs with a widget
+COMMON = ("optional", "tooltip", "advanced")  # of all inputs with a widget
+EXTRA = "extra_dict"  # of most
 
 
 class Input:
@@ -47,14 +48,14 @@ def Custom(io_type):
 
 
 def widget(*names: str):
-    """An Input class with a default and the options of these names."""
+    """An Input class with a default and the arguments of these names, options but for EXTRA."""
 
     class WidgetInput(Input):
         def __init__(self, id, **given):
-            common = {k: v for k, v in given.items() if k in COMMON}
+            assert given.keys() <= set(self._accepts), given.keys()
+            common = {k: v for k, v in given.items() if k in (*COMMON, EXTRA)}
             super().__init__(id, **common)
             options = {k: v for k, v in given.items() if k not in common}
-            assert options.keys() <= {"default", *names}, options.keys()
             self._options |= options
             vars(self).update(options)
 
@@ -148,12 +149,12 @@ SOCKETS = {
 }
 io = SimpleNamespace(
     **{name: comfy_type(kind) for name, kind in SOCKETS.items()},
-    Int=comfy_type("INT", widget("min", "max", "step", "control_after_generate")),
-    Float=comfy_type("FLOAT", widget("min", "max", "step", "round")),
-    String=comfy_type("STRING", widget("multiline", "dynamic_prompts")),
-    Boolean=comfy_type("BOOLEAN", widget()),
+    Int=comfy_type("INT", widget(EXTRA, "min", "max", "step", "control_after_generate")),
+    Float=comfy_type("FLOAT", widget(EXTRA, "min", "max", "step", "round")),
+    String=comfy_type("STRING", widget(EXTRA, "multiline", "dynamic_prompts")),
+    Boolean=comfy_type("BOOLEAN", widget(EXTRA)),
     Color=comfy_type("COLOR", widget()),
-    Combo=comfy_type("COMBO", widget("options")),
+    Combo=comfy_type("COMBO", widget(EXTRA, "options")),
     MultiType=SimpleNamespace(Input=MultiTypeInput),
     Autogrow=SimpleNamespace(Input=AutogrowInput, TemplatePrefix=TemplatePrefix),
     Hidden=SimpleNamespace(unique_id="UNIQUE_ID", prompt="PROMPT", extra_pnginfo="EXTRA_PNGINFO"),
