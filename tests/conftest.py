@@ -5,6 +5,9 @@ import importlib.util
 import os
 import shutil
 import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -64,12 +67,25 @@ def pack(tmp_path_factory):
     return module
 
 
-@pytest.fixture(params=["replace", "add"])
-def weights(request, tmp_path, monkeypatch):
-    """A folder of untrained models in place of the embedded ones, of one conditioning."""
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory) -> Callable[[str], Path]:
+    """Makes a folder of untrained models of one conditioning, once."""
     from .comfyui import write_random_weights
 
-    write_random_weights(tmp_path, request.param)
+    @cache
+    def made(conditioning: str) -> Path:
+        folder = tmp_path_factory.mktemp("untrained")
+        write_random_weights(folder, conditioning)
+        return folder
+
+    return made
+
+
+@pytest.fixture(params=["replace", "add"])
+def weights(request, untrained, tmp_path, monkeypatch):
+    """A folder of untrained models in place of the embedded ones, of one conditioning."""
+    shutil.copytree(untrained(request.param), tmp_path, dirs_exist_ok=True)
+    torch.manual_seed(0)
     monkeypatch.setenv("FOURREAL_WEIGHTS", str(tmp_path))
     return tmp_path
 

@@ -27,6 +27,7 @@ def check_both_devices(scores: Callable[[str], dict[str, float]], within: float)
     assert device.operations["cuda"] > 2000
 
 
+@pytest.mark.slow
 def test_a_scene_is_scored_on_the_device_as_on_the_cpu(tmp_path, single_precision):
     save_model(tiny_model(point_head=False), tmp_path / "tiny.safetensors")
 
@@ -41,7 +42,7 @@ def test_a_scene_is_scored_on_the_device_as_on_the_cpu(tmp_path, single_precisio
     check_both_devices(scores, 0.02)
 
 
-@pytest.mark.parametrize("kind", ["warp", "video"])
+@pytest.mark.parametrize("kind", [pytest.param("warp", marks=pytest.mark.slow), "video"])
 def test_grids_are_made_and_scored_on_the_device_as_on_the_cpu(kind, tmp_path, single_precision):
     options = small(scenes=1, num_views=2, num_frames=5, height=32, width=32)
     options |= {"num_inference_steps": 1, "cache": tmp_path}

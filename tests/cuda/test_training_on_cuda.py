@@ -75,6 +75,7 @@ def test_a_step_of_the_video_model(tune, tmp_path):
     assert device.operations["cuda"] > 1000
 
 
+@pytest.mark.slow
 def test_a_step_of_the_vace_on_scenes_of_both_kinds(tmp_path):
     save_model(tiny_model(point_head=False), tmp_path / "start.safetensors")
     arguments = ["video", "--vace", "--start-from", str(weights.folder())]

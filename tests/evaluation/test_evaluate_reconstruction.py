@@ -13,6 +13,7 @@ from ..tiny import open_temporal_gates, tiny_model
 from .small import SIZE, small
 
 
+@pytest.mark.slow
 def test_reconstruction_of_exact_frames_is_scored():
     config = reconstruction.ReconstructionEvaluation(**small(scenes=1, num_frames=5, times=2))
     result = reconstruction.evaluate_reconstruction(config)
@@ -40,6 +41,7 @@ def test_reconstruction_of_exact_frames_is_scored():
     assert found["camera_jitter_without"] > 1
 
 
+@pytest.mark.slow
 def test_the_whole_pipeline_is_scored_beside_its_references(monkeypatch):
     """A model that knows the grid is as good as the exact one, and better than the references."""
     exact = make_scene(scene_seed("validation", 0), 12, 9, SIZE, SIZE).frames

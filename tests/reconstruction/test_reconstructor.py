@@ -50,6 +50,7 @@ def scene():
     return make_scene(scene_seed("test", 0), num_views=4, num_frames=9, height=SIZE, width=SIZE)
 
 
+@pytest.mark.slow
 def test_alignment_recovers_the_unit_of_every_time(scene):
     torch.manual_seed(0)
     factors = 1 + 0.4 * (torch.rand(9) - 0.5)
@@ -253,6 +254,7 @@ def test_a_window_of_one_time_cannot_share_a_unit_so_times_are_aligned():
     assert scales[0] == 1 and (scales[1:] != 1).all()
 
 
+@pytest.mark.slow
 def test_as_many_of_anysplats_harmonics_are_kept_as_asked_for():
     weights, inputs, _, config = fixture("anysplat_tiny")
     prefix = {"encoder.": "", "gaussian_param_head": "gaussian_head"}
@@ -305,6 +307,7 @@ def test_detail_gives_more_gaussians_where_the_frames_have_the_pixels():
         reconstructor(torch.rand(1, 1, 3, seen, seen), detail=0)
 
 
+@pytest.mark.slow
 def test_finer_gaussians_show_more_of_the_input():
     reconstructor = Reconstructor.from_file(weights.folder() / "reconstructor.safetensors")
     scene = make_scene(scene_seed("validation", 3), 8, 1, 128, 128)

@@ -37,6 +37,7 @@ def test_a_stopped_run_resumes_to_the_same_weights_and_averages(tmp_path, optimi
     assert second["settings"]["seed"] == 0
 
 
+@pytest.mark.slow
 def test_two_processes_see_different_examples_stay_one_model_and_resume(tmp_path):
     script = Path(__file__).with_name("two_processes.py")
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}

@@ -8,6 +8,7 @@ from fourreal.training.train_reconstructor import ReconstructorConfig, train_rec
 from .short_runs import loop_config
 
 
+@pytest.mark.slow
 def test_three_stages_give_a_reconstructor_with_trained_temporal_layers(tmp_path):
     previous = None
     for stage in ("geometry", "static", "dynamic"):

@@ -21,6 +21,7 @@ from fourreal.video.transformer import apply_view_time
 from .short_runs import loop_config
 
 
+@pytest.mark.slow
 def test_an_autoencoder_without_decoder_is_the_linear_transform_alone(tmp_path, scenes, capsys):
     config = AutoencoderConfig(loop_config(tmp_path), None, scenes, 1, 32, decoder_width=0)
     train_autoencoder(config)

@@ -37,6 +37,7 @@ def config_of(tmp_path, **changes):
     return ReconstructorConfig(loop, **({"size": (SIZE,), "num_times": 2} | changes))
 
 
+@pytest.mark.slow
 def test_the_dynamic_stage_learns_from_posed_folders(scene, tmp_path):
     write_photos(tmp_path / "photos", scene)
     save_model(tiny_model(temporal="none", gaussian_head="none"), tmp_path / "plain.safetensors")
@@ -64,6 +65,7 @@ def test_the_dynamic_stage_learns_from_posed_folders(scene, tmp_path):
     assert (tmp_path / "run" / "views.png").is_file()
 
 
+@pytest.mark.slow
 def test_geometry_counts_where_depth_is_known_and_temporal_layers_can_be_left_out(tmp_path):
     start = tmp_path / "start.safetensors"
     save_model(open_temporal_gates(tiny_model(gaussian_head="paper")), start)
@@ -135,6 +137,7 @@ def test_views_can_change_from_time_to_time(tmp_path):
     assert times == 2 and not options["camera_replacement"] and options["temporal"]
 
 
+@pytest.mark.slow
 def test_the_joint_stage_trains_all_parts_on_videos_of_one_view_and_on_several(
     scene, tmp_path, monkeypatch
 ):
@@ -191,6 +194,7 @@ def test_the_joint_stage_trains_all_parts_on_videos_of_one_view_and_on_several(
         Source(config)
 
 
+@pytest.mark.slow
 def test_a_share_of_the_starting_weights_stays_in_the_result(tmp_path):
     start = tmp_path / "start.safetensors"
     save_model(open_temporal_gates(tiny_model(gaussian_head="paper")), start)

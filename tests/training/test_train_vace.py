@@ -74,6 +74,7 @@ def test_cells_have_holes_where_any_of_their_pixels_is_missing():
                     assert cells[view, 0, frame, row, column] == expected
 
 
+@pytest.mark.slow
 def test_a_trained_vace_is_a_file_of_its_own_that_fills_what_is_missing(tmp_path, scenes):
     train_video(vace_config(tmp_path, scenes))
     assert not (tmp_path / "text_encoder.safetensors").exists()
@@ -104,6 +105,7 @@ def test_the_base_keeps_its_weights_where_only_the_vace_is_tuned(tmp_path, scene
     assert after["vace_blocks.0.after_proj.weight"].abs().max() > 0
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_learned(tmp_path, scenes):
     training = VaceTraining(
         vace_config(tmp_path, scenes, {"learning_rate": 2e-3, "warmup_steps": 1})

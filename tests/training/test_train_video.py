@@ -70,6 +70,7 @@ def test_scenes_on_the_device_train_like_those_on_disk(tmp_path, scenes):
     assert len(set(losses[:3])) == 3
 
 
+@pytest.mark.slow
 def test_added_layers_change_nothing_until_they_are_trained(tmp_path, scenes):
     before = load_embedded_pipeline()
     own = before.transformer.config.num_layers
@@ -99,6 +100,7 @@ def test_added_layers_change_nothing_until_they_are_trained(tmp_path, scenes):
         train_video(embedded_config(tmp_path / "fewer", scenes, {}, layers=own - 1))
 
 
+@pytest.mark.slow
 def test_a_model_of_small_grids_makes_its_references_first(tmp_path, scenes):
     for grids, odds, staged in (
         (("1x5", "2x5"), (0.5, 0.5), False),
@@ -129,6 +131,7 @@ def test_each_grid_may_have_reference_odds_of_its_own(tmp_path, scenes):
         assert known.tolist() == [first] * 30
 
 
+@pytest.mark.slow
 def test_grids_with_both_references_have_a_timestep_shift_of_their_own(
     tmp_path, scenes, monkeypatch
 ):
@@ -166,6 +169,7 @@ def moving_camera(path, frames=29):
     )
 
 
+@pytest.mark.slow
 def test_an_ordinary_video_trains_as_pseudo_4d_and_has_a_sheet(tmp_path):
     moving_camera(tmp_path / "walk.mp4")
     data = DataConfig(

@@ -21,6 +21,7 @@ from fourreal.video.wan_keys import comfy_key
 from .short_runs import loop_config, tune_embedded
 
 
+@pytest.mark.slow
 def test_a_stopped_tuning_run_resumes_to_the_same_losses(tmp_path, scenes):
     whole = tune_embedded(tmp_path / "whole", scenes)
     with pytest.MonkeyPatch.context() as patch:
@@ -44,6 +45,7 @@ def test_a_stopped_tuning_run_resumes_to_the_same_losses(tmp_path, scenes):
     assert all("lora" in key for key in load_file(checkpoint / "trained.safetensors"))
 
 
+@pytest.mark.slow
 def test_a_lora_loads_through_diffusers_and_gives_the_tuned_model(tmp_path, scenes):
     from diffusers import WanPipeline
 
@@ -88,6 +90,7 @@ def test_tuning_attention_changes_nothing_else(tmp_path, scenes):
     assert {key.split(".")[3] for key in changed} == {"q", "k", "v", "o", "norm_q", "norm_k"}
 
 
+@pytest.mark.slow
 def test_samples_of_a_model_with_frozen_text_follow_their_captions(tmp_path, scenes, monkeypatch):
     """Those of validation scenes too, which training itself does not meet."""
     asked = []
@@ -119,6 +122,7 @@ def test_other_architectures_train_by_one_flag_and_load_as_such(tmp_path, scenes
     assert len(pipe.transformer.state_dict()) == len(trained)
 
 
+@pytest.mark.slow
 def test_a_share_of_the_weights_before_is_averaged_into_the_result(tmp_path, scenes):
     options = {"tune": "all", "steps": 2, "precision": "no"}
     for share in (0.0, 0.25):

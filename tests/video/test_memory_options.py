@@ -55,7 +55,7 @@ def test_tiling_the_embedded_autoencoder_is_refused_in_one_sentence():
 
 
 @pytest.mark.parametrize("make", [tiny_transformer, tiny_vace])
-@pytest.mark.parametrize("staged", [False, True])
+@pytest.mark.parametrize("staged", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_compiled_transformer_gives_the_same_and_is_compiled_once(staged, make):
     torch._dynamo.reset()
     pipe, counter = tiny_pipeline(transformer=make()), CompileCounter()

@@ -137,6 +137,7 @@ for frames in (1, 29, 57):
 """
 
 
+@pytest.mark.slow
 def test_twice_the_frames_need_the_memory_of_one_window():
     """Peak memory in MiB of a process after 8 x 1, 8 x 29 and 8 x 57 frames; made for 29."""
     answer = subprocess.run(
