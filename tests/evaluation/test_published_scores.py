@@ -78,7 +78,7 @@ CLAIMS: dict[Path, dict[str, tuple[Number, ...]]] = {
             ("warp_grid", f"{PASTED}>psnr_known>change"),
         ),
         "the whole frame is as it was, {} dB": (("warp_grid", f"{PASTED}>psnr>change"),),
-        "VACE as the fill: {} dB over the generated grid with exact depth; it loses {} dB": (
+        "VACE as the fill: {} dB against the generated grid with exact depth; it loses {} dB": (
             ("warp_exact", "strength 1>psnr>change"),
             ("warp_predicted", "strength 1>psnr>change", abs),
         ),
