@@ -88,6 +88,7 @@ def test_photos_on_an_arc_are_known_at_the_first_time(tmp_path, photos, filled):
     assert missing[:, 1:].all()
 
 
+@pytest.mark.slow
 def test_a_video_and_photos_are_seen_by_the_cameras_of_the_photos(tmp_path, row, photos, filled):
     _, report = run(tmp_path, "--fixed-view", row, "--freeze-time", photos, "--views", "3")
     assert "known_share" not in report  # the embedded model takes references as they are

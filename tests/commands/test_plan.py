@@ -57,6 +57,7 @@ def profiled(size, options) -> tuple[dict[str, int], int]:
     return peaks, sum(weight_bytes(model) for model in models)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "options"), CASES, ids=str)
 def test_the_plan_is_within_a_fifth_of_what_the_profiler_counts(size, options):
     config = GenerateConfig(prompt="a red ball", num_views=size[0], num_frames=size[1], **options)

@@ -95,6 +95,7 @@ def videos(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unadjusted")
 def test_reconstruct_and_its_refinement_run_on_the_device(
     videos, tmp_path, stages, written, single_precision

@@ -52,7 +52,7 @@ def test_a_step_of_the_autoencoder(tmp_path):
     assert device.operations["cuda"] > 300
 
 
-@pytest.mark.parametrize("stage", ["geometry", "dynamic"])
+@pytest.mark.parametrize("stage", ["geometry", pytest.param("dynamic", marks=pytest.mark.slow)])
 def test_a_step_of_the_reconstructor(stage, tmp_path):
     torch.manual_seed(0)
     save_model(tiny_model(point_head=False), tmp_path / "start.safetensors")

@@ -32,7 +32,9 @@ def require(name):
         pytest.importorskip("pxr.Usd", reason="usd-core is not installed (the extra `usd`)")
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(k, marks=pytest.mark.slow) if "usd" in k else k for k in KINDS]
+)
 def test_small_damaged_files_end_in_a_result_or_one_sentence(tmp_path, name):
     """In less than 10 s and 64 MB each; see tests/fuzz.py."""
     require(name)

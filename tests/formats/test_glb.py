@@ -180,6 +180,7 @@ def test_what_is_not_read_is_refused_by_name(tmp_path, change, message):
     assert "changed.glb" in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_file_that_repeats_its_splats_without_bound_is_refused(tmp_path):
     def change(document, _):
         document["nodes"] = [{"mesh": 0}]

@@ -39,6 +39,7 @@ GRAPHS = (
 )
 
 ADJUSTED = "Synchronised videos to 4D"
+SLOW = (ADJUSTED, "Video to 4D with small VACE")
 
 # In place of *auto*, which stands for uni_pc with models of no noted training.
 STAND_IN_SAMPLER = {"steps": 2, "sampler_name": "euler", "scheduler": "simple"}
@@ -46,7 +47,9 @@ STAND_IN_SAMPLER = {"steps": 2, "sampler_name": "euler", "scheduler": "simple"}
 
 @pytest.mark.skipif(bool(COMFYUI), reason="a real ComfyUI executes the workflows")
 @one_conditioning
-@pytest.mark.parametrize("name", GRAPHS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in GRAPHS]
+)
 @torch.inference_mode()
 def test_a_workflow_runs_to_all_its_outputs_on_the_stand_in(nodes, weights, monkeypatch, name):
     if name != ADJUSTED:  # for the sake of time

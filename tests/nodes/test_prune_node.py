@@ -1,5 +1,6 @@
 """Prune Scene: its values cost no reconstruction, and its parts go on through the graph."""
 
+import pytest
 import torch
 
 from ..comfyui import needs_comfyui, one_conditioning, prompt_of
@@ -8,6 +9,7 @@ GRID = {"num_views": 2, "num_frames": 5, "width": 32, "height": 32}
 PRUNED = {"min_opacity": 0.0, "confidence_percentile": 0.0, "voxel_size": 0.0, "fps": 0.0}
 
 
+@pytest.mark.slow
 @one_conditioning
 def test_the_scene_of_a_reconstruction_is_pruned_and_taken_apart(nodes, embedded):
     images = nodes.ExampleScene.execute(0, 2, 5, 32, 32).args[0]

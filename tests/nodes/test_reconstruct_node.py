@@ -92,6 +92,7 @@ def test_later_options_are_last_and_optional(nodes):
     assert optional[:3] == ["extrinsics", "intrinsics", "window"]
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 @one_conditioning
 def test_refinement_steps_move_the_bar_and_change_the_gaussians(nodes, embedded, monkeypatch):

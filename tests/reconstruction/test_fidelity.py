@@ -46,6 +46,7 @@ def test_an_empty_scene_is_as_dark_as_it_is_drawn(size):
     assert found.flat > 60
 
 
+@pytest.mark.slow
 def test_what_the_embedded_network_knows_passes_and_noise_does_not():
     reconstructor = Reconstructor.from_file(folder() / "reconstructor.safetensors")
     frames = make_scene(scene_seed("validation", 0), 4, 1).frames

@@ -76,6 +76,7 @@ def test_refinement_trusts_seen_pixels_more(grid):
     assert score(told, scene, HELD_OUT) > score(untold, scene, HELD_OUT)
 
 
+@pytest.mark.slow
 def test_the_reconstructor_takes_the_mask_at_the_size_of_the_frames():
     reconstructor = Reconstructor(tiny_model())
     frames, filled = torch.rand(2, 2, 3, 40, 56), torch.zeros(2, 2, 40, 56)

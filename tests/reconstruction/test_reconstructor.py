@@ -283,6 +283,7 @@ def test_maps_are_cut_joined_and_scaled_by_time():
     assert torch.equal(maps.scales, torch.ones(3)) and twice.points is maps.points
 
 
+@pytest.mark.slow
 def test_detail_gives_more_gaussians_where_the_frames_have_the_pixels():
     reconstructor = Reconstructor(tiny_model())
     seen = reconstructor.model.config.img_size

@@ -228,6 +228,7 @@ def lora(rank: int = 2) -> dict[str, torch.Tensor]:
     }
 
 
+@pytest.mark.slow
 def test_a_lora_of_the_text_to_video_model_works_on_vace_and_keeps_its_conditioning(tmp_path):
     pipe = tiny_pipeline(transformer=tiny_vace())
     before = sample_grid(pipe, output_type="latent")

@@ -108,6 +108,7 @@ def test_a_window_begins_with_the_end_of_the_one_before(embedded, monkeypatch, o
     assert torch.allclose(latents[1, :, :count], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_joints_jump_no_more_than_the_frames_around_them(embedded):
     """From text alone, which is harder: with references both windows see the same row."""
     frames = embedded(
