@@ -91,13 +91,11 @@ def weights(request, untrained, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory):
+def server(tmp_path_factory, untrained):
     """A real ComfyUI server with the pack and untrained models (see comfyui.py)."""
-    from .comfyui import Server, write_random_weights
+    from .comfyui import Server
 
-    folder = tmp_path_factory.mktemp("comfyui")
-    write_random_weights(folder / "weights")
-    server = Server(folder / "base", folder / "weights")
+    server = Server(tmp_path_factory.mktemp("comfyui") / "base", untrained("replace"))
     yield server
     server.process.terminate()
     server.process.wait(30)

@@ -15,8 +15,6 @@ import io
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -120,18 +118,6 @@ def make(path: Path, server: Server, info: dict) -> None:
         print(f"{path.stem}: {tuple(sheet.shape)}", flush=True)
 
 
-@contextmanager
-def embedded_server() -> Iterator[Server]:
-    """A real server with the embedded models, until it is left."""
-    with tempfile.TemporaryDirectory() as folder:
-        server = Server(Path(folder) / "base", weights.folder())
-        try:
-            yield server
-        finally:
-            server.process.terminate()
-            server.process.wait(30)
-
-
 def show_graph(server: Server, out: Path, template: str = "Text to 4D") -> None:
     """Write a picture of a template's graph after a run, its scene in the viewer."""
     from playwright.sync_api import sync_playwright
@@ -142,10 +128,9 @@ def show_graph(server: Server, out: Path, template: str = "Text to 4D") -> None:
         page = editor.page
         page.set_viewport_size(WINDOW)
         editor.open(template)
-        layout, seconds = editor.run()
+        _, seconds = editor.run()
         page.frame_locator(FRAME).locator("#canvas").wait_for()
         page.wait_for_timeout(VIEWER_SETTLES)
-        page.evaluate("app.canvas.deselectAll?.()")
         page.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
         layout = editor.settled()
         left, top, right, bottom = page.evaluate(TO_PAGE, hull(layout.groups.values()))
@@ -164,14 +149,19 @@ def hull(boxes) -> list[float]:
 
 
 def main(names: list[str]) -> None:
-    with embedded_server() as server:
-        info = server.wait_for(lambda: server.ask("/object_info"), 300)
-        if names == ["graph"]:
-            show_graph(server, ROOT / "docs" / "graph.webp")
-            return
-        for path in WORKFLOWS:
-            if not names or path.stem in names:
-                make(path, server, info)
+    with tempfile.TemporaryDirectory() as folder:
+        server = Server(Path(folder) / "base", weights.folder())
+        try:
+            info = server.wait_for(lambda: server.ask("/object_info"), 300)
+            if names == ["graph"]:
+                show_graph(server, ROOT / "docs" / "graph.webp")
+                return
+            for path in WORKFLOWS:
+                if not names or path.stem in names:
+                    make(path, server, info)
+        finally:
+            server.process.terminate()
+            server.process.wait(30)
 
 
 if __name__ == "__main__":
