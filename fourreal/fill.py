@@ -1,4 +1,5 @@
-"""A warped grid filled by a VACE: all views at once, or its first time before that as one clip."""
+"""A warped grid filled by a VACE: all views at once, or its first time before that as one clip; and
+grids that are made at a smaller size and enlarged."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from fourreal.cameras import clip_through
 from fourreal.gaussians import GaussianScene
+from fourreal.grid import shrunk
 from fourreal.paste import paste_known
 from fourreal.warp import WarpedGrid, warp_grid
 
@@ -41,6 +43,20 @@ def fill_holes(
     made = pipeline(**options | size | {"video": shown.frames, "mask": shown.missing}).frames
     feather = feather_of(warped) if feather is None else feather
     return paste_known(enlarged(made, scale), warped, feather=feather)
+
+
+def generate_smaller(pipeline: Pipeline, scale: int, **options: Any) -> Tensor:
+    """The frames [V, T, 3, H, W] of a pipeline's call, generated at 1/scale of the height and width
+    in options and enlarged to these. References among the options are shrunk, too."""
+    sizes = {name: options[name] // scale for name in ("height", "width")}
+    shown = {
+        name: shrunk(options[name][None], scale)[0]
+        for name in ("fixed_view", "freeze_time")
+        if options.get(name) is not None
+    }
+    if options.get("image") is not None:
+        shown["image"] = shrunk(options["image"][None, None], scale)[0, 0]
+    return enlarged(pipeline(**options | sizes | shown).frames, scale)
 
 
 def enlarged(frames: Tensor, scale: int) -> Tensor:

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fourreal.fill import fill_holes
+from fourreal.fill import enlarged, fill_holes, generate_smaller
+from fourreal.grid import shrunk
 from fourreal.warp import WarpedGrid
 
 
@@ -34,6 +35,34 @@ def test_a_model_is_shown_the_small_grid_and_known_pixels_keep_their_size():
     assert torch.equal(filled[known], frames[known])
     # The colours of the fill are matched to the known ones, which are the same here.
     assert (filled[1, ..., 10:] - 0.25).abs().max() < 0.12
+
+
+@pytest.mark.parametrize("given", ["fixed_view", "freeze_time", "both", "image", "none"])
+def test_a_grid_is_generated_smaller_from_smaller_references_and_enlarged(given):
+    """What is asked of a model at half of the size, and its frames at the whole size."""
+    row, column, image = torch.rand(5, 3, 16, 32), torch.rand(2, 3, 16, 32), torch.rand(3, 16, 32)
+    references = {
+        "fixed_view": row if given in ("fixed_view", "both") else None,
+        "freeze_time": column if given in ("freeze_time", "both") else None,
+        "image": image if given == "image" else None,
+    }
+    made = torch.rand(2, 5, 3, 8, 16)
+
+    def model(**options):
+        assert (options["height"], options["width"], options["prompt"]) == (8, 16, "a ball")
+        for name, frames in references.items():
+            if frames is None:
+                assert options[name] is None
+            else:
+                means = frames.unflatten(-1, (16, 2)).unflatten(-3, (8, 2)).mean(dim=(-3, -1))
+                torch.testing.assert_close(options[name], means)
+        return SimpleNamespace(frames=made)
+
+    options = {"prompt": "a ball", "height": 16, "width": 32, **references}
+    frames = generate_smaller(model, 2, **options)
+    assert torch.equal(frames, enlarged(made, 2)) and frames.shape == (2, 5, 3, 16, 32)
+    assert (shrunk(frames, 2) - made).abs().mean() < 0.1  # in place: noise is off by a third
+    assert options["fixed_view"] is references["fixed_view"]  # the caller's stay as they are
 
 
 def test_a_pixel_is_known_where_half_of_it_is_and_has_the_mean_of_that():

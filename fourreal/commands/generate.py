@@ -24,6 +24,7 @@ from fourreal.commands.results import (
 from fourreal.devices import choose_device
 from fourreal.files.atomic import results_folder
 from fourreal.files.media import read_image, read_images, read_video
+from fourreal.fill import generate_smaller
 from fourreal.grid import check_shared_cell
 from fourreal.profiling import StageProfiler, StepTimer
 from fourreal.reconstruction import Reconstructor
@@ -195,7 +196,7 @@ def generate_one(
             frames, known = filled.frames, filled.for_reconstruction()
         else:
             with profiler.stage("video"):
-                frames = models.pipeline(**asked).frames
+                frames = generate_smaller(models.pipeline, job.fill_scale, **asked)
         if seconds := timer.seconds_per_step():
             profiler.stages["video"]["seconds_per_step"] = round(seconds, 4)
         assert job.fps is not None  # list_jobs fills it in

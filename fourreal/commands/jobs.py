@@ -81,8 +81,8 @@ class GenerateConfig(PipelineOptions, ArcOptions):
     """With --arc: fill the views in so many rounds, each warped from those before, for arcs that
     are wider than about 45 degrees."""
     fill_scale: int = 1
-    """With --arc: fill what is missing at 1 / N of the height and width, and enlarge it; known
-    pixels keep their full size."""
+    """Generate at 1 / N of the height and width, and enlarge; what the references show keeps its
+    full size. The embedded models were made for 64 pixels."""
     column_clip: bool | None = None
     """With --arc: first fill the first time of all views as one clip, of a camera that moves
     through them (default: with Wan models, which know such clips)."""

@@ -259,7 +259,7 @@ def plan_generate(config: GenerateConfig, dtype: torch.dtype) -> list[StagePlan]
     with without_data():
         pipeline = read_pipeline(job, dtype)
     vace, grid = pipeline.config.conditioning == "mask", (job.num_views, job.num_frames)
-    scale, bare = job.fill_scale if vace else 1, Bare()
+    scale, bare = job.fill_scale, Bare()
     frame = 3, job.height // scale, job.width // scale
     request = GridRequest(
         job.num_views,

@@ -56,6 +56,18 @@ def test_references_are_taken_from_files(tmp_path):
     assert (first - row).abs().mean() < 0.005  # what two compressions leave
 
 
+def test_a_grid_made_smaller_shows_its_references_at_full_size(tmp_path, caplog):
+    """Stripes of a pixel, which half of the size cannot have; the model is asked for that half."""
+    stripes = torch.tensor([0.2, 0.8]).repeat(16).expand(5, 3, 32, 32)
+    write_video(tmp_path / "row.mp4", stripes, 8)
+    arguments = ["generate", "a red ball", "--out", str(tmp_path / "out"), *SMALL]
+    given = ["--fixed-view", str(tmp_path / "row.mp4"), "--fill-scale", "2"]
+    assert main([*arguments, *given]) == 0
+    first, _ = read_video(tmp_path / "out" / "fixed_view.mp4")
+    assert first.shape == stripes.shape and (first - stripes).abs().mean() < 0.03
+    assert "of 16 x 16" in caplog.text  # the warning of the size that the model was asked for
+
+
 def test_what_references_show_is_carried_into_the_grid_before_it_is_reconstructed(
     tmp_path, monkeypatch
 ):

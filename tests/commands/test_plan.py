@@ -191,6 +191,19 @@ def test_a_folder_of_models_is_refused_in_one_sentence(tmp_path, capsys):
     assert "reads the sizes of single files" in capsys.readouterr().err
 
 
+def test_a_smaller_grid_that_is_enlarged_is_planned_smaller():
+    small = {"num_views": 2, "num_frames": 5, "height": 64, "width": 64}
+    whole, half = (
+        {
+            s.name: s
+            for s in plan_generate(GenerateConfig("a ball", fill_scale=n, **small), torch.float32)
+        }
+        for n in (1, 2)
+    )
+    assert half["decoding"].outputs == whole["decoding"].outputs / 4
+    assert half["reconstruct"].outputs == whole["reconstruct"].outputs
+
+
 def test_a_vace_is_planned_with_what_it_is_shown(tmp_path, monkeypatch):
     """Its blocks beside the others: more weights and more held than the model that it stands on."""
     write_random_weights(tmp_path)
