@@ -20,7 +20,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENT = HERE / ".venv"
-DEMO_PROMPT, DEMO_SEED = "a red ball bouncing next to a yellow cylinder", "1"
+DEMO_PROMPT = "a red ball bouncing next to a yellow cylinder"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"  # PyTorch's own CPU builds
 CPU_TORCH = "torch==2.13.0"  # some mirrors of PyPI offer a CPU build under this version
 
@@ -100,8 +100,7 @@ def setup(extras: str) -> None:
 def demo(arguments: list[str]) -> None:
     setup("")
     if not arguments or arguments[0].startswith("-"):
-        seed = [] if "--seed" in arguments else ["--seed", DEMO_SEED]
-        arguments = [DEMO_PROMPT, *seed, *arguments]
+        arguments = [DEMO_PROMPT, *arguments]
     if "--out" not in arguments:
         arguments += ["--out", "out/demo"]
     run(python(), "-m", "fourreal.cli", "generate", *arguments)

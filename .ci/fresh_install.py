@@ -56,10 +56,9 @@ def main() -> None:
         fourreal = programs / "fourreal"
         print(run(fourreal, "info", cwd=folder))
         sys.path.insert(0, str(ROOT))
-        from tasks import DEMO_PROMPT, DEMO_SEED  # the README's demo
+        from tasks import DEMO_PROMPT  # the README's demo
 
-        demo = ("generate", DEMO_PROMPT, "--seed", DEMO_SEED, "--out", "out/demo")
-        run(fourreal, *demo, cwd=folder)
+        run(fourreal, "generate", DEMO_PROMPT, "--out", "out/demo", cwd=folder)
         scene = folder / "out" / "demo" / "scene.safetensors"
         run(fourreal, "view", scene, "--html", "scene.html", cwd=folder)
         size = (folder / "scene.html").stat().st_size

@@ -14,7 +14,7 @@ from fourreal.evaluation.prompt_score import objects_of
 from fourreal.scenes import describe_scenes, make_scene, scene_seed
 from fourreal.scenes.describe import COLORS
 
-TRAINING_SCENES = 18000  # that the embedded video model saw: the first of the training seeds
+TRAINING_SCENES = 27000  # that the embedded video model saw: the first of the training seeds
 BLURS = (1.0, 2.0)  # pixels
 SQUARE = 12  # of a frame's height go into the side of a square
 
