@@ -15,6 +15,7 @@ const NEVER_RUN = "Run the workflow to see the scene.";
 const GONE = "The files of this scene are no longer kept. Run the workflow again to see it.";
 
 const views = new Set(); // of the nodes that there are
+const refreshAll = () => views.forEach((view) => view.refresh());
 
 // What the results of a node say whose they are: the editor gives a job's results to the node of that
 // number in whichever workflow is in front. Undefined until it is queued for the first time.
@@ -189,5 +190,10 @@ app.registerExtension({
     node.setSize([0, 1].map((side) => Math.max(node.size[side], SIZE[side])));
   },
   // Also told when results come back with a workflow: from another tab, or from the history.
-  onNodeOutputsUpdated: () => views.forEach((view) => view.refresh()),
+  onNodeOutputsUpdated: refreshAll,
+  // A job that is queued before the editor has its connection, as after a reload, tells it no results.
+  setup: () =>
+    api.addEventListener("status", ({ detail }) => {
+      if (detail?.exec_info?.queue_remaining === 0) refreshAll();
+    }),
 });
