@@ -48,6 +48,8 @@ def fill_holes(
 def generate_smaller(pipeline: Pipeline, scale: int, **options: Any) -> Tensor:
     """The frames [V, T, 3, H, W] of a pipeline's call, generated at 1/scale of the height and width
     in options and enlarged to these. References among the options are shrunk, too."""
+    if scale == 1:
+        return pipeline(**options).frames
     sizes = {name: options[name] // scale for name in ("height", "width")}
     shown = {
         name: shrunk(options[name][None], scale)[0]
