@@ -45,20 +45,18 @@ def fill_holes(
     return paste_known(enlarged(made, scale), warped, feather=feather)
 
 
-def generate_smaller(pipeline: Pipeline, scale: int, **options: Any) -> Tensor:
-    """The frames [V, T, 3, H, W] of a pipeline's call, generated at 1/scale of the height and width
-    in options and enlarged to these. References among the options are shrunk, too."""
+def generate_smaller(generate: Callable[..., Tensor], scale: int, **options: Any) -> Tensor:
+    """The frames [V, T, 3, H, W] of generate(**options), made at 1/scale of the options' height and
+    width and enlarged to these. The references among the options are shrunk, too."""
     if scale == 1:
-        return pipeline(**options).frames
+        return generate(**options)
     sizes = {name: options[name] // scale for name in ("height", "width")}
     shown = {
-        name: shrunk(options[name][None], scale)[0]
-        for name in ("fixed_view", "freeze_time")
+        name: shrunk(options[name], scale)
+        for name in ("fixed_view", "freeze_time", "image")
         if options.get(name) is not None
     }
-    if options.get("image") is not None:
-        shown["image"] = shrunk(options["image"][None, None], scale)[0, 0]
-    return enlarged(pipeline(**options | sizes | shown).frames, scale)
+    return enlarged(generate(**options | sizes | shown), scale)
 
 
 def enlarged(frames: Tensor, scale: int) -> Tensor:

@@ -64,10 +64,10 @@ def check_shared_cell(fixed_view: Tensor, freeze_time: Tensor) -> None:
 
 
 def shrunk(values: Tensor, factor: int) -> Tensor:
-    """Frames or masks [V, T, C, H, W] at 1/factor of their height and width, pixels averaged."""
+    """Images or masks [..., C, H, W] at 1/factor of their height and width, pixels averaged."""
     if factor == 1:
         return values
-    return F.avg_pool2d(values.flatten(0, 1), factor).unflatten(0, values.shape[:2])
+    return F.avg_pool2d(values.flatten(0, -3), factor).unflatten(0, values.shape[:-2])
 
 
 def frames_to_images(frames: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ def test_a_grid_is_generated_smaller_from_smaller_references_and_enlarged(given)
             else:
                 means = frames.unflatten(-1, (16, 2)).unflatten(-3, (8, 2)).mean(dim=(-3, -1))
                 torch.testing.assert_close(options[name], means)
-        return SimpleNamespace(frames=made)
+        return made
 
     options = {"prompt": "a ball", "height": 16, "width": 32, **references}
     frames = generate_smaller(model, 2, **options)

@@ -196,7 +196,9 @@ def generate_one(
             frames, known = filled.frames, filled.for_reconstruction()
         else:
             with profiler.stage("video"):
-                frames = generate_smaller(models.pipeline, job.fill_scale, **asked)
+                frames = generate_smaller(
+                    lambda **options: models.pipeline(**options).frames, job.fill_scale, **asked
+                )
         if seconds := timer.seconds_per_step():
             profiler.stages["video"]["seconds_per_step"] = round(seconds, 4)
         assert job.fps is not None  # list_jobs fills it in

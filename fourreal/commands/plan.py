@@ -259,8 +259,7 @@ def plan_generate(config: GenerateConfig, dtype: torch.dtype) -> list[StagePlan]
     with without_data():
         pipeline = read_pipeline(job, dtype)
     vace, grid = pipeline.config.conditioning == "mask", (job.num_views, job.num_frames)
-    scale, bare = job.fill_scale, Bare()
-    frame = 3, job.height // scale, job.width // scale
+    bare, frame = Bare(), (3, job.height // job.fill_scale, job.width // job.fill_scale)
     request = GridRequest(
         job.num_views,
         job.num_frames,

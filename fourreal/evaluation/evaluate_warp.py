@@ -8,6 +8,7 @@ over each. Scores are of the views that were not given.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -29,8 +30,7 @@ from fourreal.evaluation.examples import examples
 from fourreal.evaluation.report import Report, compare
 from fourreal.evaluation.rivals import exact_and_rivals
 from fourreal.files.media import write_image
-from fourreal.fill import enlarged, fill_column, fill_holes
-from fourreal.grid import shrunk
+from fourreal.fill import fill_column, fill_holes, generate_smaller
 from fourreal.metrics.parallax import Parallax
 from fourreal.metrics.pixels import gradient_energy, mean_psnr, moving_region
 from fourreal.paste import paste_known
@@ -122,10 +122,9 @@ class Grids:
     def generated(self, index: int, scene: Scene) -> Tensor:
         """Today's way: the whole grid generated from the first view."""
         config = self.config
-        scale = config.fill_scale
-        row = shrunk(scene.frames[:1], scale)[0]
-        given = {"fixed_view": row, "height": row.shape[-2], "width": row.shape[-1]}
-        return enlarged(generate_grid(self.video, config, index, scene.caption, **given), scale)
+        given = {"fixed_view": scene.frames[0], "height": config.height, "width": config.width}
+        generate = partial(generate_grid, self.video, config, index, scene.caption)
+        return generate_smaller(generate, config.fill_scale, **given)
 
     def depth(self, scene: Scene, geometry: Geometry, generated: Tensor) -> Tensor:
         """Depth of the first view [1, T, H, W], or of all views of the generated grid."""
