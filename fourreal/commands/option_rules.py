@@ -173,6 +173,7 @@ RULES: dict[str, Rule] = {
     "most_views": Number(1, 6, reason="the number of views that are drawn of a scene"),
     "changing_views": SHARE,
     "geometry_share": SHARE,
+    "geometry_scenes": COUNT,
     "ReconstructorConfig.num_views": Number(7, reason="its validation reads views 1 to 7"),
     "num_times": Number(1, 11, reason="its validation takes every second of a scene's times"),
     "posed": DATA,

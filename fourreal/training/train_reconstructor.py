@@ -32,7 +32,7 @@ from fourreal.training.reconstruction_losses import (
 NUM_TIMES = 29  # of a procedural scene
 NUM_TARGETS = 6  # views that are rendered per scene, from four of them or fewer
 GEOMETRY_WEIGHT = {"static": 0.0, "dynamic": 0.1, "joint": 1.0}  # beside the views' error
-VIDEOS = 4  # of one view, per scene of a batch, where geometry alone is compared
+VIDEOS = 4  # of one view, per scene of several views, where geometry alone is compared
 FRAMES = 40  # of a scene, at most, where geometry of several views is compared
 TEMPORAL, HEAD, POINTS = "aggregator.temporal_blocks.", "gaussian_head.", "point_head."
 
@@ -68,6 +68,9 @@ class ReconstructorConfig:
     geometry_share: float = 0.75
     """How often geometry alone is compared in the joint stage: in two of three of these steps of
     videos of one view, else of two to num_views views. Novel views are compared in the others."""
+    geometry_scenes: int = 1
+    """Scenes whose geometry alone is compared in the joint stage, per scene whose novel views are;
+    on a GPU novel views, which are rendered, take far longer."""
     changing_views: float = 0.0
     """How often the network sees other views at each time, in the dynamic stage; then no camera
     token is replaced."""
@@ -218,9 +221,12 @@ class Source:
             return Examples(sample, list(range(count)), size)
         if config.stage == "joint" and torch.rand((), generator=generator) < config.geometry_share:
             count = 1 if below(3) else 2 + below(config.num_views - 1)
-            drawn, scenes, times = (size, self.size)[below(2)], VIDEOS * batch, config.num_times
+            drawn, times = (size, self.size)[below(2)], config.num_times
+            scenes = batch * config.geometry_scenes
             if count > 1:
-                scenes, times = batch, 1 + below(max(1, min(config.num_times, FRAMES // count)))
+                times = 1 + below(max(1, min(config.num_times, FRAMES // count)))
+            else:
+                scenes *= VIDEOS
             sample = self.draw("train", generator, count, scenes, drawn, times)
             return Examples(sample, list(range(count)), size, geometry=True)
         fewest = min(config.fewest_views, config.most_views)

@@ -145,7 +145,7 @@ def test_the_joint_stage_trains_all_parts_on_videos_of_one_view_and_on_several(
     start = tmp_path / "start.safetensors"
     save_model(open_temporal_gates(tiny_model(gaussian_head="paper")), start)
     config = config_of(tmp_path, stage="joint", start_from=start, num_times=3)
-    config.render_size, config.geometry_share = 2 * SIZE, 0.7
+    config.render_size, config.geometry_share, config.geometry_scenes = 2 * SIZE, 0.7, 2
     source, kinds, shapes = Source(config), set(), set()
     for seed in range(30):
         drawn = source.examples(torch.Generator().manual_seed(seed), 0.0)
@@ -155,10 +155,10 @@ def test_the_joint_stage_trains_all_parts_on_videos_of_one_view_and_on_several(
         assert drawn.inputs[0] == 0 and drawn.size == SIZE
         several = drawn.geometry and views > 1
         assert times * views <= 12 if several else times == 3
-        assert scenes == (4 if drawn.geometry and views == 1 else 1)
+        assert scenes == (1 if not drawn.geometry else 8 if views == 1 else 2)
         assert len(drawn.inputs) == (views if drawn.geometry else 4)
-    # Four videos of one view or one of more, drawn small or shrunk, or views to be rendered; the
-    # more views, the fewer times.
+    # Eight videos of one view or two scenes of more, drawn small or shrunk, or views of one to be
+    # rendered; the more views, the fewer times.
     assert {kind for kind in kinds if not kind[0]} == {(False, 6, 2 * SIZE)}
     assert {(True, 1, SIZE), (True, 1, 2 * SIZE)} <= kinds
     assert len({views for geometry, views, _ in kinds if geometry}) > 3
