@@ -153,8 +153,7 @@ def later_options() -> list:
             0.1,
             1.0,
             "Drops points that float in front of what other views see, or have another colour "
-            "there, within this share of the "
-            "distance; 0 drops none.",
+            "there, within this share of the distance; 0 drops none.",
         ),
         io.Boolean.Input(
             "adjust",
@@ -170,6 +169,13 @@ def later_options() -> list:
             "Gaussians along each side of a pixel that the network sees, if the images have as "
             "many pixels; 0 for 2 with the embedded network, which sees 64 pixels, and 1 with "
             "others.",
+        ),
+        share(
+            "unmix",
+            0.1,
+            1.0,
+            "Beside a jump in depth of more than this share, each pixel goes to the surface that "
+            "it shows more of, and the colours of things leave what is behind them; 0 moves none.",
         ),
     ]
 

@@ -129,6 +129,7 @@ RULES: dict[str, Rule] = {
     "refine": FROM_ZERO,
     "ReconstructConfig.window": COUNT,
     "Filters.sharpen": FROM_ZERO,
+    "Filters.unmix": FROM_ZERO,
     "Filters.confidence_percentile": FROM_ZERO,
     "Filters.depth_edge": FROM_ZERO,
     "Filters.border": FROM_ZERO,

@@ -15,6 +15,7 @@ from fourreal.reconstruction.gaussian_head import (
 )
 from fourreal.reconstruction.image_fit import Images
 from fourreal.reconstruction.maps import Maps
+from fourreal.reconstruction.matting import unmixed_grid
 from fourreal.reconstruction.split import SplitMasks, StaticSplit, split_view
 
 Cameras = tuple[Tensor, Tensor]  # extrinsics [V, 3, 4], intrinsics [V, 3, 3]
@@ -58,10 +59,13 @@ def emit_gaussians(
     times, home = range(len(maps)), maps.depth.device
     device = device or home
     cameras = cameras[0].to(device), cameras[1].to(device)
+    if filters.unmix:
+        images, depth = unmixed_grid(images, maps.depth, filters.unmix, device)
+        maps = replace(maps, depth=depth)
 
     def kept(time: int) -> Tensor:
         depth, sure = maps.depth[time].to(device), maps.depth_confidence[time].to(device)
-        keep = keep_pixels(images[time].to(device), depth, sure, *cameras, filters)
+        keep = keep_pixels(images[time].to(device).float(), depth, sure, *cameras, filters)
         if filled is not None:
             keep &= ~shown_by_others(depth, filled[time].to(device), *cameras)
         return keep.to(home)
@@ -76,7 +80,7 @@ def emit_gaussians(
     def finished(images: Tensor, now: Maps, mask: Tensor) -> Gaussians:
         """The Gaussians of one time's pixels in a mask [V, h, w]."""
         now = now.to(device)
-        gaussians = pixels_to_gaussians(head, images.to(device), now, cameras)
+        gaussians = pixels_to_gaussians(head, images.to(device).float(), now, cameras)
         chosen = mask.to(device).flatten() & (gaussians.opacities >= filters.min_opacity)
         gaussians, certain = gaussians[chosen], now.depth_confidence.flatten()[chosen]
         if voxel:
@@ -117,7 +121,7 @@ def static_layer(
     views, home = range(maps.depth.shape[1]), maps.depth.device
 
     def of_view(view: int) -> SplitMasks:
-        frames, depth = images[:, view].to(device), maps.depth[:, view].to(device)
+        frames, depth = images[:, view].to(device).float(), maps.depth[:, view].to(device)
         return split_view(frames, depth, keep[:, view].to(device), split).to(home)
 
     masks = [of_view(view) for view in views]

@@ -40,6 +40,7 @@ def test_a_new_node_filters_as_the_library_does_by_default(nodes):
 def test_every_option_of_the_node_reaches_the_reconstructor(nodes):
     filters = {
         "sharpen": 0.2,
+        "unmix": 0.05,
         "confidence_percentile": 5.0,
         "depth_edge": 0.3,
         "border": 0.1,

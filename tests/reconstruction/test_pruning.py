@@ -1,5 +1,7 @@
 """A scene is pruned as its reconstruction would have been, and taken apart."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -67,7 +69,7 @@ def test_pruning_afterwards_is_the_filter_before():
         static, moving, sure = emit_gaussians("none", images, maps, views, filters, StaticSplit())
         return GaussianScene(static, moving, *views, 64, 48, confidences=sure)
 
-    whole, before = emitted(Filters.none()), emitted(Filters(0, 0, 0, 0, 0, 0.3, 0))
+    whole, before = emitted(Filters.none()), emitted(replace(Filters.none(), min_opacity=0.3))
     after = prune_scene(whole, min_opacity=0.3)
     for a, b in zip((after.static, *after.dynamic), (before.static, *before.dynamic)):
         assert torch.equal(a.means, b.means)
