@@ -1,5 +1,6 @@
 """What maps hold within some pixels of each pixel."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -21,3 +22,14 @@ def within_reach(values: Tensor, reach: int) -> tuple[Tensor, Tensor]:
         for sign in (-1, 1)
     )
     return least, most
+
+
+def window(
+    y: Tensor, x: Tensor, reach: int, height: int, width: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows [P, k, 1] and columns [P, 1, k] of the k x k pixels within `reach` of pixels (y, x) [P],
+    moved into the frame where they are outside it, and which are inside [P, k, k]."""
+    steps = torch.arange(-reach, reach + 1, device=y.device)
+    rows, columns = y[:, None, None] + steps[:, None], x[:, None, None] + steps
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    return rows.clamp(0, height - 1), columns.clamp(0, width - 1), inside

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fourreal.cameras import pixels_hit, project, unproject
 from fourreal.gaussians import Gaussians
-from fourreal.neighborhoods import within_reach
+from fourreal.neighborhoods import window, within_reach
 from fourreal.reconstruction.alignment import quantile
 
 RADIUS = 3  # pixels around one that say whose depth it has
@@ -85,20 +85,19 @@ def sharpen_depth(images: Tensor, depth: Tensor, jump: float, detail: int = 1) -
     across edges, and the blurred pixels of an object, drawn on the wall behind it, show as streaks
     from other views.
     """
-    height, width = depth.shape[-2:]
     radius = RADIUS * detail
     least, most = within_reach(depth, radius)
-    n, y, x = (i[:, None, None] for i in (most > (1 + jump) * least).nonzero(as_tuple=True))
-    offsets = torch.arange(-radius, radius + 1, device=depth.device)
-    rows = (y + offsets[:, None]).clamp(0, height - 1)
-    columns = (x + offsets).clamp(0, width - 1)
+    n, y, x = (most > (1 + jump) * least).nonzero(as_tuple=True)
+    rows, columns, _ = window(y, x, radius, *depth.shape[-2:])
+    pixels = n[:, None, None], rows, columns
     colors = images.movedim(1, -1)
-    difference = (colors[n, rows, columns] - colors[n, y, x]).square().sum(-1).flatten(1)
-    around, order = depth[n, rows, columns].flatten(1).sort(dim=1)
+    unlike = colors[pixels] - colors[n, y, x][:, None, None]
+    difference = unlike.square().sum(-1).flatten(1)
+    around, order = depth[pixels].flatten(1).sort(dim=1)
     weights = (difference / (-2 * LIKE**2)).exp().gather(1, order).cumsum(1)
     middle = (weights < weights[:, -1:] / 2).sum(1, keepdim=True)
     sharp = depth.clone()
-    sharp[n[:, 0, 0], y[:, 0, 0], x[:, 0, 0]] = around.gather(1, middle)[:, 0]
+    sharp[n, y, x] = around.gather(1, middle)[:, 0]
     return sharp
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fourreal.neighborhoods import grown, within_reach
+from fourreal.neighborhoods import grown, window, within_reach
 from fourreal.reconstruction.image_fit import Images
 
 REACH = 4  # pixels within which both surfaces are looked for
@@ -32,21 +32,16 @@ def unmix_edges(images: Tensor, depth: Tensor, jump: float) -> tuple[Tensor, Ten
 
 def _unmix_view(image: Tensor, depth: Tensor, jump: float) -> tuple[Tensor, Tensor]:
     """unmix_edges of one image [3, H, W] and its depth [H, W]."""
-    height, width = depth.shape
     (nearest, farthest), (least, most) = (within_reach(depth[None], r) for r in (REACH, 1))
     torn = most > (1 + jump) * least  # depth jumps within a pixel
-    beside = (grown(torn, BAND - 1) & (farthest > (1 + jump) * nearest))[0]
-    y, x = beside.nonzero(as_tuple=True)
+    y, x = grown(torn, BAND - 1)[0].nonzero(as_tuple=True)
     middle = (2 / (1 / nearest + 1 / farthest))[0, y, x, None]
 
+    rows, columns, inside = window(y, x, REACH, *depth.shape)
+    around, colors = depth[rows, columns].flatten(1), image[:, rows, columns].flatten(2)
+    pure = (inside & ~torn[0, rows, columns]).flatten(1) & around.isfinite()  # [P, K]
     steps = torch.arange(-REACH, REACH + 1, device=depth.device)
-    down, right = steps.repeat_interleave(len(steps)), steps.repeat(len(steps))
-    rows, columns = y[:, None] + down, x[:, None] + right  # [P, K], the K pixels around each
-    pure = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    rows, columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
-    around, colors = depth[rows, columns], image[:, rows, columns]
-    pure &= ~torn[0, rows, columns] & around.isfinite()
-    weight = torch.exp((down**2 + right**2) / (-0.5 * REACH**2))
+    weight = torch.exp((steps[:, None] ** 2 + steps**2) / (-0.5 * REACH**2)).flatten()
 
     def surface(chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Whether there is one, its colour [3, P] and its depth [P]."""
