@@ -6,20 +6,22 @@ surface is opaque and nothing unseen may stand before it. The second condition k
 from showing through the sides of things that no input camera looked at: the space right behind a
 seen surface is unseen, as far as things are taken to be thick, and what lies beyond it is known
 only along lines of sight that do not cross that space. GEN3C (arXiv 2503.03751) has a mesh between
-foreground and background for the same purpose.
+foreground and background for the same purpose. What moves at a depth that a network doubts may be
+nearer or farther on its line of sight, all of which is unseen, too.
 """
 
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fourreal.cameras import camera_centers, point_ahead, unproject
-from fourreal.gaussians import Gaussians, GaussianScene
+from fourreal.gaussians import Gaussians, GaussianScene, rgb_to_harmonics
 from fourreal.grid import check_shared_cell, shrunk
 from fourreal.neighborhoods import eroded, grown, within_reach
 from fourreal.reference_colors import reference_colors
@@ -40,6 +42,8 @@ TOLERANCE = 0.03  # by how much a point behind a surface is deeper at least, of 
 STRIDE = 2.0  # pixels of an input camera's image per step of the search, at most
 OPAQUE = 0.5  # alpha above which an input camera saw a surface
 FAR = 1e6  # depth where it saw none
+UNSURE = 3e-5  # a network's confidence, above 1, up to which what moves may lie elsewhere
+ELSEWHERE = 0.2  # by how much of its depth, nearer or farther
 
 References = tuple[Tensor, Tensor]  # frames and cells, see warp_grid
 
@@ -277,12 +281,14 @@ def beside_jumps(depth: Tensor, jump: float = JUMP) -> Tensor:
 
 @dataclass
 class SeenSurface:
-    """What an input camera saw: depth [h, w] of the nearest surface, things widened; and the
-    camera, extrinsics [3, 4] and intrinsics [3, 3]."""
+    """What an input camera saw: depth [h, w] of the nearest surface, things widened; the camera,
+    extrinsics [3, 4] and intrinsics [3, 3]; and the share of its depth [h, w] by which the surface
+    may be nearer or farther."""
 
     depth: Tensor
     extrinsics: Tensor
     intrinsics: Tensor
+    doubt: Tensor
 
 
 def seen_surfaces(scene: GaussianScene, gaussians: Gaussians, time: int) -> list[SeenSurface]:
@@ -290,13 +296,18 @@ def seen_surfaces(scene: GaussianScene, gaussians: Gaussians, time: int) -> list
     looked = list(range(scene.num_views))
     if scene.observed is not None:
         looked = scene.observed[:, time].nonzero()[:, 0].tolist()
+    white = torch.zeros_like(gaussians.means)
+    if scene.confidences is not None:
+        white[len(scene.static) :] = (scene.confidences[1 + time] - 1 < UNSURE).to(white)[:, None]
+    painted = replace(gaussians, harmonics=rgb_to_harmonics(white))
     surfaces = []
     for view in looked:
         extrinsics, intrinsics = scene.extrinsics[view], scene.intrinsics[view]
-        drawn = render(gaussians, extrinsics[None], intrinsics[None], scene.width, scene.height)
+        drawn = render(painted, extrinsics[None], intrinsics[None], scene.width, scene.height)
         depth = torch.where(drawn.alpha > OPAQUE, drawn.depth, FAR)[..., 0]
         seen = things_widened(depth)[0]
-        surfaces.append(SeenSurface(seen, extrinsics.to(seen), intrinsics.to(seen)))
+        doubt = ELSEWHERE * grown(drawn.color[..., 0] > OPAQUE, REACH)[0].to(seen)
+        surfaces.append(SeenSurface(seen, extrinsics.to(seen), intrinsics.to(seen), doubt))
     return surfaces
 
 
@@ -356,6 +367,12 @@ class LinesOfSight:
         inverse = 1 / z.clamp_min(1e-6)
         return x * inverse, y * inverse, z
 
+    @cached_property
+    def aside(self) -> Tensor:
+        """Which lines [P] are not the input camera's own, too, on which doubt changes nothing."""
+        (x0, y0, _), (x1, y1, _) = self.at(1 - ELSEWHERE), self.at(1)
+        return torch.maximum((x1 - x0).abs(), (y1 - y0).abs()) > 1
+
     def length(self) -> float:
         """The longest way of a searched line inside the image, in pixels along x or y."""
         height, width = self.surface.depth.shape
@@ -367,7 +384,7 @@ class LinesOfSight:
 
     def between(self, begin: float, end: float) -> tuple[Tensor, Tensor]:
         """Whether the lines [P] between two shares of the way run behind the surface, not deeper
-        than things are thick; and whether they run in front of it.
+        than things are thick; and whether they run in front of it. Doubt moves both ends.
 
         Things that the image's border cuts go on beyond it, as deep as they are at the border.
         """
@@ -377,6 +394,7 @@ class LinesOfSight:
         inside = (x >= 0) & (x < width) & (y >= 0) & (y < height) & (z > 0)
         index = y.long().clamp(0, height - 1) * width + x.long().clamp(0, width - 1)
         depth = self.surface.depth.flatten()[index]
-        behind = z + half > depth * (1 + TOLERANCE)
-        within = z - half < depth * (1 + THICKNESS)
+        doubt = self.surface.doubt.flatten()[index] * self.aside
+        behind = z + half > depth * (1 + TOLERANCE - doubt)
+        within = z - half < depth * (1 + THICKNESS + doubt)
         return (z > 0) & behind & within, inside & ~behind

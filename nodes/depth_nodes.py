@@ -26,7 +26,8 @@ class SceneFromDepth(io.ComfyNode):
 
     - **MOGE_GEOMETRY** has the camera's lens, and its mask says where the sky is.
     - **DA3_GEOMETRY** of several views (mode *multiview*) has their cameras too.
-    - A **RECONSTRUCTOR** predicts depth, lens and cameras itself.
+    - A **RECONSTRUCTOR** predicts depth, lens and cameras itself, and says where it is sure: Warp
+      Grid leaves out what moves where it is not.
     - An **IMAGE** of depth has neither: give the field of view, and the cameras of several views.
 
     Several views need cameras in the unit of the depth. MoGe sees each image on its own, so its
@@ -137,12 +138,18 @@ class SceneFromDepth(io.ComfyNode):
             lens = intrinsics.float().cpu()
         elif found.intrinsics is not None:  # of a still camera: the middle of what each time says
             lens = found.intrinsics.unflatten(0, (num_views, num_times)).median(dim=1).values
+
+        def grid(maps: Tensor) -> Tensor:
+            return maps.unflatten(0, (num_views, num_times))
+
+        sure = found.confidence
         scene = scene_from_depth(
             frames,
-            found.depth.unflatten(0, (num_views, num_times)),
+            grid(found.depth),
             cameras_of_views(found, extrinsics, num_views, num_times),
             lens.expand(num_views, 3, 3),
-            sky=found.sky.unflatten(0, (num_views, num_times)),
+            sky=grid(found.sky),
+            confidence=None if sure is None else grid(sure),
             fps=fps,
         )
         return io.NodeOutput(types.CachedScene(**vars(scene)))
@@ -163,11 +170,11 @@ def reconstructed_depth(
     known = {} if extrinsics is None else {"cameras": (extrinsics[:, :3], intrinsics)}
     num_times = frames.shape[1]
     found = reconstructor(frames, progress=progress_reporter(num_times), **known)
-    depth = found.depth.flatten(0, 1)
+    depth, sure = found.depth.flatten(0, 1), found.depth_confidence.flatten(0, 1)
     cameras = (
         part.repeat_interleave(num_times, 0) for part in (found.intrinsics, found.extrinsics)
     )
-    return PredictedDepth(depth, torch.zeros_like(depth).bool(), *cameras)
+    return PredictedDepth(depth, torch.zeros_like(depth).bool(), *cameras, sure)
 
 
 def depth_of_image(image: Tensor, kind: str, depth_range: float) -> PredictedDepth:

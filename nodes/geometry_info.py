@@ -16,13 +16,15 @@ SKY = 0.5  # probability above which core's own nodes take a pixel for sky
 
 @dataclass
 class PredictedDepth:
-    """Depth [N, H, W], where it is sky or unknown [N, H, W], and of the cameras what is known:
-    intrinsics [N, 3, 3] in pixels of H x W, extrinsics [N, 3, 4]."""
+    """Depth [N, H, W], where it is sky or unknown [N, H, W], of the cameras what is known,
+    intrinsics [N, 3, 3] in pixels of H x W and extrinsics [N, 3, 4], and a reconstructor's
+    confidence in its depth [N, H, W]."""
 
     depth: Tensor
     sky: Tensor
     intrinsics: Tensor | None = None
     extrinsics: Tensor | None = None
+    confidence: Tensor | None = None
 
 
 def predicted_depth(geometry: dict) -> PredictedDepth:

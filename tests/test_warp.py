@@ -123,6 +123,35 @@ def test_background_uncovered_at_another_time_is_known_at_all_times():
     assert checked > 400
 
 
+@pytest.mark.parametrize("wrong", [0.85, 1.15])
+def test_what_moves_at_a_depth_in_doubt_is_not_known_from_beside(wrong):
+    """A card whose depth is wrong is drawn in a wrong place, and its own place shows the wall."""
+    frames, depth, answer = card_before_a_wall()
+    card = depth < 3
+    cameras = arc_cameras(CAMERA, LENS, 5, degrees=40, centre=point_ahead(CAMERA, 3.0), given=2)
+
+    def known(confidence):
+        guess = torch.where(card, wrong * depth, depth)
+        scene = scene_from_depth(frames, guess, CAMERA[None], LENS[None], confidence=confidence)
+        return warp_grid(scene, *cameras, SIZE, SIZE, grow=0)
+
+    def misplaced(warped):
+        """Known pixels that show the card where the wall is, or the wall where the card is."""
+        exact = [[answer(*camera, time)[0] for time in range(5)] for camera in zip(*cameras)]
+        error = warped.frames - torch.stack([torch.stack(view) for view in exact])
+        return int(((error.abs().amax(2) > 0.3) & (warped.missing[:, :, 0] == 0)).sum())
+
+    unsure = torch.where(card, 1 + 1e-6, 6.0)
+    unknown, said, sure = known(None), known(unsure), known(torch.where(card, 1.001, 6.0))
+    assert misplaced(unknown) > 150 and misplaced(said) < 20
+    assert torch.equal(sure.missing, unknown.missing)  # 1.001 is doubt enough for no one
+    assert torch.equal(said.missing[2], unknown.missing[2])  # in its own view it stays
+    # What is far from the card stays known: half of what was, or more.
+    assert said.known_share.mean() > 0.5 * unknown.known_share.mean()
+    still = known(torch.full_like(depth, 1.0))  # what stands still is seen at many times
+    assert torch.equal(still.missing, said.missing)
+
+
 def at_depth(extrinsics, intrinsics, z):
     """Where the lines of sight [H, W] of a camera pass a depth of CAMERA: points [H, W, 3]."""
     near = unproject(torch.ones(SIZE, SIZE), extrinsics, intrinsics)
@@ -195,9 +224,12 @@ def test_a_slanted_floor_has_no_pin_holes_from_steeper_views(size):
         assert (warped.missing[view, 0, 0][inside] == 0).all()
 
 
-def test_the_search_for_unseen_space_agrees_with_a_plain_loop(monkeypatch):
+@pytest.mark.parametrize("elsewhere", [0.0, 0.1])
+def test_the_search_for_unseen_space_agrees_with_a_plain_loop(elsewhere, monkeypatch):
     truth, _, _ = exact(5, SIZE, 1, 0)
-    surface = SeenSurface(truth.depth[0, 0], truth.extrinsics[0], truth.intrinsics[0])
+    camera = truth.extrinsics[0], truth.intrinsics[0]
+    doubt = elsewhere * (truth.instances[0, 0] > 0)
+    surface = SeenSurface(truth.depth[0, 0], *camera, doubt)
     depth, camera = truth.depth[6, 0], (truth.extrinsics[6], truth.intrinsics[6])
     points = unproject(depth, *camera).flatten(0, 1)
     center = -camera[0][:, :3].T @ camera[0][:, 3]
@@ -206,8 +238,9 @@ def test_the_search_for_unseen_space_agrees_with_a_plain_loop(monkeypatch):
     for share in torch.linspace(NEAREST, LAST, 1000):
         pixels, z = project(center + share * (points - center), *camera_of(surface))
         x, y = pixels.floor().long().clamp(0, SIZE - 1).unbind(-1)
-        seen = surface.depth[y, x]
-        plain |= (z > 0) & (z > seen * (1 + TOLERANCE)) & (z < seen * (1 + THICKNESS))
+        seen, more = surface.depth[y, x], doubt[y, x]
+        begin, end = seen * (1 + TOLERANCE - more), seen * (1 + THICKNESS + more)
+        plain |= (z > 0) & (z > begin) & (z < end)
     assert plain.sum() > 100
 
     found = unseen_in_front(points, center, [surface])
@@ -230,8 +263,9 @@ def test_what_one_camera_cannot_see_another_may():
         [[0.0, 0, -1, 2.2], [0, 1, 0, 0], [1, 0, 0, 3]]
     )  # from the left, at z 2.2
     points, center = torch.tensor([[0.0, 0.0, 3.9]]), torch.tensor([1.5, 0.0, 1.0])
-    one = SeenSurface(front, CAMERA, LENS)
-    two = SeenSurface(torch.full((SIZE, SIZE), 6.0), beside, LENS)
+    sure = torch.zeros(SIZE, SIZE)
+    one = SeenSurface(front, CAMERA, LENS, sure)
+    two = SeenSurface(torch.full((SIZE, SIZE), 6.0), beside, LENS, sure)
     assert unseen_in_front(torch.tensor([[-0.2, 0.0, 2.5]]), center, [one]).all()
     assert not unseen_in_front(torch.tensor([[-0.2, 0.0, 2.5]]), center, [one, two]).any()
     assert not unseen_in_front(points, torch.zeros(3), [two]).any()

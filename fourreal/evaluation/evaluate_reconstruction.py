@@ -277,7 +277,7 @@ def evaluate_reconstruction(config: ReconstructionEvaluation) -> dict[str, Any]:
         ]
         report.add({name: fmean(own[name] for own in found) for name in found[0]})
         if example.scene:
-            depth = first_view_depth(example.scene, reconstructor)
+            depth, _ = first_view_depth(example.scene, reconstructor)
             error = depth_error(depth, example.scene.depth[:1])
             report.add({"one_view/depth_relative_error": error})
         if len(times) > 1:

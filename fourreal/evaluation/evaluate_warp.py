@@ -126,22 +126,25 @@ class Grids:
         generate = partial(generate_grid, self.video, config, index, scene.caption)
         return generate_smaller(generate, config.fill_scale, **given)
 
-    def depth(self, scene: Scene, geometry: Geometry, generated: Tensor) -> Tensor:
-        """Depth of the first view [1, T, H, W], or of all views of the generated grid."""
+    def depth(
+        self, scene: Scene, geometry: Geometry, generated: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Depth of the first view [1, T, H, W], with its confidence where it is predicted, or of
+        all views of the generated grid."""
         if geometry == "exact":
-            return scene.depth[:1]
+            return scene.depth[:1], None
         if geometry == "predicted":
             return first_view_depth(scene, self.reconstructor)
         frames = torch.cat([scene.frames[:1], generated[1:].to(scene.frames)])
         cameras = scene.extrinsics, scene.intrinsics
-        return self.reconstructor(frames, cameras=cameras, split=None, detail=1).depth
+        return self.reconstructor(frames, cameras=cameras, split=None, detail=1).depth, None
 
     def warped(self, scene: Scene, geometry: Geometry, generated: Tensor) -> WarpedGrid:
         """The first view in the other cameras, by this geometry."""
         grow = self.config.grow[geometry == "predicted"]
 
         def warp() -> Tensor:
-            depth = self.depth(scene, geometry, generated)
+            depth, sure = self.depth(scene, geometry, generated)
             if geometry == "grid":
                 views, times, height, width = scene.depth.shape
                 shape = views, times, height, width
@@ -151,10 +154,11 @@ class Grids:
                 depth = depth.to(self.reconstructor.device)
                 grid = carried(generated, depth, cameras, given)
             else:
-                grid = warp_first_view(scene, depth, grow, self.reconstructor.device)
+                device = self.reconstructor.device
+                grid = warp_first_view(scene, depth, grow, device, confidence=sure)
             return torch.cat([grid.frames, grid.missing], dim=2)
 
-        key = f"{self.name} {tuple(scene.frames.shape)} {scene.seed} {geometry} {grow}"
+        key = f"{self.name} {tuple(scene.frames.shape)} {scene.seed} {geometry} sure {grow}"
         kept = self.cache if geometry != "grid" else None  # which depends on the video model, too
         found = kept.get(key, warp).float() if kept else warp()
         return WarpedGrid(*found.split([3, 1], dim=2))
@@ -208,8 +212,8 @@ def evaluate_warp(config: WarpEvaluation) -> dict[str, dict]:
                 grids[STRENGTH.format(strength)] = fill_holes(vace, warped, **options)
             if vace and config.column_first:
                 options = fill_options(config, index, scene.caption, config.strengths[-1])
-                depth = made_first.depth(scene, geometry, generated)[:1]
-                seen = first_view_scene(scene, depth)
+                depth, sure = made_first.depth(scene, geometry, generated)
+                seen = first_view_scene(scene, depth[:1], sure)
                 cameras = scene.extrinsics, scene.intrinsics
                 column = fill_column(vace, seen, warped, cameras, vace.device, **options)
                 grids[COLUMN_FIRST] = fill_holes(vace, column, **options)

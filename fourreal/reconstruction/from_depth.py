@@ -18,7 +18,7 @@ from fourreal.reconstruction.alignment import scale_between
 from fourreal.reconstruction.filters import SAME
 from fourreal.reconstruction.gaussian_head import FOOTPRINT, FULL_OPACITY
 from fourreal.reconstruction.split import SplitMasks, StaticSplit, median_where, split_view
-from fourreal.warp import JUMP, beside_jumps
+from fourreal.warp import beside_jumps
 
 SKY = 100.0  # depth of the sky, of the median depth of everything else
 LONGEST = 6.0  # of a Gaussian on a slanted surface, in pixels across at its depth
@@ -72,7 +72,8 @@ def surface_steps(points: Tensor, depth: Tensor, dim: int) -> Tensor:
 @dataclass
 class DepthView:
     """One input view at the N times at which it was there: times (N numbers), frames [N, 3, H, W],
-    depth [N, H, W], extrinsics [3, 4], intrinsics [3, 3], and what in it stands still."""
+    depth [N, H, W], extrinsics [3, 4], intrinsics [3, 3], what in it stands still, and the depth's
+    confidence [N, H, W] where there is one."""
 
     times: list[int]
     frames: Tensor
@@ -80,6 +81,7 @@ class DepthView:
     extrinsics: Tensor
     intrinsics: Tensor
     split: SplitMasks
+    confidence: Tensor | None = None
 
     def gaussians(self, image: Tensor, depth: Tensor, keep: Tensor) -> Gaussians:
         return surface_gaussians(image, depth, self.extrinsics, self.intrinsics, keep)
@@ -95,8 +97,8 @@ def scene_from_depth(
     moving: Tensor | None = None,
     sky: Tensor | None = None,
     cells: Tensor | None = None,
+    confidence: Tensor | None = None,
     split: StaticSplit = StaticSplit(),  # noqa: B008 (frozen)
-    jump: float = JUMP,
     fps: float = 8.0,
 ) -> GaussianScene:
     """The scene that frames [V, T, 3, H, W] in [0, 1] and their depth [V, T, H, W] show.
@@ -110,8 +112,9 @@ def scene_from_depth(
         moving: pixels [V, T, H, W] that show something that moves; it is also seen from changes.
         sky: pixels [V, T, H, W] of the sky, whose depth is not read: far away and still.
         cells: the frames that are given [V, T], all by default; the others are not read.
+        confidence: of a network in its depth [V, T, H, W]; warp_grid leaves out what moves at a
+            depth of which the network is not sure.
         split: how static pixels are found.
-        jump: pixels around which depth jumps by more than this fraction are dropped.
 
     Raises ValueError in one sentence for maps of other sizes, depth that is not positive and
     finite, and views that are not given at any time.
@@ -120,7 +123,8 @@ def scene_from_depth(
     cells = torch.ones(num_views, num_times, dtype=torch.bool) if cells is None else cells.bool()
     sky = torch.zeros_like(depth, dtype=torch.bool) if sky is None else sky.bool()
     moving = torch.zeros_like(sky) if moving is None else moving.bool()
-    check_maps(frames, {"depth": depth, "sky mask": sky, "moving mask": moving}, cells)
+    maps = {"depth": depth, "sky mask": sky, "moving mask": moving}
+    check_maps(frames, maps if confidence is None else maps | {"confidence": confidence}, cells)
     check_depth(depth, sky, cells)
     if extrinsics.shape != (num_views, 3, 4) or intrinsics.shape != (num_views, 3, 3):
         raise ValueError(
@@ -132,15 +136,16 @@ def scene_from_depth(
         there = cells[v].to(depth.device)
         seen, far, moves = frames[v][there], sky[v][there], moving[v][there]
         at_scale = in_one_unit(seen, depth[v][there], far)
-        masks = split_with_sky(seen, at_scale, far, moves, split, jump)
+        masks = split_with_sky(seen, at_scale, far, moves, split)
         times = cells[v].nonzero()[:, 0].tolist()
-        views.append(DepthView(times, seen, at_scale, extrinsics[v], intrinsics[v], masks))
+        sure = None if confidence is None else confidence[v][there]
+        views.append(DepthView(times, seen, at_scale, extrinsics[v], intrinsics[v], masks, sure))
     for view in views:
         moves = moves_while_hidden(view) if len(view.times) > 1 else moves_elsewhere(view, views)
         if moves.any():
             there = (view.depth / view.split.depth - 1).abs() < SAME
             view.split.static &= ~moves
-            view.split.dynamic |= moves & there & ~beside_jumps(view.depth, jump)
+            view.split.dynamic |= moves & there & ~beside_jumps(view.depth)
     return assemble(views, num_times, fps, cells)
 
 
@@ -195,12 +200,11 @@ def split_with_sky(
     sky: Tensor,
     moving: Tensor,
     options: StaticSplit,
-    jump: float,
 ) -> SplitMasks:
     """What stands still in one view's frames [N, 3, H, W], with depth, sky and moving pixels
     [N, H, W]; the sky does, though clouds drift and its colour changes: it is the farthest layer.
     """
-    masks = split_view(frames, depth, ~beside_jumps(depth, jump), options, moving & ~sky)
+    masks = split_view(frames, depth, ~beside_jumps(depth), options, moving & ~sky)
     if sky.any():
         over = sky.any(dim=0)
         color = median_where(frames, sky[:, None].expand_as(frames))
@@ -285,6 +289,7 @@ def assemble(views: list[DepthView], num_times: int, fps: float, cells: Tensor) 
         for i, time in enumerate(view.times):
             dynamic[time].append(view.gaussians(view.frames[i], view.depth[i], masks.dynamic[i]))
     height, width = views[0].depth.shape[-2:]
+    sure = confidences(views, num_times)
     return GaussianScene(
         Gaussians.concatenate(static),
         [Gaussians.concatenate(parts) for parts in dynamic],
@@ -294,4 +299,18 @@ def assemble(views: list[DepthView], num_times: int, fps: float, cells: Tensor) 
         height,
         fps,
         observed=cells,
+        confidences=sure,
     )
+
+
+def confidences(views: list[DepthView], num_times: int) -> list[Tensor] | None:
+    """How sure the network was of each Gaussian of `assemble`, as GaussianScene keeps it."""
+    sure = [[torch.zeros(0, device=views[0].depth.device)] for _ in range(1 + num_times)]
+    for view in views:
+        if view.confidence is None:
+            return None
+        masks = view.split
+        sure[0].append(view.confidence.gather(0, masks.time[None])[0][masks.static])
+        for i, time in enumerate(view.times):
+            sure[1 + time].append(view.confidence[i][masks.dynamic[i]])
+    return [torch.cat(parts) for parts in sure]

@@ -36,7 +36,8 @@ def predicted_scene(
         assert fixed_view is not None
         row = reconstruct(fixed_view[None], fps=fps, **options)
         cameras = row.extrinsics, row.intrinsics
-        return scene_from_depth(fixed_view[None], row.depth, *cameras, fps=fps)
+        sure = row.depth_confidence
+        return scene_from_depth(fixed_view[None], row.depth, *cameras, confidence=sure, fps=fps)
     if fixed_view is not None:
         check_shared_cell(fixed_view, freeze_time)
     photos = reconstruct(freeze_time[:, None], **options)
@@ -48,8 +49,8 @@ def predicted_scene(
     unit = (photos.depth[0, 0] / row.depth[0, 0]).median()
     shape = len(freeze_time), len(fixed_view)
     frames = freeze_time[:, None].repeat(1, shape[1], 1, 1, 1)
-    depth = photos.depth.repeat(1, shape[1], 1, 1)
-    frames[0], depth[0] = fixed_view, unit * row.depth[0]
+    depth, sure = (x.repeat(1, shape[1], 1, 1) for x in (photos.depth, photos.depth_confidence))
+    frames[0], depth[0], sure[0] = fixed_view, unit * row.depth[0], row.depth_confidence[0]
     cells = torch.zeros(shape, dtype=torch.bool)
     cells[0], cells[:, 0] = True, True
-    return scene_from_depth(frames, depth, *cameras, cells=cells, fps=fps)
+    return scene_from_depth(frames, depth, *cameras, cells=cells, confidence=sure, fps=fps)

@@ -33,33 +33,41 @@ SEEN_GROW = 4  # pixels; the share of known pixels then is that of warped scenes
 GEOMETRIES: tuple[KnownGeometry, ...] = get_args(KnownGeometry)
 
 
-def first_view_depth(scene: Scene, reconstructor: Reconstructor) -> Tensor:
-    """Depth [1, T, H, W] of a scene's first view, predicted from that view's video alone: the
-    network's own, enlarged without a look at the finer frames.
+def first_view_depth(scene: Scene, reconstructor: Reconstructor) -> tuple[Tensor, Tensor]:
+    """Depth [1, T, H, W] of a scene's first view, predicted from that view's video alone, and its
+    confidence: the network's own, enlarged without a look at the finer frames.
 
     A video alone has no unit of length; the median ratio to the exact depth gives it the unit of
     the scene's cameras.
     """
-    depth = reconstructor(scene.frames[:1], split=None, detail=1).depth
-    return depth * (scene.depth[:1] / depth).median()
+    found = reconstructor(scene.frames[:1], split=None, detail=1)
+    return found.depth * (scene.depth[:1] / found.depth).median(), found.depth_confidence
 
 
 def warp_first_view(
-    scene: Scene, depth: Tensor, grow: int = 2, device: torch.device | str = "cpu"
+    scene: Scene,
+    depth: Tensor,
+    grow: int = 2,
+    device: torch.device | str = "cpu",
+    *,
+    confidence: Tensor | None = None,
 ) -> WarpedGrid:
-    """The first view of a scene, a fixed-view video with depth [1, T, H, W], warped into all of the
-    scene's cameras, on a device; holes widened by `grow` pixels. The first view itself is known
-    whole."""
+    """The first view of a scene, a fixed-view video with depth [1, T, H, W] and perhaps its
+    confidence, warped into all of the scene's cameras, on a device; holes widened by `grow` pixels.
+    The first view itself is known whole."""
     cameras = scene.extrinsics, scene.intrinsics
     num_views, num_times, _, height, width = scene.frames.shape
     given = reference_cells((num_views, num_times, height, width), fixed_view=scene.frames[0])
-    seen = first_view_scene(scene, depth).to(device)
+    seen = first_view_scene(scene, depth, confidence).to(device)
     return warp_grid(seen, *cameras, width, height, grow=grow, references=given)
 
 
-def first_view_scene(scene: Scene, depth: Tensor) -> GaussianScene:
-    """What the first view of a scene shows, by its depth [1, T, H, W]."""
-    return scene_from_depth(scene.frames[:1], depth, scene.extrinsics[:1], scene.intrinsics[:1])
+def first_view_scene(
+    scene: Scene, depth: Tensor, confidence: Tensor | None = None
+) -> GaussianScene:
+    """What the first view of a scene shows, by its depth and its confidence [1, T, H, W]."""
+    camera = scene.extrinsics[:1], scene.intrinsics[:1]
+    return scene_from_depth(scene.frames[:1], depth, *camera, confidence=confidence)
 
 
 def seen_from_first_view(scene: Scene, device: torch.device | str = "cpu") -> WarpedGrid:
@@ -130,7 +138,7 @@ class WarpCache:
     ):
         """size: views, frames, height, width. Scenes are drawn on the reconstructor's device."""
         views, frames, height, width = size
-        how = "seen" if quick else f"warped_{fingerprint(reconstructor.model)}"
+        how = "seen" if quick else f"sure_{fingerprint(reconstructor.model)}"
         self.folder = Path(folder) / f"{split}_{views}x{frames}_{height}x{width}_{how}"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.split, self.size, self.reconstructor, self.quick = split, size, reconstructor, quick
@@ -144,8 +152,8 @@ class WarpCache:
         if self.quick:
             warped = seen_from_first_view(scene, device)
         elif GEOMETRIES[index % 2] == "predicted":
-            depth = first_view_depth(scene, self.reconstructor)
-            warped = warp_first_view(scene, depth, device=device)
+            depth, sure = first_view_depth(scene, self.reconstructor)
+            warped = warp_first_view(scene, depth, device=device, confidence=sure)
         else:
             warped = warp_first_view(scene, scene.depth[:1], device=device)
         drawn = torch.cat([scene.frames, warped.frames, warped.missing], dim=2)

@@ -96,6 +96,7 @@ def test_a_video_and_photos_make_one_scene_in_one_unit(model_files):
         found = reconstructor(frames, **options, adjust=False)
         factor = 5.0 if len(frames) == 1 else 1.0
         found.depth = factor * TRUTH.depth[: len(frames), : frames.shape[1]]
+        found.depth_confidence = torch.full_like(found.depth, 2.0 if len(frames) == 1 else 3.0)
         found.extrinsics = TRUTH.extrinsics[: len(frames)]
         found.intrinsics = TRUTH.intrinsics[: len(frames)]
         return found
@@ -106,6 +107,10 @@ def test_a_video_and_photos_make_one_scene_in_one_unit(model_files):
     assert (scene.num_views, scene.num_frames, scene.fps) == (3, 5, 12.0)
     seen = scene.observed
     assert seen[0].all() and seen[:, 0].all() and not seen[1:, 1:].any()
+    assert scene.confidences[0].unique().tolist() == [2, 3]
+    assert scene.confidences[3].unique().tolist() == [2]  # by then there is the video alone
+    row = predicted_scene(reconstruct, fixed_view=TRUTH.frames[0])
+    assert row.confidences[0].unique().tolist() == [2]
     alone = predicted_scene(reconstruct, freeze_time=TRUTH.frames[:, 0])
     first = TRUTH.extrinsics[0]
     for time in range(5):

@@ -45,7 +45,8 @@ class Wall:
 
     def __call__(self, frames, **_):
         if len(frames) == 1:
-            return SimpleNamespace(depth=torch.ones(1, FRAMES, SIZE, SIZE))
+            wall = torch.ones(1, FRAMES, SIZE, SIZE)
+            return SimpleNamespace(depth=wall, depth_confidence=2 * wall)
         return next(s for s in self.scenes if torch.equal(s.frames[0], frames[0]))
 
 
@@ -153,7 +154,9 @@ def test_what_does_not_depend_on_the_vace_is_kept(monkeypatch, tmp_path):
     monkeypatch.setattr(warp, "video_model", lambda *_: video)
     monkeypatch.setattr(warp, "reconstruction_model", lambda *_: Wall())
     one = warp.warp_first_view
-    monkeypatch.setattr(warp, "warp_first_view", lambda *a: calls.append("warped") or one(*a))
+    monkeypatch.setattr(
+        warp, "warp_first_view", lambda *a, **k: calls.append("warped") or one(*a, **k)
+    )
     options = small(num_views=VIEWS, num_frames=FRAMES, scenes=1, cache=tmp_path)
     config = warp.WarpEvaluation(**options, strengths=(), geometries=("exact",))
     first, again = warp.evaluate_warp(config), warp.evaluate_warp(config)

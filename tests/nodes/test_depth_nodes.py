@@ -104,11 +104,16 @@ def test_a_reconstructor_predicts_depth_and_cameras_or_is_given_these(nodes):
         asked.append(options)
         cameras = options.get("cameras", (torch.eye(4)[None, :3], torch.eye(3)[None] * 20))
         return SimpleNamespace(
-            depth=DEPTH[None], extrinsics=cameras[0], intrinsics=cameras[1] * torch.ones(1)
+            depth=DEPTH[None],
+            depth_confidence=torch.full_like(DEPTH[None], 2.5),
+            extrinsics=cameras[0],
+            intrinsics=cameras[1] * torch.ones(1),
         )
 
     scene = made(nodes, reconstructor)
     assert torch.equal(scene.intrinsics, torch.eye(3)[None] * 20) and "cameras" not in asked[0]
+    assert torch.cat(scene.confidences).unique().tolist() == [2.5]
+    assert made(nodes, DEPTH[..., None], depth_image="distance").confidences is None
     known = {"extrinsics": torch.eye(4)[None], "intrinsics": torch.eye(3)[None] * 30}
     scene = made(nodes, reconstructor, **known)
     assert torch.equal(asked[1]["cameras"][1], known["intrinsics"])

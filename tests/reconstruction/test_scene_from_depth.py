@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fourreal.cameras import pixel_intrinsics, quaternion_to_matrix, unproject
+from fourreal.cameras import pixel_intrinsics, project, quaternion_to_matrix, unproject
 from fourreal.gaussians import harmonics_to_rgb
 from fourreal.reconstruction.from_depth import SKY, scene_from_depth, surface_gaussians
 from fourreal.reconstruction.gaussian_head import FOOTPRINT
@@ -69,6 +69,28 @@ def test_drawn_from_its_own_camera_a_scene_is_its_frames():
     assert known.float().mean() > 0.8
     assert psnr(warped.frames, scene.frames[:1], known) > 34
     assert made.fps == 8.0 and (made.width, made.height) == (SIZE, SIZE)
+
+
+def test_every_gaussian_has_the_confidence_of_its_pixel():
+    scene = truth(num_views=2)
+    camera = scene.extrinsics[:2], scene.intrinsics[:2]
+    rows = torch.arange(SIZE * SIZE).view(SIZE, SIZE).expand_as(scene.depth[:2]).float()
+    sure = 1 + rows + SIZE * SIZE * torch.arange(2)[:, None, None, None]  # and its view's
+    cells = torch.tensor([[True] * 9, [True] + [False] * 8])
+    made = scene_from_depth(
+        scene.frames[:2], scene.depth[:2], *camera, cells=cells, confidence=sure
+    )
+    assert made.confidences is not None and len(made.confidences) == 10
+    parts = [made.static, *made.dynamic]
+    assert [len(part) for part in parts] == [len(own) for own in made.confidences]
+    for part, own in zip(parts, made.confidences):
+        view = (own > SIZE * SIZE).long()
+        pixels, _ = project(part.means[None].expand(2, -1, -1), *camera)
+        x, y = pixels[view, torch.arange(len(own))].floor().long().unbind(-1)
+        assert torch.equal(own, 1.0 + y * SIZE + x + SIZE * SIZE * view)
+    assert scene_from_depth(scene.frames[:2], scene.depth[:2], *camera).confidences is None
+    with pytest.raises(ValueError, match="the confidence has the shape"):
+        scene_from_depth(scene.frames[:2], scene.depth[:2], *camera, confidence=sure[:1])
 
 
 def view_of(scene, view=slice(0, 1)):

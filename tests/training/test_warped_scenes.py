@@ -27,14 +27,15 @@ SIZE = (3, 5, 48, 48)
 class Answering:
     """A reconstructor that answers with one depth of its own unit, and counts its calls."""
 
-    def __init__(self, depth=None):
-        self.model, self.depth, self.calls = tiny_model(), depth, 0
+    def __init__(self, depth=None, sure=2.0):
+        self.model, self.depth, self.sure, self.calls = tiny_model(), depth, sure, 0
         self.device = torch.device("cpu")
 
     def __call__(self, frames, **options):
         assert len(frames) == 1  # it sees the given view alone
         self.calls += 1
-        return SimpleNamespace(depth=torch.ones(frames[:, :, 0].shape) * self.depth)
+        depth = torch.ones(frames[:, :, 0].shape) * self.depth
+        return SimpleNamespace(depth=depth, depth_confidence=torch.full_like(depth, self.sure))
 
 
 def scene_of(split, index):
@@ -54,8 +55,9 @@ def test_the_first_view_is_known_whole_and_the_others_as_far_as_it_saw_them():
 @pytest.mark.parametrize("unit", [0.1, 7.0])
 def test_predicted_depth_comes_in_the_unit_of_the_cameras(unit):
     scene = scene_of("validation", 3)
-    depth = first_view_depth(scene, Answering(unit * scene.depth[:1]))
+    depth, sure = first_view_depth(scene, Answering(unit * scene.depth[:1]))
     assert (depth / scene.depth[:1] - 1).abs().max() < 1e-5
+    assert torch.equal(sure, torch.full_like(depth, 2.0))
 
 
 def test_scenes_have_exact_and_predicted_depth_by_turns_and_are_drawn_once(tmp_path):
