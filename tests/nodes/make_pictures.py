@@ -55,7 +55,7 @@ GENERATED = ("VAEDecode", "FourReal_PasteKnown", "FourReal_CarryReferences")
 SUITED = {  # widgets' values that suit the embedded models
     "FourReal_ExampleScene": {"width": CELL, "height": CELL},
     "FourReal_TextEncode": {"negative": ""},
-    "FourReal_PasteKnown": {"feather": 3},
+    "FourReal_PasteKnown": {"feather": 3, "match_sharpness": False},
     "FourReal_Reconstruct": {"confidence_percentile": 0.0},
 }
 
