@@ -4,6 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+JUMP = 0.05  # relative range of depth beyond a slanted plane's that is a jump
+REACH = 2  # pixels around one in which a jump counts: a window of 5 x 5
+FLANK = 4  # steps to each side of the window that say how slanted the surfaces are
+
 
 def grown(mask: Tensor, reach: int) -> Tensor:
     """Masks [N, H, W] widened by `reach` pixels."""
@@ -33,3 +37,28 @@ def window(
     rows, columns = y[:, None, None] + steps[:, None], x[:, None, None] + steps
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
     return rows.clamp(0, height - 1), columns.clamp(0, width - 1), inside
+
+
+def beside_jumps(depth: Tensor) -> Tensor:
+    """Pixels [N, H, W] of depth maps around which depth jumps.
+
+    Along rows and columns: the range of disparity over 5 pixels, less what the surfaces to either
+    side of them would make of it (their smallest steps, of the steeper side: slanted planes have
+    equal steps of disparity, and where two meet in a crease nothing jumps), is more than JUMP of
+    the smallest disparity there.
+    """
+    disparity = 1 / depth
+    steps_across = 2 * REACH
+    beside = torch.zeros_like(depth, dtype=torch.bool)
+    for dim in (1, 2):
+        lines = disparity.transpose(dim, 2)  # along the last dimension
+        most, least = (
+            sign * F.max_pool1d(sign * lines, steps_across + 1, 1, REACH) for sign in (1, -1)
+        )
+        around = REACH + FLANK
+        steps = F.pad(lines.diff(dim=2).abs(), (around, around), value=torch.inf)
+        smallest = -F.max_pool1d(-steps, FLANK, 1)
+        flanks = smallest[..., : -steps_across - FLANK], smallest[..., steps_across + FLANK :]
+        slope = torch.maximum(*(f.masked_fill(f.isinf(), 0) for f in flanks))
+        beside |= (most - least - steps_across * slope > JUMP * least).transpose(dim, 2)
+    return beside

@@ -23,7 +23,7 @@ from torch import Tensor
 from fourreal.cameras import camera_centers, point_ahead, unproject
 from fourreal.gaussians import Gaussians, GaussianScene, rgb_to_harmonics
 from fourreal.grid import check_shared_cell, shrunk
-from fourreal.neighborhoods import eroded, grown, within_reach
+from fourreal.neighborhoods import JUMP, REACH, beside_jumps, eroded, grown, within_reach
 from fourreal.reference_colors import reference_colors
 from fourreal.rendering import render
 from fourreal.rendering.path import SceneFrames
@@ -31,9 +31,6 @@ from fourreal.rendering.path import SceneFrames
 logger = logging.getLogger(__name__)
 
 HOLE = 0.5  # grey of what is missing: what VACE was trained with
-JUMP = 0.05  # relative range of depth beyond a slanted plane's that is a jump
-REACH = 2  # pixels around one in which a jump counts: a window of 5 x 5
-FLANK = 4  # steps to each side of the window that say how slanted the surfaces are
 THICKNESS = 0.18  # how deep things are behind the surface that is seen, of its depth
 WIDE_ANGLE = 45  # degrees from the nearest input camera beyond which little is known
 
@@ -254,41 +251,16 @@ def wide_angles(scene: GaussianScene, extrinsics: Tensor) -> str | None:
     )
 
 
-def beside_jumps(depth: Tensor, jump: float = JUMP) -> Tensor:
-    """Pixels [N, H, W] of depth maps around which depth jumps.
-
-    Along rows and columns: the range of disparity over 5 pixels, less what the surfaces to either
-    side of them would make of it (their smallest steps, of the steeper side: slanted planes have
-    equal steps of disparity, and where two meet in a crease nothing jumps), is more than `jump` of
-    the smallest disparity there.
-    """
-    disparity = 1 / depth
-    steps_across = 2 * REACH
-    beside = torch.zeros_like(depth, dtype=torch.bool)
-    for dim in (1, 2):
-        lines = disparity.transpose(dim, 2)  # along the last dimension
-        most, least = (
-            sign * F.max_pool1d(sign * lines, steps_across + 1, 1, REACH) for sign in (1, -1)
-        )
-        around = REACH + FLANK
-        steps = F.pad(lines.diff(dim=2).abs(), (around, around), value=torch.inf)
-        smallest = -F.max_pool1d(-steps, FLANK, 1)
-        flanks = smallest[..., : -steps_across - FLANK], smallest[..., steps_across + FLANK :]
-        slope = torch.maximum(*(f.masked_fill(f.isinf(), 0) for f in flanks))
-        beside |= (most - least - steps_across * slope > jump * least).transpose(dim, 2)
-    return beside
-
-
 @dataclass
 class SeenSurface:
     """What an input camera saw: depth [h, w] of the nearest surface, things widened; the camera,
     extrinsics [3, 4] and intrinsics [3, 3]; and the share of its depth [h, w] by which the surface
-    may be nearer or farther."""
+    may be nearer or farther, if it may anywhere."""
 
     depth: Tensor
     extrinsics: Tensor
     intrinsics: Tensor
-    doubt: Tensor
+    doubt: Tensor | None = None
 
 
 def seen_surfaces(scene: GaussianScene, gaussians: Gaussians, time: int) -> list[SeenSurface]:
@@ -306,7 +278,8 @@ def seen_surfaces(scene: GaussianScene, gaussians: Gaussians, time: int) -> list
         drawn = render(painted, extrinsics[None], intrinsics[None], scene.width, scene.height)
         depth = torch.where(drawn.alpha > OPAQUE, drawn.depth, FAR)[..., 0]
         seen = things_widened(depth)[0]
-        doubt = ELSEWHERE * grown(drawn.color[..., 0] > OPAQUE, REACH)[0].to(seen)
+        unsure = drawn.color[..., 0] > OPAQUE
+        doubt = ELSEWHERE * grown(unsure, REACH)[0].to(seen) if unsure.any() else None
         surfaces.append(SeenSurface(seen, extrinsics.to(seen), intrinsics.to(seen), doubt))
     return surfaces
 
@@ -394,7 +367,9 @@ class LinesOfSight:
         inside = (x >= 0) & (x < width) & (y >= 0) & (y < height) & (z > 0)
         index = y.long().clamp(0, height - 1) * width + x.long().clamp(0, width - 1)
         depth = self.surface.depth.flatten()[index]
-        doubt = self.surface.doubt.flatten()[index] * self.aside
+        doubt: Tensor | float = 0.0
+        if self.surface.doubt is not None:
+            doubt = self.surface.doubt.flatten()[index] * self.aside
         behind = z + half > depth * (1 + TOLERANCE - doubt)
         within = z - half < depth * (1 + THICKNESS + doubt)
         return (z > 0) & behind & within, inside & ~behind

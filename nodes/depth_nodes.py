@@ -129,6 +129,10 @@ class SceneFromDepth(io.ComfyNode):
         check_depth_maps(found.depth, frames)
         if sky is not None:
             found.sky = found.sky | masks_of(sky, found.depth)
+
+        def grid(maps: Tensor) -> Tensor:
+            return maps.unflatten(0, (num_views, num_times))
+
         lens = pixel_intrinsics(
             torch.tensor(2 * math.atan(math.tan(math.radians(about["fov"]) / 2) * height / width)),
             height,
@@ -137,11 +141,7 @@ class SceneFromDepth(io.ComfyNode):
         if intrinsics is not None:
             lens = intrinsics.float().cpu()
         elif found.intrinsics is not None:  # of a still camera: the middle of what each time says
-            lens = found.intrinsics.unflatten(0, (num_views, num_times)).median(dim=1).values
-
-        def grid(maps: Tensor) -> Tensor:
-            return maps.unflatten(0, (num_views, num_times))
-
+            lens = grid(found.intrinsics).median(dim=1).values
         sure = found.confidence
         scene = scene_from_depth(
             frames,

@@ -16,7 +16,7 @@ from fourreal.cameras import (
     unproject,
 )
 from fourreal.gaussians import Gaussians, GaussianScene
-from fourreal.neighborhoods import grown
+from fourreal.neighborhoods import beside_jumps, grown
 from fourreal.reconstruction.from_depth import scene_from_depth
 from fourreal.rendering import render
 from fourreal.scenes import make_scene, scene_seed
@@ -26,7 +26,6 @@ from fourreal.warp import (
     THICKNESS,
     TOLERANCE,
     SeenSurface,
-    beside_jumps,
     unseen_in_front,
     warp_grid,
 )
@@ -263,9 +262,8 @@ def test_what_one_camera_cannot_see_another_may():
         [[0.0, 0, -1, 2.2], [0, 1, 0, 0], [1, 0, 0, 3]]
     )  # from the left, at z 2.2
     points, center = torch.tensor([[0.0, 0.0, 3.9]]), torch.tensor([1.5, 0.0, 1.0])
-    sure = torch.zeros(SIZE, SIZE)
-    one = SeenSurface(front, CAMERA, LENS, sure)
-    two = SeenSurface(torch.full((SIZE, SIZE), 6.0), beside, LENS, sure)
+    one = SeenSurface(front, CAMERA, LENS)
+    two = SeenSurface(torch.full((SIZE, SIZE), 6.0), beside, LENS)
     assert unseen_in_front(torch.tensor([[-0.2, 0.0, 2.5]]), center, [one]).all()
     assert not unseen_in_front(torch.tensor([[-0.2, 0.0, 2.5]]), center, [one, two]).any()
     assert not unseen_in_front(points, torch.zeros(3), [two]).any()

@@ -13,12 +13,11 @@ from torch import Tensor
 
 from fourreal.cameras import matrix_to_quaternion, project, unproject
 from fourreal.gaussians import Gaussians, GaussianScene, rgb_to_harmonics
-from fourreal.neighborhoods import grown, within_reach
+from fourreal.neighborhoods import beside_jumps, grown, within_reach
 from fourreal.reconstruction.alignment import scale_between
 from fourreal.reconstruction.filters import SAME
 from fourreal.reconstruction.gaussian_head import FOOTPRINT, FULL_OPACITY
 from fourreal.reconstruction.split import SplitMasks, StaticSplit, median_where, split_view
-from fourreal.warp import beside_jumps
 
 SKY = 100.0  # depth of the sky, of the median depth of everything else
 LONGEST = 6.0  # of a Gaussian on a slanted surface, in pixels across at its depth

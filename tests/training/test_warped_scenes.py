@@ -61,14 +61,15 @@ def test_predicted_depth_comes_in_the_unit_of_the_cameras(unit):
 
 
 def test_scenes_have_exact_and_predicted_depth_by_turns_and_are_drawn_once(tmp_path):
-    reconstructor = Answering(1.0)  # a wall: as wrong as depth can be
+    reconstructor = Answering(1.0, sure=1.0)  # a wall: as wrong as depth can be, and not sure
     cache = WarpCache(tmp_path, "validation", SIZE, reconstructor)
     cache.fill(range(2))
     assert reconstructor.calls == 1
     for index, depth in ((0, scene_of("validation", 0).depth[:1]), (1, None)):
         scene = scene_of("validation", index)
         wall = torch.full_like(scene.depth[:1], scene.depth[:1].median())
-        expected = warp_first_view(scene, wall if depth is None else depth)
+        guess = {"depth": wall, "confidence": torch.ones_like(wall)}
+        expected = warp_first_view(scene, **(guess if depth is None else {"depth": depth}))
         example = WarpCache(tmp_path, "validation", SIZE, reconstructor).get(index).floats()
         assert example.caption == scene.caption
         assert torch.equal(example.warped.missing, expected.missing)
