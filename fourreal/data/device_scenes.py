@@ -1,5 +1,7 @@
 """Procedural scenes in a device's memory: drawn there at once, without a way over the disk."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -8,6 +10,7 @@ from fourreal.data.grids import SceneWindow
 from fourreal.scenes import SceneBatch, describe_scenes
 
 PIXELS_AT_ONCE = 2**24  # of the frames of several scenes that a GPU draws together
+PIXELS_OF_SOME = 2**19  # the same of single frames
 
 
 class DeviceScenes:
@@ -50,3 +53,19 @@ class DeviceScenes:
         views = torch.tensor([w.views for w in windows], device=device)[:, :, None]
         times = torch.tensor([w.times for w in windows], device=device)[:, None, :]
         return self.frames[scenes, views, times].float() / 255
+
+
+@torch.no_grad()
+def draw_frames(batch: SceneBatch, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Frames [B, T, V, 3, H, W] in [0, 1] and exact z-depth [B, T, V, H, W] of a batch, on its
+    device and in full precision: many frames at a time, of whichever scene, view and time."""
+    shape = len(batch.camera), batch.num_times, batch.camera.shape[1]
+    count, at_once = math.prod(shape), max(PIXELS_OF_SOME // (height * width), 1)
+    frames, depth = [], []
+    with torch.autocast(batch.camera.device.type, enabled=False):
+        alone = batch.apart()
+        for start in range(0, count, at_once):
+            part = alone.scenes(slice(start, start + at_once))
+            frames.append(part.draw(height, width)[:, 0, 0])
+            depth.append(part.geometry(height, width)[0][:, 0, 0])
+    return torch.cat(frames).unflatten(0, shape), torch.cat(depth).unflatten(0, shape)

@@ -26,6 +26,7 @@ from fourreal.cameras import (
     unproject,
 )
 from fourreal.data.colmap import colmap_model, read_colmap
+from fourreal.data.device_scenes import draw_frames
 from fourreal.data.kubric import (
     COLOR_FILES,
     DISTANCE_FILES,
@@ -60,6 +61,10 @@ class Sample:
     depth: Tensor | None
     extrinsics: Tensor
     intrinsics: Tensor
+
+    @property
+    def num_times(self) -> int:
+        return self.frames.shape[1]
 
     def to(self, device: torch.device | str) -> "Sample":
         depth = None if self.depth is None else self.depth.to(device)
@@ -129,17 +134,45 @@ def shrunk_depth(depth: Tensor, size: int) -> Tensor:
     return torch.where(most > least * (1 + DEPTH_JUMP), one, mean)
 
 
+@dataclass
+class UndrawnSample:
+    """A batch of procedural scenes, of the chosen views and times, before it is drawn at size x
+    size pixels: a hundredth of a Sample's bytes."""
+
+    batch: SceneBatch
+    size: int
+
+    @property
+    def num_times(self) -> int:
+        return self.batch.num_times
+
+    def to(self, device: torch.device | str) -> Sample:
+        """Draw it there."""
+        size, batch = self.size, self.batch
+        if torch.device(device).type == "cpu":  # whose caches hold the frames of one time
+            with torch.no_grad():
+                frames = rearrange(batch.draw(size, size), "b v t c h w -> b t v c h w")
+                depth = rearrange(batch.geometry(size, size)[0], "b v t h w -> b t v h w")
+        else:
+            frames, depth = draw_frames(batch.to(device), size, size)
+        # From the CPU: a GPU that trains in half precision would compute cameras in it.
+        extrinsics = torch.stack([relative_to_first(e) for e in batch.extrinsics])
+        return Sample(frames, depth, extrinsics.to(device), batch.intrinsics(size, size).to(device))
+
+
+def choose_sample(
+    seeds: list[int], views: list[int], times: list[int], num_views: int, size: int
+) -> UndrawnSample:
+    """Some views and times of the procedural scenes of the given seeds."""
+    descriptions = [describe(s, num_views, max(times) + 1) for s in seeds]
+    return UndrawnSample(SceneBatch(descriptions).select(views, times), size)
+
+
 def draw_sample(
     seeds: list[int], views: list[int], times: list[int], num_views: int, size: int
 ) -> Sample:
     """Draw some views and times of the procedural scenes of the given seeds."""
-    descriptions = [describe(s, num_views, max(times) + 1) for s in seeds]
-    batch = SceneBatch(descriptions).select(views, times)
-    with torch.no_grad():
-        frames = rearrange(batch.draw(size, size), "b v t c h w -> b t v c h w")
-        depth = rearrange(batch.geometry(size, size)[0], "b v t h w -> b t v h w")
-    extrinsics = torch.stack([relative_to_first(e) for e in batch.extrinsics])
-    return Sample(frames, depth, extrinsics, batch.intrinsics(size, size))
+    return choose_sample(seeds, views, times, num_views, size).to("cpu")
 
 
 @dataclass(frozen=True)

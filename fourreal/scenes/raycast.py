@@ -6,6 +6,7 @@ shadow, softened by supersampling.
 """
 
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -173,6 +174,10 @@ def _shade(
     return color.unflatten(-1, (-1, SAMPLES**2)).mean(-1)
 
 
+OF_TIMES = ("position", "rotation")  # tensors of a SceneBatch [B, T, ...]
+OF_VIEWS = ("camera", "extrinsics", "fov_y")  # and [B, V, ...]; the others are [B, ...]
+
+
 class SceneBatch:
     """B scenes of V views and T times, ready to be drawn."""
 
@@ -219,11 +224,8 @@ class SceneBatch:
         return self.position.shape[1]
 
     def to(self, device: torch.device | str) -> "SceneBatch":
-        """Move everything to a device; returns itself."""
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor):
-                setattr(self, name, value.to(device))
-        return self
+        """The same on a device."""
+        return self._changed(lambda _, value: value.to(device))
 
     def select(
         self, views: list[int] | None = None, times: list[int] | None = None
@@ -235,6 +237,32 @@ class SceneBatch:
         if times is not None:
             self.position, self.rotation = self.position[:, times], self.rotation[:, times]
         return self
+
+    def apart(self) -> "SceneBatch":
+        """Each view and time as a scene of its own: B * T * V scenes, in this order, of one view
+        and one time."""
+        views, times = self.camera.shape[1], self.num_times
+
+        def alone(name: str, value: Tensor) -> Tensor:
+            if name in OF_TIMES:
+                return value.flatten(0, 1).repeat_interleave(views, 0)[:, None]
+            if name in OF_VIEWS:
+                return value.repeat_interleave(times, 0).flatten(0, 1)[:, None]
+            return value.repeat_interleave(times * views, 0)
+
+        return self._changed(alone)
+
+    def scenes(self, chosen: slice) -> "SceneBatch":
+        """Some of the scenes."""
+        return self._changed(lambda _, value: value[chosen])
+
+    def _changed(self, change: Callable[[str, Tensor], Tensor]) -> "SceneBatch":
+        """A batch whose tensors are change(name, tensor)."""
+        changed = copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(changed, name, change(name, value))
+        return changed
 
     def intrinsics(self, height: int, width: int) -> Tensor:
         return pixel_intrinsics(self.fov_y, height, width)

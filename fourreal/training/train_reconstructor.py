@@ -8,7 +8,7 @@ exact geometry where it is known, which the paper's does not. `joint` goes on wi
 once, and lets the network see videos of one view among the rest.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +16,14 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from fourreal.data.posed import Sample, draw_sample, find_posed_scenes, visible_from
+from fourreal.data.posed import (
+    Sample,
+    UndrawnSample,
+    choose_sample,
+    draw_sample,
+    find_posed_scenes,
+    visible_from,
+)
 from fourreal.files.media import write_image
 from fourreal.metrics.lpips import Lpips
 from fourreal.reconstruction import VGGT, VGGTConfig, load_model, save_model
@@ -135,14 +142,24 @@ def drawn_size(config: ReconstructorConfig) -> int:
 @dataclass
 class Examples:
     """What a step is trained on: a sample, of which the network sees the views `inputs` at `size`
-    pixels. joined: so many scenes of the sample are the times of one, if views change. geometry:
-    that alone is compared."""
+    pixels. orders: each time's views, if they change; then the sample, once it is drawn, has the
+    times of one scene as scenes. geometry: that alone is compared."""
 
-    sample: Sample
+    sample: Sample | UndrawnSample
     inputs: list[int]
     size: int
-    joined: int | None = None
+    orders: list[list[int]] = field(default_factory=list)
     geometry: bool = False
+
+    @property
+    def joined(self) -> int | None:
+        """How many of the drawn sample's scenes are the times of one."""
+        return len(self.orders) or None
+
+    def drawn_on(self, device: torch.device | str) -> Sample:
+        """The sample on a device, where it is drawn if it is not yet."""
+        sample = self.sample.to(device)
+        return sample.by_time(self.orders) if self.orders else sample
 
 
 class Source:
@@ -151,6 +168,7 @@ class Source:
     def __init__(self, config: ReconstructorConfig):
         self.config = config
         self.size = drawn_size(config)
+        self.ahead = True  # procedural scenes are drawn by who chooses them, not where they go
         self.posed = [scene for root in config.posed for scene in find_posed_scenes(root)]
         needed = 4 if config.stage == "geometry" else NUM_TARGETS
         for scene in self.posed:
@@ -172,7 +190,7 @@ class Source:
         batch: int,
         size: int | None = None,
         num_times: int | None = None,
-    ) -> Sample:
+    ) -> Sample | UndrawnSample:
         """`count` random views of `batch` scenes, at another size and other times than the stage's
         if given: one time, or num_times in the dynamic and the joint stage."""
         config, size = self.config, size or self.size
@@ -205,7 +223,9 @@ class Source:
                 [scene.read(views(scene.num_views), chosen, size) for scene in scenes]
             )
         seeds = [scene_seed(split, below(2**31)) for _ in range(batch)]
-        return draw_sample(seeds, views(config.num_views), times(NUM_TIMES), config.num_views, size)
+        shown, now = views(config.num_views), times(NUM_TIMES)
+        undrawn = choose_sample(seeds, shown, now, config.num_views, size)
+        return undrawn.to("cpu") if self.ahead else undrawn
 
     def examples(self, generator: torch.Generator, progress: float) -> Examples:
         """Choose and read the examples of a step; all that is random comes from the generator."""
@@ -235,11 +255,11 @@ class Source:
         sample = self.draw("train", generator, NUM_TARGETS, batch)
         share = config.changing_views if config.stage == "dynamic" else 0.0
         if share and torch.rand((), generator=generator) < share:
-            times = sample.frames.shape[1]
             orders = [
-                torch.randperm(NUM_TARGETS, generator=generator).tolist() for _ in range(times)
+                torch.randperm(NUM_TARGETS, generator=generator).tolist()
+                for _ in range(sample.num_times)
             ]
-            return Examples(sample.by_time(orders), list(range(others + 1)), size, times)
+            return Examples(sample, list(range(others + 1)), size, orders)
         return Examples(sample, [0, *chosen.sort().values.tolist()], size)
 
 
@@ -261,12 +281,13 @@ def stage_loss(
     config: ReconstructorConfig,
     perceptual: float,
     lpips: Lpips | None,
+    device: torch.device | str = "cpu",
 ) -> dict[str, Tensor]:
-    """The losses of a stage on examples; "loss" is minimised.
+    """The losses of a stage on examples, on a device; "loss" is minimised.
 
     perceptual: the share (0 to 1) of LPIPS, or of SSIM where `lpips` is None.
     """
-    sample = drawn.sample
+    sample = drawn.drawn_on(device)
     if config.stage == "geometry":
         images = sample.frames.flatten(0, 1)
         return geometry_loss(model(images, temporal=False, gaussians=False), sample)
@@ -336,12 +357,12 @@ def train_reconstructor(config: ReconstructorConfig) -> None:
     start = StartWeights(model, config.start_share)
     loop = Loop(config.loop, model, {"stage": config.stage}, "reconstructor.safetensors")
     device = loop.accelerator.device
+    source.ahead = device.type == "cpu"
     lpips = Lpips(config.lpips_backbone).to(device) if config.lpips_backbone else None
 
     def loss(drawn: Examples, _: torch.Generator) -> dict[str, Tensor]:
         perceptual = float(loop.progress >= config.perceptual_from)
-        moved = replace(drawn, sample=drawn.sample.to(device))
-        return stage_loss(loop.model, moved, config, perceptual, lpips)
+        return stage_loss(loop.model, drawn, config, perceptual, lpips, device)
 
     def sample(out: Path) -> dict[str, float]:
         scores, pictures = score_validation(model, config, device)

@@ -110,7 +110,7 @@ def test_views_can_change_from_time_to_time(tmp_path):
     )
     drawn = Source(config).examples(torch.Generator().manual_seed(0), 0.0)
     assert drawn.inputs == [0, 1] and drawn.joined == 2
-    assert drawn.sample.frames.shape[:3] == (2, 1, 6)
+    assert drawn.drawn_on("cpu").frames.shape[:3] == (2, 1, 6)
     # All of it is one scene: each time's views are the scene's, in another order.
     sample = draw_sample([5], [0, 2, 4], [3, 7], 8, 16)
     turned = sample.by_time([[2, 0, 1], [1, 2, 0]])
