@@ -8,6 +8,7 @@ SLAM"), then the depth of each time. VGGT's authors report that bundle adjustmen
 helps (arXiv 2503.11651, table 1); theirs is of tracked points, which small images have few of.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -41,6 +42,11 @@ CELL, SHADES = 2, 8  # pixels across a cell, and cells from black to white
 LUMA = (0.299, 0.587, 0.114)
 # The same for the corrections of depth, and for their steps from cell to cell in place and shade.
 CELL_SPREAD, STEP_SPREAD, SHADE_SPREAD = 0.35, 0.09, 0.17
+# Where they begin: the best of these, each by the errors of the cells around, in neighboring shades
+# too. A surface off by more than HIDDEN counts there, and must be seen at least half as much.
+STARTS = (0.0, *(s * x for x in (0.03, 0.06, 0.09, 0.12, 0.16, 0.21, 0.27) for s in (1, -1)))
+START_CELLS, START_SHADES = 9, 3
+START_HIDDEN, START_SEEN, START_SPREAD = 0.15, 0.5, 1.0
 
 
 def adjust_cameras(
@@ -84,16 +90,15 @@ def adjust_depth(images: Tensor, depth: Tensor, cameras: Cameras, steps: int = 2
     intrinsics [V, 3, 3] in pixels of the images. Logarithms of each view's depth are corrected by a
     bilateral grid (Chen et al. 2007, "Real-time Edge-aware Image Processing with the Bilateral
     Grid"), cells of place and brightness: what is one surface moves together, and a correction
-    ends where the surface does. Works under no_grad and inference mode.
+    ends where the surface does. They begin where a search among STARTS finds the least error, as
+    small steps do not find the way from far off. Works under no_grad and inference mode.
     """
     with torch.inference_mode(False), torch.enable_grad():
         small, near, lenses = comparable_views(images, depth, cameras[1])
         views = cameras[0].clone(), lenses
         pairs = neighboring_pairs(views[0], DEPTH_NEIGHBORS)
-        num_views, height, width = near.shape
-        size = SHADES, max(height // CELL, 2), max(width // CELL, 2)
-        cells = torch.zeros(num_views, 1, *size, device=near.device)
         places = cells_of_pixels(small)
+        cells = starting_cells(small, near, views, pairs, places)
 
         def loss() -> Tensor:
             across, down, shades = (cells.diff(dim=dim).square().mean() for dim in (-1, -2, -3))
@@ -105,6 +110,53 @@ def adjust_depth(images: Tensor, depth: Tensor, cameras: Cameras, steps: int = 2
         return depth * factors_at(cells_of_pixels(images), cells.detach())
 
 
+@torch.no_grad()
+def starting_cells(
+    images: Tensor,
+    depth: Tensor,
+    cameras: Cameras,
+    pairs: tuple[Tensor, Tensor],
+    places: Tensor,
+) -> Tensor:
+    """The logarithms of STARTS with which the surfaces in each cell contradict other views least,
+    [V, 1, shades, rows, columns]; 0 where none of them is seen there.
+
+    images [V, 3, h, w], depth [V, h, w], cameras of the views; pairs: see disagreement; places
+    [V, 1, h, w, 3]: see cells_of_pixels. Depth of one view is tried at a time, that of the others
+    is as it was.
+    """
+    num_views, height, width = depth.shape
+    size = SHADES, max(height // CELL, 2), max(width // CELL, 2)
+    last = places.new_tensor(size[::-1]) - 1
+    column, row, shade = ((places[:, 0] + 1) / 2 * last).round().long().unbind(-1)
+    own = ((shade * size[1] + row) * size[2] + column).flatten(1)
+
+    def around(values: Tensor) -> Tensor:
+        """Sums over the cells around of values [P, h, w] of pairs."""
+        by_view = torch.zeros_like(depth).index_add_(0, pairs[0], values).flatten(1)
+        cells = depth.new_zeros(num_views, math.prod(size)).scatter_add_(1, own, by_view)
+        cells = cells.view(-1, 1, *size)
+        for dim, count in enumerate((START_SHADES, START_CELLS, START_CELLS)):
+            along = [1, 1, 1]
+            along[dim] = count
+            edges = [n // 2 for n in reversed(along) for _ in range(2)]
+            # Padded before, as pooling itself refuses cells that are fewer than it pools.
+            cells = count * F.avg_pool3d(F.pad(cells, edges), along, stride=1)
+        return cells
+
+    costs, seen_first = [], torch.zeros(())
+    for start in STARTS:
+        moved = depth * math.exp(start)
+        errors, counts = contradictions(images, depth, moved, cameras, pairs, START_HIDDEN)
+        wrong, seen = around(errors), around(counts.to(depth))
+        cost = wrong / seen.clamp_min(1e-6) + (start / START_SPREAD) ** 2
+        if start == 0:
+            seen_first = seen
+        costs.append(cost.where(seen > START_SEEN * seen_first, torch.inf))
+    best = depth.new_tensor(STARTS)[torch.stack(costs).argmin(0)]
+    return best.where(seen_first > START_SEEN, 0.0)
+
+
 def disagreement(
     images: Tensor, depth: Tensor, cameras: Cameras, pairs: tuple[Tensor, Tensor]
 ) -> Tensor:
@@ -114,16 +166,31 @@ def disagreement(
     view of each pair is warped into the first, and compared in colour and depth where it is not
     hidden there.
     """
+    errors, counts = contradictions(images, depth, depth, cameras, pairs, HIDDEN)
+    return errors.sum() / counts.sum().clamp_min(1)
+
+
+def contradictions(
+    images: Tensor,
+    depth: Tensor,
+    moved: Tensor,
+    cameras: Cameras,
+    pairs: tuple[Tensor, Tensor],
+    hidden: float,
+) -> tuple[Tensor, Tensor]:
+    """Errors [P, h, w] of the pixels of the first views of pairs, were their depth `moved`
+    [V, h, w], against the second ones with theirs; and which pixels count, which have the others'
+    surfaces no more than `hidden` of their depth in front of them. See disagreement."""
     here, there = pairs
     both = torch.cat([images, depth.log()[:, None]], 1)
     extrinsics, intrinsics = cameras
     own, others = ((extrinsics[side], intrinsics[side]) for side in pairs)
-    seen, inside, distance = warp(both[there], depth[here], own, others)
+    seen, inside, distance = warp(both[there], moved[here], own, others)
     behind = distance.clamp_min(1e-6).log() - seen[:, 3]
     color = soft((seen[:, :3] - images[here]).abs().mean(1), COLOR_SOFTNESS)
     error = color + DEPTH_WEIGHT * soft(behind.abs(), DEPTH_SOFTNESS)
-    counts = inside & (behind < HIDDEN)
-    return (error * counts).sum() / counts.sum().clamp_min(1)
+    counts = inside & (behind < hidden)
+    return error * counts, counts
 
 
 def soft(errors: Tensor, softness: float) -> Tensor:

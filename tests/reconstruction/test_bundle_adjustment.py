@@ -8,7 +8,7 @@ import torch
 from fourreal.cameras import project, relative_to_first, to_homogeneous, unproject
 from fourreal.cameras.screws import even_movement, screw, skew
 from fourreal.evaluation.evaluate_reconstruction import rotation_error
-from fourreal.reconstruction import Reconstructor
+from fourreal.reconstruction import Reconstructor, bundle_adjustment
 from fourreal.reconstruction.bundle_adjustment import (
     COLOR_SOFTNESS,
     DEPTH_SOFTNESS,
@@ -16,8 +16,11 @@ from fourreal.reconstruction.bundle_adjustment import (
     HIDDEN,
     adjust_cameras,
     adjust_depth,
+    cells_of_pixels,
+    contradictions,
     disagreement,
     neighboring_pairs,
+    starting_cells,
 )
 from fourreal.scenes import make_scene, scene_seed
 
@@ -105,6 +108,68 @@ def test_depth_of_a_thing_comes_nearer_to_exact_depth(scene):
     assert error < 0.6 * 0.055
     elsewhere = (found / depth - 1).abs()[thing == 0]
     assert elsewhere.median() < 0.003
+
+
+@pytest.mark.parametrize("off", [0.12, -0.14])
+def test_a_thing_that_is_far_off_in_one_view_is_found(off, scene, monkeypatch):
+    images, depth, cameras = scene
+    thing = images[:, 0] - images[:, 2] > 0.3
+    wrong = depth.clone()
+    wrong[0] *= 1 + off * thing[0]
+
+    def error():
+        found = adjust_depth(images, wrong, cameras)
+        errors = (found / depth - 1).abs()
+        return errors[0][thing[0]].median(), errors[~thing]
+
+    with torch.inference_mode():
+        own, elsewhere = error()
+        monkeypatch.setattr(bundle_adjustment, "STARTS", (0.0,))
+        without, _ = error()
+    assert own < 0.045 and without > 0.085
+    assert elsewhere.median() < 0.003
+
+
+def test_cells_begin_where_a_plain_loop_finds_the_least_error(monkeypatch):
+    monkeypatch.setattr(bundle_adjustment, "STARTS", (0.0, 0.2, -0.2))
+    monkeypatch.setattr(bundle_adjustment, "START_CELLS", 3)
+    generator = torch.Generator().manual_seed(1)
+
+    def random(*shape):
+        return torch.rand(shape, generator=generator, dtype=torch.float64)
+
+    images, depth = random(3, 3, 8, 10), 2 + random(3, 8, 10)
+    depth[1, :, :5] *= 1.4
+    extrinsics = torch.eye(3, 4, dtype=torch.float64).repeat(3, 1, 1)
+    extrinsics[:, 0, 3] = torch.tensor([0.0, 0.5, -0.6])
+    intrinsics = torch.tensor([[8.0, 0, 5], [0, 8, 4], [0, 0, 1]]).double().repeat(3, 1, 1)
+    cameras, pairs = (extrinsics, intrinsics), (torch.tensor([0, 0, 1]), torch.tensor([1, 2, 0]))
+    found = starting_cells(images, depth, cameras, pairs, cells_of_pixels(images))
+    assert found.shape == (3, 1, 8, 4, 5)
+    luma = (images * torch.tensor(bundle_adjustment.LUMA).view(3, 1, 1)).sum(1)
+    tried = [
+        contradictions(images, depth, depth * math.exp(start), cameras, pairs, 0.15)
+        for start in (0.0, 0.2, -0.2)
+    ]
+    chosen = set()
+    for view, shade, row, column in torch.cartesian_prod(*map(torch.arange, (3, 8, 4, 5))).tolist():
+        costs, counted = {}, []
+        for start, (errors, counts) in zip((0.0, 0.2, -0.2), tried):
+            error = count = 0.0
+            for pair, y, x in torch.cartesian_prod(*map(torch.arange, (3, 8, 10))).tolist():
+                own = round(7 * luma[view, y, x].item()), round(3 * y / 7), round(4 * x / 9)
+                near = max(abs(a - b) for a, b in zip(own, (shade, row, column))) <= 1
+                if near and pairs[0][pair] == view:
+                    error += errors[pair, y, x].item()
+                    count += counts[pair, y, x].item()
+            counted.append(count)
+            if count > 0.5 * counted[0]:
+                costs[start] = error / count + start**2
+        wanted = min(costs, key=costs.__getitem__) if counted[0] else 0.0
+        assert found[view, 0, shade, row, column].item() == pytest.approx(wanted)
+        chosen.add((bool(counted[0]), wanted))
+    assert chosen == {(False, 0.0), (True, 0.0), (True, 0.2), (True, -0.2)}
+    assert not found[2].any()  # a view that is warped into none
 
 
 def test_depth_that_is_no_number_spoils_no_other(scene):
