@@ -144,17 +144,15 @@ def starting_cells(
             cells = count * F.avg_pool3d(F.pad(cells, edges), along, stride=1)
         return cells
 
-    costs, seen_first = [], torch.zeros(())
-    for start in STARTS:
-        moved = depth * math.exp(start)
-        errors, counts = contradictions(images, depth, moved, cameras, pairs, START_HIDDEN)
-        wrong, seen = around(errors), around(counts.to(depth))
-        cost = wrong / seen.clamp_min(1e-6) + (start / START_SPREAD) ** 2
-        if start == 0:
-            seen_first = seen
-        costs.append(cost.where(seen > START_SEEN * seen_first, torch.inf))
-    best = depth.new_tensor(STARTS)[torch.stack(costs).argmin(0)]
-    return best.where(seen_first > START_SEEN, 0.0)
+    tried = [
+        contradictions(images, depth, depth * math.exp(start), cameras, pairs, START_HIDDEN)
+        for start in STARTS
+    ]
+    wrong, seen = (torch.stack([around(own.to(depth)) for own in part]) for part in zip(*tried))
+    starts = depth.new_tensor(STARTS)
+    costs = wrong / seen.clamp_min(1e-6) + (starts / START_SPREAD).square().view(-1, *[1] * 5)
+    best = starts[costs.where(seen > START_SEEN * seen[0], torch.inf).argmin(0)]
+    return best.where(seen[0] > 0, 0.0)
 
 
 def disagreement(

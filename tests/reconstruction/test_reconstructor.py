@@ -72,8 +72,8 @@ def test_alignment_recovers_the_unit_of_every_time(scene):
 
 
 def test_the_rendered_scene_shows_the_input_and_still_pixels_are_stored_once(scene):
-    whole = ExactGeometry(scene)(scene.frames, split=None).scene
-    found = ExactGeometry(scene)(scene.frames).scene
+    whole = ExactGeometry(scene)(scene.frames, split=None, adjust=False).scene
+    found = ExactGeometry(scene)(scene.frames, adjust=False).scene
     every = sum(len(part) for part in whole.dynamic)
     parted = len(found.static) + sum(len(part) for part in found.dynamic)
     assert len(whole.static) == 0
@@ -94,7 +94,7 @@ def test_the_rendered_scene_shows_the_input_and_still_pixels_are_stored_once(sce
 
     assert error(whole) > 20
     assert error(found) > error(whole) - 0.3
-    assert error(found, scene.moving) > error(whole, scene.moving) - 0.7
+    assert error(found, scene.moving) > error(whole, scene.moving) - 0.5
 
 
 @pytest.mark.parametrize("window", [2, 3, 5])
