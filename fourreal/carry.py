@@ -1,10 +1,12 @@
-"""Pixels of given frames carried into generated views, by the depth of both.
+"""Pixels of given frames carried into generated views.
 
 A video model that was shown a video or photos draws the other views softly, yet much of them shows
-what the given frames show. The depth of all views together, predicted from what was generated,
-says where: a surface of one view that another view has at the same depth is seen by both. Where
-the depth of either is wrong the two disagree, so what is carried is rarely misplaced; depth from
-the given video alone has no such check.
+what the given frames show. Of another camera, the depth of all views together says where, which is
+predicted from what was generated: a surface of one view that another view has at the same depth is
+seen by both. Where the depth of either is wrong the two disagree, so what is carried is rarely
+misplaced; depth from the given video alone has no such check. What the same camera saw at another
+time is in its place already, and no depth is asked: it still stands there where the generated
+frame, soft as it is, shows the same.
 """
 
 from collections.abc import Callable
@@ -14,16 +16,19 @@ import torch
 from torch import Tensor
 
 from fourreal.cameras import camera_centers, unproject
-from fourreal.neighborhoods import eroded, grown
+from fourreal.neighborhoods import blurred, eroded, grown
 from fourreal.paste import paste_known
 from fourreal.reconstruction import Reconstruction
-from fourreal.reference_colors import agrees_with_drawn, looked_up, nearest_last
+from fourreal.reference_colors import looked_up, nearest_last
 from fourreal.warp import HOLE, References, WarpedGrid, check_references
 
 BOTH = 0.0225  # two views see one surface where their depths of it agree, up to this share
 GAP = 0.05  # the same, in gaps of a pixel
 MARGIN = 1  # pixels beside those that agree not that are left out, too
 SPECK = 1  # pixels around one: smaller areas are specks, neither carried nor left out alone
+SOFT = 3.0  # pixels: what is coarser, a generated frame shows as it is
+SOFTEST = 1 / 40  # of the height of small frames, in which things that move are small, too
+STILL = 0.05  # of colours in [0, 1]: up to this difference, so blurred, both show the same
 
 
 @torch.no_grad()
@@ -38,11 +43,11 @@ def carried(
         cameras: extrinsics [V, 3, 4] and intrinsics [V, 3, 3] in pixels of H x W.
         references: frames and cells that are known whole, see warp_grid.
 
-    A cell has the colours of the references of its time where both depths agree within BOTH, and
-    else those that its own camera saw at another time, where depth has not changed and the
-    generated frame shows the same: what stands still. Single pixels follow those around them. The
-    result is on the CPU, as warp_grid's; paste_known puts it into the generated grid. Raises
-    ValueError in one sentence for shapes that do not fit.
+    A cell has the colours that its own camera saw at another time where the generated frame shows
+    the same (see shows_same): what stands still. Else it has those of the references of its time
+    where both depths agree within BOTH; single pixels follow those around them. The result is on
+    the CPU, as warp_grid's; paste_known puts it into the generated grid. Raises ValueError in one
+    sentence for shapes that do not fit.
     """
     if depth.shape != (*frames.shape[:2], *frames.shape[-2:]):
         raise ValueError(
@@ -56,15 +61,14 @@ def carried(
     for view, time in (~cells).nonzero().tolist():
         points = unproject(depth[view, time], extrinsics[view], intrinsics[view])
         colors, known = given[view, time], torch.zeros_like(points[..., 0], dtype=torch.bool)
-        for source, shown in sources(cells, centers, view, time):
+        for source in nearest_last(cells[:, time].nonzero()[:, 0].tolist(), centers, view):
             camera = extrinsics[source : source + 1], intrinsics[source : source + 1]
-            surface, frame = depth[source, shown], given[source, shown]
-            found, off = looked_up(points, camera, surface, frame)
-            seen = off < BOTH
-            if shown != time:
-                seen &= agrees_with_drawn(frame, frames[view, time])
-            seen = without_specks(seen[None], off[None] < GAP)[0]
+            found, off = looked_up(points, camera, depth[source, time], given[source, time])
+            seen = without_specks(off[None] < BOTH, off[None] < GAP)[0]
             colors, known = torch.where(seen, found, colors), known | seen
+        if (shown := nearest_time(cells[view], time)) is not None:
+            same = shows_same(given[view, shown], frames[view, time])
+            colors, known = torch.where(same, given[view, shown], colors), known | same
         result[view, time] = torch.where(known, colors, HOLE)
         missing[view, time, 0] = (~known).float()
     return WarpedGrid(result.cpu(), missing.cpu()).with_references(references)
@@ -77,14 +81,19 @@ def without_specks(seen: Tensor, perhaps: Tensor) -> Tensor:
     return grown(eroded(closed, MARGIN + SPECK), SPECK)
 
 
-def sources(cells: Tensor, centers: Tensor, view: int, time: int) -> list[tuple[int, int]]:
-    """The reference cells (view, time) of cells [V, T] that a cell takes pixels of, the best last:
-    of its own camera the time nearest by, then those of its time, from the farthest to the nearest
-    camera of centers [V, 3]."""
-    times = cells[view].nonzero()[:, 0]
-    own = times[(times - time).abs().argsort()[:1]].tolist()
-    beside = nearest_last(cells[:, time].nonzero()[:, 0].tolist(), centers, view)
-    return [(view, shown) for shown in own] + [(source, time) for source in beside]
+def shows_same(frame: Tensor, generated: Tensor) -> Tensor:
+    """Pixels [H, W] of a frame [3, H, W] that a softer one of the same camera shows, too: blurred
+    by SOFT pixels, or by SOFTEST of the height where that is less, the two differ by less than
+    STILL in each channel, here and in the pixels around."""
+    sigma = min(SOFT, SOFTEST * frame.shape[-2])
+    ours, theirs = blurred(torch.stack((frame, generated)), sigma)
+    return eroded(((ours - theirs).abs() < STILL).all(dim=0)[None], 1)[0]
+
+
+def nearest_time(cells: Tensor, time: int) -> int | None:
+    """Of the times of cells [T] of one camera the nearest to a time, the earlier of two."""
+    times = cells.nonzero()[:, 0]
+    return int(times[(times - time).abs().argmin()]) if len(times) else None
 
 
 def carry_references(

@@ -62,3 +62,15 @@ def beside_jumps(depth: Tensor) -> Tensor:
         slope = torch.maximum(*(f.masked_fill(f.isinf(), 0) for f in flanks))
         beside |= (most - least - steps_across * slope > JUMP * least).transpose(dim, 2)
     return beside
+
+
+def blurred(frames: Tensor, sigma: float) -> Tensor:
+    """Frames [..., H, W] blurred by a Gaussian of `sigma` pixels."""
+    reach = int(3 * sigma + 0.5)
+    x = torch.arange(-reach, reach + 1, dtype=frames.dtype, device=frames.device)
+    kernel = (-0.5 * (x / sigma) ** 2).exp()
+    kernel = kernel / kernel.sum()
+    flat = frames.flatten(0, -3)[:, None]
+    for shape, pad in (((1, -1), (reach, reach, 0, 0)), ((-1, 1), (0, 0, reach, reach))):
+        flat = F.conv2d(F.pad(flat, pad, mode="replicate"), kernel.view(1, 1, *shape))
+    return flat[:, 0].view_as(frames)

@@ -5,8 +5,9 @@ import torch
 from torch.nn.functional import avg_pool2d
 
 from fourreal.cameras import project, unproject
-from fourreal.carry import carried, carry_references, without_specks
+from fourreal.carry import carried, carry_references, shows_same, without_specks
 from fourreal.metrics.pixels import psnr
+from fourreal.neighborhoods import blurred, eroded
 from fourreal.scenes import make_scene, scene_seed
 from fourreal.warp import HOLE, reference_cells
 
@@ -114,15 +115,52 @@ def test_photos_are_carried_through_time_where_all_stands_still(scene, soft):
     )
 
 
-def test_the_video_of_a_time_goes_before_photos_of_another(scene, soft):
+def test_a_photo_of_the_same_camera_goes_before_the_video_of_another(scene, soft):
+    """Where all stands still; where it does not, the video shows more than the photo does."""
     cameras = scene.extrinsics, scene.intrinsics
-    both = given(scene, fixed_view=scene.frames[0], freeze_time=scene.frames[:, 0])
-    alone = given(scene, fixed_view=scene.frames[0])
-    found, video = (carried(soft, scene.depth, cameras, r) for r in (both, alone))
-    seen = video.missing[1:, 1:] < 0.5
-    same = (found.frames == video.frames)[1:, 1:].all(dim=2, keepdim=True)
-    assert same[seen].all()
-    assert (found.known_share[1:] > video.known_share[1:] + 0.1).all()
+    video, photos = scene.frames[0], scene.frames[:, 0]
+    both, alone, column = (
+        carried(soft, scene.depth, cameras, given(scene, **which))
+        for which in (
+            {"fixed_view": video, "freeze_time": photos},
+            {"fixed_view": video},
+            {"freeze_time": photos},
+        )
+    )
+    still = column.missing[1:, 1:] < 0.5
+    same = (both.frames == column.frames)[1:, 1:].all(dim=2, keepdim=True)
+    assert same[still].all()
+    same = (both.frames == alone.frames)[1:, 1:].all(dim=2, keepdim=True)
+    assert same[~still].all() and (both.missing <= alone.missing).all()
+    assert (both.known_share[1:] > column.known_share[1:] + 0.01).all()
+
+
+def test_what_a_camera_saw_before_needs_no_depth(scene, soft):
+    """Photos stay where a generated frame shows the same, however wrong its depth is, up to the
+    edges of things that rest; not where it is of another colour."""
+    cameras = scene.extrinsics, scene.intrinsics
+    photos = given(scene, freeze_time=scene.frames[:, 0])
+    wrong = scene.depth * torch.linspace(0.5, 2, TIMES).view(1, -1, 1, 1)
+    found, right = (carried(soft, d, cameras, photos) for d in (wrong, scene.depth))
+    assert torch.equal(found.frames, right.frames)
+    still = (scene.frames == scene.frames[:, :1]).all(dim=2)
+    still = torch.stack([eroded(times, 9) for times in still])
+    assert still[:, 1:].sum() > 1000 and (found.missing[:, :, 0][still] == 0).all()
+    other = soft.clone()
+    other[:, 1:, :, 20:40, 20:40] += 0.08
+    changed = carried(other, scene.depth, cameras, photos).missing[:, 1:, 0] > 0.5
+    assert changed[..., 24:36, 24:36].all() and not changed[still[:, 1:]][..., :8].any()
+
+
+@pytest.mark.parametrize(("height", "softness"), [(128, 1.5), (40, 0.5)])
+def test_blurring_says_what_stands_still(height, softness):
+    """An edge that moves by a pixel has moved; one that is blurred where it is has not."""
+    frame, moved = (
+        (torch.arange(40.0) > column).float().expand(3, height, 40).clone() for column in (20, 21)
+    )
+    assert shows_same(frame, blurred(frame, softness)).all()
+    same = shows_same(frame, blurred(moved, softness))
+    assert not same[:, 20:22].any() and same[:, :14].all() and same[:, 30:].all()
 
 
 def test_it_runs_where_the_depth_lies(scene, soft):

@@ -7,8 +7,15 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from fourreal.carry import carry_references
 from fourreal.evaluation.drawing import beside
-from fourreal.evaluation.evaluated_models import Sampling, generate_grid, video_model
+from fourreal.evaluation.evaluated_models import (
+    ReconstructorModel,
+    Sampling,
+    generate_grid,
+    reconstruction_model,
+    video_model,
+)
 from fourreal.evaluation.examples import examples
 from fourreal.evaluation.report import Report
 from fourreal.evaluation.rivals import exact_and_rivals, mean_image
@@ -16,19 +23,24 @@ from fourreal.files.media import write_image
 from fourreal.metrics.learned import Learned, LearnedMetrics
 from fourreal.metrics.parallax import Parallax
 from fourreal.metrics.pixels import gradient_energy, mean_psnr, moving_region, ssim
+from fourreal.neighborhoods import blurred
 from fourreal.scenes import Scene
+from fourreal.warp import reference_cells
 
 References = Literal["both", "fixed_view", "freeze_time"]
 REFERENCES: tuple[References, ...] = get_args(References)
 PICTURED = 3  # grids in the picture that shows the exact ones as well
+ENLARGED_BLUR = 2.5  # pixels: what enlarged grids are compared with, besides the others' blurs
 
 
 @dataclass
-class VideoEvaluation(LearnedMetrics, Sampling):
+class VideoEvaluation(LearnedMetrics, ReconstructorModel, Sampling):
     """Given references, how close are the cells that no reference shows? (Paper, section 5.)"""
 
     references: tuple[References, ...] = REFERENCES
     """What is given: the fixed view, the freeze time, or both."""
+    carry: bool = False
+    """Rows more: the grids with what is given carried into them, as `fourreal generate` does it."""
     montage: Path | None = None
     """Picture to write of the first 3 grids of the first references, the exact ones at the
     right: every second view, seven times across."""
@@ -68,14 +80,15 @@ def exact_parallax(exact: Tensor, scene: Scene | None, device: torch.device) -> 
 def score_rows(
     generated: dict[str, Tensor], exact: Tensor, parallax: Parallax | None
 ) -> dict[str, float]:
-    """Scores of the generated grids by what was given, of exact and blurred grids, still pictures
-    and copies; gain_on_moving: of a generated grid over the better copy on the moving region."""
-    rows = {f"{given}/generated": grid for given, grid in generated.items()}
-    rows |= exact_and_rivals(exact) | {"mean_image": mean_image(exact)} | copies(exact)
+    """Scores of generated grids by their names, of exact and blurred grids, still pictures and
+    copies; gain_on_moving: of a generated grid over the better copy on the moving region."""
+    blurs = {f"exact_blurred_{ENLARGED_BLUR:g}": blurred(exact, ENLARGED_BLUR)}
+    rows = generated | exact_and_rivals(exact) | blurs | {"mean_image": mean_image(exact)}
+    rows |= copies(exact)
     found = {name: score_grid(grid, exact, parallax) for name, grid in rows.items()}
     best = max(found[name]["psnr_moving"] for name in copies(exact))
-    for given in generated:
-        own = found[f"{given}/generated"]
+    for name in generated:
+        own = found[name]
         own["gain_on_moving"] = own["psnr_moving"] - best
     return {f"{name}/{key}": value for name, own in found.items() for key, value in own.items()}
 
@@ -83,22 +96,27 @@ def score_rows(
 def evaluate_video(config: VideoEvaluation) -> dict[str, Any]:
     """Generate grids from the references of exact ones and score them; printed as a table."""
     pipeline, learned = video_model(config.model, config.device), Learned(config, config.device)
+    reconstructor = config.carry and reconstruction_model(config.reconstructor, config.device)
     report, pictures, device = Report(), [], learned.device
     for index, example in enumerate(examples(config)):
         exact = example.frames.to(device)
         generated: dict[str, Tensor] = {}
         for given in config.references:
-            grid = generate_grid(
-                pipeline,
-                config,
-                index,
-                example.caption,
-                fixed_view=exact[0] if given != "freeze_time" else None,
-                freeze_time=exact[:, 0] if given != "fixed_view" else None,
-            ).to(device)
-            generated[given] = grid
-            judged = learned.likeness(grid[1:, 1:], exact[1:, 1:]) | learned.views(grid)
-            report.add(judged, f"{given}/generated/")
+            shown: dict[str, Any] = {
+                "fixed_view": exact[0] if given != "freeze_time" else None,
+                "freeze_time": exact[:, 0] if given != "fixed_view" else None,
+            }
+            grid = generate_grid(pipeline, config, index, example.caption, **shown).to(device)
+            grids = {f"{given}/generated": grid}
+            if reconstructor:
+                known = reference_cells((*exact.shape[:2], *exact.shape[-2:]), **shown)
+                assert known is not None
+                grid, _ = carry_references(reconstructor, grid, known, device=device)
+                grids[f"{given}/carried"] = grid = grid.to(device)
+            for name, made in grids.items():
+                judged = learned.likeness(made[1:, 1:], exact[1:, 1:]) | learned.views(made)
+                report.add(judged, f"{name}/")
+            generated |= grids
             learned.watch(given, grid[1:], exact[1:])
             if config.montage and given == config.references[0] and index < PICTURED:
                 pictures.append(beside(grid, exact))

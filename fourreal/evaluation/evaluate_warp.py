@@ -8,7 +8,6 @@ over each. Scores are of the views that were not given.
 """
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -30,7 +29,7 @@ from fourreal.evaluation.examples import examples
 from fourreal.evaluation.report import Report, compare
 from fourreal.evaluation.rivals import exact_and_rivals
 from fourreal.files.media import write_image
-from fourreal.fill import fill_column, fill_holes, generate_smaller
+from fourreal.fill import fill_column, fill_holes
 from fourreal.metrics.parallax import Parallax
 from fourreal.metrics.pixels import gradient_energy, mean_psnr, moving_region
 from fourreal.paste import paste_known
@@ -66,9 +65,6 @@ class WarpEvaluation(ReconstructorModel, Sampling):
     grow: tuple[int, int] = (0, 2)
     """Pixels by which holes are widened, with exact and with predicted geometry, whose edges are
     wrong by some."""
-    fill_scale: int = 1
-    """Generate at 1 / N of the height and width, and enlarge; what is known keeps its full size.
-    The embedded models were made for 64 pixels."""
     column_first: bool = False
     """A row more for each geometry: the last view strength, the first time of all views filled as
     one clip before that."""
@@ -121,10 +117,8 @@ class Grids:
 
     def generated(self, index: int, scene: Scene) -> Tensor:
         """Today's way: the whole grid generated from the first view."""
-        config = self.config
-        given = {"fixed_view": scene.frames[0], "height": config.height, "width": config.width}
-        generate = partial(generate_grid, self.video, config, index, scene.caption)
-        return generate_smaller(generate, config.fill_scale, **given)
+        given = {"fixed_view": scene.frames[0]}
+        return generate_grid(self.video, self.config, index, scene.caption, **given)
 
     def depth(
         self, scene: Scene, geometry: Geometry, generated: Tensor

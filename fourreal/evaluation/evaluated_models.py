@@ -1,6 +1,7 @@
 """The models that are evaluated: the options that name them, how they are loaded and run."""
 
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +14,7 @@ from fourreal import weights
 from fourreal.data.cache import TensorCache, fingerprint
 from fourreal.devices import choose_device
 from fourreal.evaluation.examples import Evaluation
+from fourreal.fill import generate_smaller
 from fourreal.reconstruction import Reconstructor
 
 if TYPE_CHECKING:
@@ -37,6 +39,9 @@ class Sampling(VideoModel):
     """Text guidance (default: the model's own, and 1 with both references)."""
     staged: bool | None = None
     """Generate missing references before the rest (default: as the model was trained)."""
+    fill_scale: int = 1
+    """Generate at 1 / N of the height and width, and enlarge. The embedded models were made for 64
+    pixels."""
     cache: Path | None = None
     """Where generated grids are kept, as latents, for the next time."""
 
@@ -88,6 +93,7 @@ def generate_grid(
     the seed of its noise.
 
     given: num_views where it is not the config's, and the references fixed_view and freeze_time.
+    With the config's fill_scale it is made smaller, of shrunk references, and enlarged.
     """
     options: dict[str, Any] = {
         "num_views": config.num_views,
@@ -98,17 +104,25 @@ def generate_grid(
         "guidance_scale": config.guidance_scale,
         "staged": config.staged,
     }
-    options |= given
+    sample = partial(sample_grid, pipeline, config.cache, index, caption)
+    return generate_smaller(sample, config.fill_scale, **options | given)
+
+
+def sample_grid(
+    pipeline: "ViewTimePipeline", cache: Path | None, index: int, caption: str, **options: Any
+) -> Tensor:
+    """generate_grid with the options of the pipeline's call; where there is a cache folder, latents
+    are kept there."""
 
     def sample(output_type: str) -> Tensor:
         noise = torch.Generator().manual_seed(index)
         return pipeline(caption, **options, generator=noise, output_type=output_type).frames
 
-    if config.cache is None:
+    if cache is None:
         return sample("pt")
     told = [digest(v) if isinstance(v, Tensor) else str(v) for v in options.values()]
     key = f"{fingerprint(pipeline.transformer)} {caption} {index} {' '.join(told)}"
-    latents = TensorCache(config.cache).get(key, lambda: sample("latent"))
+    latents = TensorCache(cache).get(key, lambda: sample("latent"))
     return pipeline.decode_views(latents.to(pipeline.device, torch.float32))
 
 

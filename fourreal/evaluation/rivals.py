@@ -7,28 +7,16 @@ Each table has these rows beside the model's, and keeps only scores that put the
 from functools import cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fourreal.evaluation.prompt_score import objects_of
+from fourreal.neighborhoods import blurred
 from fourreal.scenes import describe_scenes, make_scene, scene_seed
 from fourreal.scenes.describe import COLORS
 
 TRAINING_SCENES = 27000  # that the embedded video model saw: the first of the training seeds
 BLURS = (1.0, 2.0)  # pixels
 SQUARE = 12  # of a frame's height go into the side of a square
-
-
-def blurred(frames: Tensor, sigma: float) -> Tensor:
-    """Frames [..., H, W] blurred by a Gaussian of `sigma` pixels."""
-    reach = int(3 * sigma + 0.5)
-    x = torch.arange(-reach, reach + 1, dtype=frames.dtype, device=frames.device)
-    kernel = (-0.5 * (x / sigma) ** 2).exp()
-    kernel = kernel / kernel.sum()
-    flat = frames.flatten(0, -3)[:, None]
-    for shape, pad in (((1, -1), (reach, reach, 0, 0)), ((-1, 1), (0, 0, reach, reach))):
-        flat = F.conv2d(F.pad(flat, pad, mode="replicate"), kernel.view(1, 1, *shape))
-    return flat[:, 0].view_as(frames)
 
 
 def blurred_rows(frames: Tensor) -> dict[str, Tensor]:

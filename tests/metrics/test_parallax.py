@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from fourreal.evaluation.rivals import blurred
 from fourreal.metrics.parallax import Parallax
+from fourreal.neighborhoods import blurred
 from fourreal.scenes import make_scene, scene_seed
 
 
