@@ -274,12 +274,17 @@ def check_generate(config: Any) -> None:
             "--image is the grid's first cell, which --fixed-view and --freeze-time hold already; "
             "give either the image or those."
         )
+    check_scaled(config)
+    check_option("--seed", config.seed, SEED)
+
+
+def check_scaled(config: Any) -> None:
+    """Sizes of which a smaller grid can be generated. A scale below 1 has its own rule."""
     for name, size in (("height", config.height), ("width", config.width)):
-        if size and size % config.fill_scale:
+        if size and config.fill_scale > 0 and size % config.fill_scale:
             raise ValueError(
                 f"--{name} is {size}, but must be a multiple of --fill-scale ({config.fill_scale})."
             )
-    check_option("--seed", config.seed, SEED)
 
 
 def check_warp(config: Any) -> None:
@@ -368,6 +373,7 @@ TOGETHER: dict[str, Callable[[Any], None]] = {
     "Evaluation": check_scored,
     "GenerateConfig": check_generate,
     "ReconstructorConfig": check_reconstructor,
+    "Sampling": check_scaled,
     "VideoConfig": check_video,
     "WarpConfig": check_warp,
 }

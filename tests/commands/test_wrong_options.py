@@ -67,6 +67,7 @@ BAD = {
         "--rounds": COUNT,
         "--elevation": ("90",),
         "--distance": ("0",),
+        "--fill-scale": (*COUNT, "0 --height 64", "3 --height 64"),
     },
     "generate": {"\udcff": ("--views 2",), " ": ("--views 2",), "--prompts": MISSING},
     "reconstruct {tmp}/clip.mp4": {
@@ -180,6 +181,8 @@ BAD = {
     "evaluate video": {
         "--num-views": ("0", "1"),
         "--num-frames": (*FRAMES, "1"),
+        "--fill-scale": (*COUNT, "3", "2 --height 65"),
+        "--carry": ("--reconstructor {tmp}/none",),
         "--model": MISSING,
     },
     "evaluate warp": {
