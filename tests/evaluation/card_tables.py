@@ -78,6 +78,13 @@ HELD_OUT_SCORES = (
     ("relative depth error", "depth_relative_error", 3),
     ("rotation error, degrees", "rotation_error_degrees", DB),
 )
+VIDEO = (
+    *PSNR,
+    ("PSNR of the moving region", "psnr_moving", DB),
+    ("over the better copy there", "gain_on_moving", DB),
+    ("parallax right", "parallax_right", -1),
+    ("sharpness", "sharpness", 2),
+)
 FULL = ("full", "full")
 WITHOUT_TIME = ("without temporal attention",) * 2
 PAIRS = (
@@ -97,13 +104,23 @@ TABLES: dict[str, Table] = {
             ("one cell in all cells", "still_copy"),
             *BLURRED,
         ),
+        VIDEO,
+    ),
+    "video_128": Table(
+        "video_128",
+        "given, at 128 pixels",
         (
-            *PSNR,
-            ("PSNR of the moving region", "psnr_moving", DB),
-            ("over the better copy there", "gain_on_moving", DB),
-            ("parallax right", "parallax_right", -1),
-            ("sharpness", "sharpness", 2),
+            *(
+                (f"{words}{more}", f"{name}/{row}")
+                for words, name in GIVEN[:2]
+                for more, row in ((", carried", "carried"), (", enlarged alone", "generated"))
+            ),
+            ("copies: one view in all views", "one_view"),
+            ("the first time at all times", "first_time"),
+            *BLURRED,
+            ("exact, blurred by 2.5 pixels", "exact_blurred_2.5"),
         ),
+        VIDEO,
     ),
     **{
         f"warp_{geometry}": Table(f"warp_{geometry}", "", FILLED, WARPED, changes=True)

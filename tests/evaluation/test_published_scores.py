@@ -73,6 +73,11 @@ CLAIMS: dict[Path, dict[str, tuple[Number, ...]]] = {
             ("video", "fixed_view/generated/psnr"),
             ("video", "freeze_time/generated/psnr"),
         ),
+        "unseen cells reach {} dB with both references and {} dB with the fixed view alone": (
+            ("video_128", "both/carried/psnr"),
+            ("video_128", "fixed_view/carried/psnr"),
+        ),
+        "blurred by 2.5 of the 128 pixels reach {} dB": (("video_128", "exact_blurred_2.5/psnr"),),
         "with exact depth the whole frame gains {} dB": (("warp_exact", f"{PASTED}>psnr>change"),),
         "the way of *carry*, they are {} dB better": (
             ("warp_grid", f"{PASTED}>psnr_known>change"),
@@ -159,6 +164,18 @@ CLAIMS: dict[Path, dict[str, tuple[Number, ...]]] = {
             ("text", "generated/size_of_slide_to_exact"),
             ("text", "generated/size_of_swing_to_exact"),
             ("text", "generated/size_of_orbit_to_exact"),
+        ),
+        "what is carried is worth {} dB, most": (
+            ("video_128", "both/carried/psnr - both/generated/psnr"),
+        ),
+        "The mean is {} dB above these": (
+            ("video_128", "both/carried/psnr - exact_blurred_2.5/psnr"),
+        ),
+        "the moving region stays {} dB below": (
+            ("video_128", "both/carried/psnr_moving - exact_blurred_2.5/psnr_moving", abs),
+        ),
+        "With the fixed view alone {} dB are gained": (
+            ("video_128", "fixed_view/carried/psnr - fixed_view/generated/psnr"),
         ),
         "of exact grids {}% are told right": (("text", "exact/prompt"),),
         "Inputs alone are enough for {} dB more than the best of both": (
@@ -316,6 +333,10 @@ ORDERS = {
         "parallax_right": (PLEASED, STILL),
         "sharpness": (PLEASED, ()),  # a still picture is sharp, too
     },
+    "video_128": dict.fromkeys(
+        ("psnr", "ssim", "psnr_moving", "parallax_right"),
+        ((*PLEASED, "exact_blurred_2.5"), STILL),
+    ),
     "text": {
         "prompt": (
             ("exact", "nearest_training_scene"),
