@@ -149,7 +149,9 @@ def test_what_a_camera_saw_before_needs_no_depth(scene, soft):
     other = soft.clone()
     other[:, 1:, :, 20:40, 20:40] += 0.08
     changed = carried(other, scene.depth, cameras, photos).missing[:, 1:, 0] > 0.5
-    assert changed[..., 24:36, 24:36].all() and not changed[still[:, 1:]][..., :8].any()
+    assert changed[..., 24:36, 24:36].all()
+    still[..., 10:50, 10:50] = False  # what the square's blur does not reach
+    assert still[:, 1:].sum() > 1000 and not changed[still[:, 1:]].any()
 
 
 @pytest.mark.parametrize(("height", "softness"), [(128, 1.5), (40, 0.5)])

@@ -18,12 +18,11 @@ from fourreal.evaluation.evaluated_models import (
 )
 from fourreal.evaluation.examples import examples
 from fourreal.evaluation.report import Report
-from fourreal.evaluation.rivals import exact_and_rivals, mean_image
+from fourreal.evaluation.rivals import blurred_rows, exact_and_rivals, mean_image
 from fourreal.files.media import write_image
 from fourreal.metrics.learned import Learned, LearnedMetrics
 from fourreal.metrics.parallax import Parallax
 from fourreal.metrics.pixels import gradient_energy, mean_psnr, moving_region, ssim
-from fourreal.neighborhoods import blurred
 from fourreal.scenes import Scene
 from fourreal.warp import reference_cells
 
@@ -82,9 +81,8 @@ def score_rows(
 ) -> dict[str, float]:
     """Scores of generated grids by their names, of exact and blurred grids, still pictures and
     copies; gain_on_moving: of a generated grid over the better copy on the moving region."""
-    blurs = {f"exact_blurred_{ENLARGED_BLUR:g}": blurred(exact, ENLARGED_BLUR)}
-    rows = generated | exact_and_rivals(exact) | blurs | {"mean_image": mean_image(exact)}
-    rows |= copies(exact)
+    rows = generated | exact_and_rivals(exact) | blurred_rows(exact, (ENLARGED_BLUR,))
+    rows |= {"mean_image": mean_image(exact)} | copies(exact)
     found = {name: score_grid(grid, exact, parallax) for name, grid in rows.items()}
     best = max(found[name]["psnr_moving"] for name in copies(exact))
     for name in generated:

@@ -19,9 +19,9 @@ BLURS = (1.0, 2.0)  # pixels
 SQUARE = 12  # of a frame's height go into the side of a square
 
 
-def blurred_rows(frames: Tensor) -> dict[str, Tensor]:
-    """The rows of frames [..., H, W] blurred by each of BLURS."""
-    return {f"exact_blurred_{sigma:g}": blurred(frames, sigma) for sigma in BLURS}
+def blurred_rows(frames: Tensor, blurs: tuple[float, ...] = BLURS) -> dict[str, Tensor]:
+    """The rows of frames [..., H, W] blurred by so many pixels."""
+    return {f"exact_blurred_{sigma:g}": blurred(frames, sigma) for sigma in blurs}
 
 
 def still_copy(frames: Tensor) -> Tensor:
