@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fourreal.cameras import camera_centers, unproject
+from fourreal.moving_objects import carry_objects
 from fourreal.neighborhoods import blurred, eroded, grown
 from fourreal.paste import paste_known
 from fourreal.reconstruction import Reconstruction
@@ -105,18 +106,29 @@ def carry_references(
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """A generated grid [V, T, 3, H, W] with what its references show of it (see carried) in place
-    of what was generated, and its cameras: the given ones, or those that are predicted from it.
+    """A generated grid [V, T, 3, H, W] with what its references show of it in place of what was
+    generated, first of things that move (see carry_objects), then of all else (see carried); and
+    its cameras: the given ones, or those that are predicted from it.
 
     The references' own cells are theirs, too. Nothing is sharpened: Gaussians of frames that were
-    are no better. device: where pixels are looked up; the result is on the CPU. progress: see
-    Reconstructor.
+    are no better. device: where pixels are looked up; the result is on the CPU. progress: called as
+    progress(done, total), also while things are followed; what it raises ends the work.
     """
     frames = frames.float().cpu()
     given, cells = check_references(*references, frames)
     frames = torch.where(cells[:, :, None, None, None], given, frames)
-    options: dict[str, Any] = {"split": None, "detail": 1, "progress": progress}
+    tell, num_times = progress or (lambda done, total: None), frames.shape[1]
+    options: dict[str, Any] = {"split": None, "detail": 1}
+    options["progress"] = lambda done, of: tell(round(num_times * done / of), 2 * num_times)
     found = reconstructor(frames, cameras=cameras or "first", **options)
     cameras = found.extrinsics, found.intrinsics
-    shown = carried(frames, found.depth.to(device), cameras, references)
-    return paste_known(frames, shown, feather=0, match_sharpness=False), cameras
+    there = found.extrinsics.to(device), found.intrinsics.to(device)
+    drawn, depth = carry_objects(
+        frames.to(device),
+        found.depth.to(device),
+        there,
+        cells.to(device),
+        lambda done: tell(num_times + done, 2 * num_times),
+    )
+    shown = carried(drawn, depth, there, references)
+    return paste_known(drawn.cpu(), shown, feather=0, match_sharpness=False), cameras

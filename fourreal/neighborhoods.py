@@ -74,3 +74,17 @@ def blurred(frames: Tensor, sigma: float) -> Tensor:
     for shape, pad in (((1, -1), (reach, reach, 0, 0)), ((-1, 1), (0, 0, reach, reach))):
         flat = F.conv2d(F.pad(flat, pad, mode="replicate"), kernel.view(1, 1, *shape))
     return flat[:, 0].view_as(frames)
+
+
+def ring_filled(maps: Tensor, known: Tensor, where: Tensor) -> Tensor:
+    """Maps [N, C, H, W], 0 where they are not known [N, H, W]; in the pixels of `where` that known
+    ones reach they are filled in rings, each pixel the mean of those of the 3 x 3 around that are
+    known already."""
+    kernel = maps.new_ones(maps.shape[1] + 1, 1, 3, 3)
+    maps = torch.cat([maps, torch.ones_like(maps[:, :1])], 1) * known[:, None]
+    while True:
+        total = F.conv2d(maps, kernel, padding=1, groups=len(kernel))
+        new = where & (maps[:, -1] == 0) & (total[:, -1] > 0)
+        if not new.any():
+            return maps[:, :-1]
+        maps = torch.where(new[:, None], total / total[:, -1:].clamp_min(1), maps)

@@ -22,7 +22,7 @@ FLOORS = (
         "weights",
     },
     {"attention", "formats", "reference_colors", "rendering"},
-    {"metrics", "paste", "scenes", "warp"},
+    {"metrics", "moving_objects", "paste", "scenes", "warp"},
     {"carry", "data", "embedded", "fill", "reconstruction", "video"},
     {"benchmarks", "training", "viewer"},
     {"evaluation"},

@@ -300,20 +300,21 @@ def evaluate_pipeline(config: PipelineEvaluation) -> dict[str, Any]:
         exact = example.frames[inputs]
         wanted = example.frames[held_out][:, times[1:]]
         region = moving_region(example.frames[held_out])[:, times[1:]]
-        given = {"num_views": len(inputs), "fixed_view": exact[0], "freeze_time": exact[:, 0]}
-        grid = generate_grid(pipeline, config, index, example.caption, **given)
+        given: dict[str, Any] = {"fixed_view": exact[0], "freeze_time": exact[:, 0]}
+        grid = generate_grid(
+            pipeline, config, index, example.caption, num_views=len(inputs), **given
+        )
         copied = torch.cat([exact[:1], exact[1:, :1].expand_as(exact[1:])])
         extrinsics, intrinsics = held_out_cameras(reconstructor, example.frames[:, 0], inputs)
         cameras = extrinsics[inputs], intrinsics[inputs]
         targets = extrinsics[held_out], intrinsics[held_out]
-        made = {"generated": grid, "references": copied, "exact": exact}
-        grids = {name: frames[:, times] for name, frames in made.items()}
-        shape = len(inputs), len(times), *exact.shape[-2:]
-        known = reference_cells(shape, fixed_view=exact[0, times], freeze_time=exact[:, 0])
+        known = reference_cells((*exact.shape[:2], *exact.shape[-2:]), **given)
         assert known is not None
-        grids["carried"], _ = carry_references(
-            reconstructor, grids["generated"], known, cameras, device=reconstructor.device
+        carried, _ = carry_references(
+            reconstructor, grid, known, cameras, device=reconstructor.device
         )
+        made = {"generated": grid, "references": copied, "exact": exact, "carried": carried}
+        grids = {name: frames[:, times] for name, frames in made.items()}
         for name, frames in grids.items():
             scene = reconstructor(frames, cameras=cameras, split=None).scene
             shown = list(range(1, len(times)))

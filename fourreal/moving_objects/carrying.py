@@ -1,0 +1,210 @@
+"""Objects that move, pasted into generated frames where their paths take them.
+
+A video model draws an object that moves as a soft blob; photos of all views at one time show it
+sharply. It is cut out there (segmentation), its path is found (following), and it is drawn over the
+plate, the scene without it, in all other frames. An object that turns or bends does not look like
+its photo any more: it is left as generated, which the given video tells.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fourreal.cameras import project, unproject
+from fourreal.moving_objects.following import (
+    Sprites,
+    beyond_frame,
+    composited,
+    farthest_first,
+    in_front,
+    tracked,
+)
+from fourreal.moving_objects.segmentation import (
+    CHANGED,
+    VIEWS,
+    Cutout,
+    MovingObject,
+    moving_objects,
+)
+from fourreal.neighborhoods import blurred, eroded, grown, ring_filled
+
+INSIDE, RIM = 0.034, 0.065  # of colours: mean errors in the given video of an object that is drawn
+ONCE = 1.6  # times these errors: where one time has more, the object is left there as generated
+SEEN = 1 / 4  # of the times: so often the given video must show an object at least
+BEYOND = 1.01  # times its depth: what is seen behind an object, not the object itself
+BARE = 20.0  # exponent of depth: frames in which the plate lies deeper show it rather
+EXPLAINED = 0.06  # of colours: a mixture or a shade of the plate is no farther off
+SHADOW = 0.92  # of the plate's colours: what is darker without changing hue is a shadow
+GHOST = 1 / 20  # of a frame's height: so far around an object its generated self is sought
+
+
+@torch.no_grad()
+def carry_objects(
+    frames: Tensor,
+    depth: Tensor,
+    cameras: tuple[Tensor, Tensor],
+    given: Tensor,
+    progress: Callable[[int], None] = lambda done: None,
+) -> tuple[Tensor, Tensor]:
+    """A generated grid in which objects that move look as they do in the frames that are given.
+
+    Args:
+        frames: [V, T, 3, H, W] in [0, 1].
+        depth: of what they show, [V, T, H, W].
+        cameras: extrinsics [V, 3, 4] and intrinsics [V, 3, 3] in pixels of H x W.
+        given: cells [V, T] of frames that are given, not generated.
+        progress: called with the number of times, of T, that are done.
+
+    Returns frames and depth with the objects drawn where they move to. Needs one time that is given
+    for VIEWS views and a view that is given at each of the other times; else, and where nothing
+    moves or what moves turns, both are as they were. Given frames stay.
+    """
+    if given.sum(0).max() < VIEWS or not given.any(0).all():
+        return frames, depth
+    time = int(given.sum(0).argmax())
+    objects = moving_objects(frames, depth, cameras, time)
+    if not objects:
+        return frames, depth
+    plate = plate_of(frames, depth, objects, time)
+    cutouts = [Cutout.of(item, frames[:, time], plate) for item in objects]
+    shifts = tracked(frames, cutouts, plate, cameras, given, time, progress)
+    scenery = Scenery(cutouts, plate, cameras)
+    drawn = scenery.looks_right(frames, shifts, given, time)
+    frames, depth = frames.clone(), depth.clone()
+    for now in range(frames.shape[1]):
+        views = (~given[:, now]).nonzero()[:, 0]
+        if not len(views):
+            continue
+        colors, surface, put = scenery.view_at(
+            frames[views, now], shifts[:, now], drawn[:, now], views
+        )
+        frames[views, now] = torch.where(put, colors, frames[views, now])
+        depth[views, now] = torch.where(put[:, 0], surface[:, 0], depth[views, now])
+    return frames, depth
+
+
+def plate_of(frames: Tensor, depth: Tensor, objects: list[MovingObject], time: int) -> Tensor:
+    """Colours and depth [V, 4, H, W] of a scene without its objects at one time: where they are
+    the mean of what is seen there at other times, of what lies deepest most."""
+    plate = torch.cat([frames[:, time], depth[:, time, None]], 1)
+    own = grown(torch.stack([item.mask for item in objects]).any(0), 1)
+    known = ~own
+    for view, (ours, surface) in enumerate(zip(frames, depth, strict=True)):
+        ratio = surface / surface[time]
+        bare = ((ours - ours[time]).abs().amax(1) > CHANGED) & (ratio > BEYOND)
+        weight = (BARE * (ratio - 1).clamp(max=0.25)).exp() * bare  # [T, H, W]
+        total = weight.sum(0)
+        maps = torch.cat([ours, surface[:, None]], 1)
+        mean = (maps * weight[:, None]).sum(0) / total.clamp_min(1e-6)
+        plate[view] = torch.where(own[view], mean, plate[view])
+        known[view] |= total > 1e-3
+    return ring_filled(plate, known, own)
+
+
+@dataclass
+class Scenery:
+    """K objects that are cut out, the plate [V, 4, H, W] and the cameras."""
+
+    cutouts: list[Cutout]
+    plate: Tensor
+    cameras: tuple[Tensor, Tensor]
+
+    def layer(self, number: int, shift: Tensor, views: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Colours [N, 3, H, W], alpha and depth [N, 1, H, W] of an object at a shift [3] in N of
+        the views: each view's own photo, looked up by the depth that its pixels move to."""
+        cutout, cameras = self.cutouts[number], (self.cameras[0][views], self.cameras[1][views])
+        alpha, plate = cutout.alpha[views], self.plate[views]
+        height, width = alpha.shape[2:]
+        sprite = Sprites(alpha[:, 0], plate[:, :0], cutout.depth[views], cameras)
+        _, cover, depth = sprite.drawn(shift[None], cameras, height, width)
+        near = cover[0, :, 0] > 0.3
+        wide = grown(near, 2)
+        depth = ring_filled(depth[0], near, wide)
+        points = unproject(depth[:, 0].clamp_min(1e-3), *cameras).flatten(1, 2) - shift
+        pixels, _ = project(points, *cameras)
+        where = (2 * pixels / pixels.new_tensor([width, height]) - 1).view(-1, height, width, 2)
+        colors = F.grid_sample(
+            cutout.colors[views], where, "bicubic", "border", align_corners=False
+        )
+        alpha = F.grid_sample(alpha, where, align_corners=False) * wide[:, None]
+        return colors.clamp(0, 1), in_front(alpha, depth, plate[:, 3:]), depth
+
+    @property
+    def objects(self) -> list[MovingObject]:
+        return [cutout.item for cutout in self.cutouts]
+
+    def looks_right(self, frames: Tensor, shifts: Tensor, given: Tensor, time: int) -> Tensor:
+        """The objects and times [K, T] at which a given frame [V, T, 3, H, W] shows what is drawn,
+        inside of the object and at its rim, or is not there, while most times show it."""
+        reach = max(2, round(3 * frames.shape[-2] / 128))
+        errors = frames.new_full((*shifts.shape[:2], 2), torch.nan)
+        for now in set(range(frames.shape[1])) - {time}:
+            views = given[:, now].nonzero()[:, 0]
+            cameras = self.cameras[0][views], self.cameras[1][views]
+            layers = [self.layer(n, shift, views) for n, shift in enumerate(shifts[:, now])]
+            order = farthest_first(self.objects, shifts[:, now], cameras)
+            made = composited(self.plate[views, :3], [layer[:2] for layer in layers], order)
+            off = (blurred(made, 1) - blurred(frames[views, now], 1)).abs().amax(1)
+            for number, (_, alpha, _) in enumerate(layers):
+                shift = shifts[number, now]
+                beyond = beyond_frame(self.objects[number], shift, cameras, off.shape[1:])
+                inside = eroded(alpha[:, 0] > 0.9, reach) & ~beyond
+                rim = grown(alpha[:, 0] > 0.1, reach) & ~beyond & ~inside
+                for part, (where, bound, least) in enumerate(((inside, INSIDE, 6), (rim, RIM, 31))):
+                    if where.sum() >= least:
+                        errors[number, now, part] = off[where].mean() / bound
+        often = (~errors[..., 1].isnan()).sum(1) > SEEN * frames.shape[1]
+        usual = errors.nanmedian(1).values.nan_to_num(0).amax(-1) < 1
+        return (often & usual)[:, None] & (errors.nan_to_num(0).amax(-1) < ONCE)
+
+    def view_at(
+        self, frames: Tensor, shifts: Tensor, drawn: Tensor, views: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Colours [N, 3, H, W], depth [N, 1, H, W] of N views with those of the objects that are
+        `drawn` [K] at shifts [K, 3], and where they replace frames [N, 3, H, W], [N, 1, H, W]:
+        where the objects are and where the frames have them beside their place. An object is
+        not drawn in a view that is cut off from it, and nothing around one that is not drawn is
+        replaced."""
+        reach = max(6, round(GHOST * frames.shape[-2]))
+        back, depth = self.plate[views].split((3, 1), 1)
+        colors, cover, near, kept = back, torch.zeros_like(depth), depth < 0, depth < 0
+        for number in farthest_first(self.objects, shifts, self.cameras):
+            own, alpha, surface = self.layer(number, shifts[number], views)
+            used = (drawn[number] & ~self.objects[number].cut[views])[:, None, None, None]
+            wide = grown(alpha[:, 0] > 0.1, reach)[:, None]
+            near, kept = near | (wide & used), kept | (wide & ~used)
+            alpha = alpha * used
+            colors = colors + alpha * (own - colors)
+            depth, cover = torch.where(alpha > 0.5, surface, depth), cover.maximum(alpha)
+        put = (cover > 0.05) | ghosts(frames, back, colors, cover[:, 0], reach)
+        return colors, depth, put & near & ~kept
+
+
+def ghosts(frames: Tensor, back: Tensor, colors: Tensor, cover: Tensor, reach: int) -> Tensor:
+    """Pixels [N, 1, H, W] of generated frames [N, 3, H, W] that show an object beside its place.
+
+    Args:
+        frames: what was generated.
+        back: the plate [N, 3, H, W].
+        colors: the plate with the objects where they belong [N, 3, H, W].
+        cover: the share of each pixel that objects cover there [N, H, W].
+        reach: pixels around them in which ghosts are sought.
+
+    A ghost is a mixture of the plate and of the object's colours next to it, a shadow is the plate
+    in another brightness: a pixel is what explains it better, if either does. Next to an object all
+    that is not a shadow is taken to be a ghost, but for what neither explains.
+    """
+    solid = cover > 0.9
+    wide, beside = grown(solid, reach + 1)[:, None], grown(cover > 0.05, 2)[:, None]
+    way, change = ring_filled(colors, solid, wide[:, 0]) - back, frames - back
+    mix = ((change * way).sum(1, True) / way.square().sum(1, True).clamp_min(1e-3)).clamp(0, 1)
+    shade = (frames * back).sum(1, True) / back.square().sum(1, True).clamp_min(1e-3)
+    shade = shade.clamp(0.3, 1.1)
+    off_mixed = (change - mix * way).square().sum(1, True)
+    off_shaded = (frames - shade * back).square().sum(1, True)
+    mixed = off_mixed < off_shaded
+    ghost = (wide & mixed & (mix > 0.1)) | (beside & (mixed | (shade >= SHADOW)))
+    return ghost & (off_mixed.minimum(off_shaded) < EXPLAINED**2)

@@ -1,0 +1,206 @@
+"""The paths of objects through a grid's times.
+
+An object is drawn over the plate, the scene without it, in all views at once and moved until the
+result looks like the frames: what it looked like at the time of the given frames is known, so
+three numbers a time are sought, by the Gauss-Newton method, from coarse to fine. A given video
+weighs most; generated frames of the other views say how far away it is. Nothing turns or bends.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fourreal.cameras import project, scale_intrinsics, unproject
+from fourreal.moving_objects.segmentation import Cutout, MovingObject
+from fourreal.neighborhoods import blurred, grown
+
+ROWS = 64  # of the frames in which paths are sought
+BLURS = ((4.0, 4), (2.0, 3), (1.0, 3))  # pixels of these, and steps downhill
+GENERATED = 0.1  # weight of a generated frame; a given one's is 1
+ROBUST = 0.15  # of colours: what differs much more counts little
+ONWARD = 0.8  # of the last step: where the next one is sought first,
+PRIOR = 1.0  # and the weight of being a radius away from there, as of one pixel's colour
+TRIED = 0.04  # radii: the steps from which slopes are taken
+FARTHEST = 0.4  # radii that one step goes at most
+BEHIND = 0.02  # of depth: an object that is farther behind the plate is hidden by it
+
+
+class Sprites:
+    """The pixels of an object as each camera saw them at one time: P points of the world, each
+    drawn by its own camera alone, so that what one view shows stays as sharp as it is.
+
+    view [P], points [P, 3], depth [P], values [P, C] and weights [P], the share of a pixel.
+    """
+
+    def __init__(
+        self, weights: Tensor, values: Tensor, depth: Tensor, cameras: tuple[Tensor, Tensor]
+    ) -> None:
+        """weights [V, H, W], values [V, C, H, W] and z-depth [V, H, W]; pixels of cameras."""
+        own = weights > 0
+        self.view = own.nonzero()[:, 0]
+        self.points = unproject(depth, *cameras)[own]
+        self.depth, self.weights = depth[own], weights[own]
+        self.values = values.movedim(1, -1)[own]
+
+    def drawn(
+        self, shifts: Tensor, cameras: tuple[Tensor, Tensor], height: int, width: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Moved by each of B shifts [B, 3]: mean values [B, V, C, H, W], alpha [B, V, 1, H, W], the
+        share of a pixel that is covered, and mean z-depth [B, V, 1, H, W], 0 where it is 0.
+
+        Points are splatted bilinearly; one that comes nearer covers more pixels.
+        """
+        extrinsics, intrinsics = cameras
+        moved = self.points[:, None] + shifts
+        pixels, depth = project(moved, extrinsics[self.view], intrinsics[self.view])
+        size = (self.depth[:, None] / depth.clamp_min(1e-3)).clamp(max=10).square()
+        weights = torch.where(depth > 0, self.weights[:, None] * size, 0)
+        values = self.values[:, None].expand(-1, len(shifts), -1)
+        values = torch.cat([values, depth[..., None], torch.ones_like(depth)[..., None]], -1)
+        image = (
+            torch.arange(len(shifts), device=depth.device) * len(extrinsics) + self.view[:, None]
+        )
+        total = values.new_zeros(len(shifts) * len(extrinsics) * height * width, values.shape[-1])
+        corner = (pixels - 0.5).floor()
+        part = pixels - 0.5 - corner
+        for right in (0, 1):
+            for down in (0, 1):
+                x, y = (corner + corner.new_tensor([right, down])).unbind(-1)
+                share = (part - 1 + corner.new_tensor([right, down])).abs().prod(-1)
+                inside = (x >= 0) & (x < width) & (y >= 0) & (y < height) & (weights > 0)
+                index = ((image * height + y.long()) * width + x.long())[inside]
+                total.index_add_(0, index, (values * (weights * share)[..., None])[inside])
+        total = total.view(len(shifts), len(extrinsics), height, width, -1).movedim(-1, 2)
+        weight = total[:, :, -1:]
+        mean = total[:, :, :-1] / weight.clamp_min(1e-6)
+        return mean[:, :, :-1], weight.clamp(max=1), mean[:, :, -1:]
+
+
+def tracked(
+    frames: Tensor,
+    cutouts: list[Cutout],
+    plate: Tensor,
+    cameras: tuple[Tensor, Tensor],
+    given: Tensor,
+    time: int,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Tensor:
+    """Shifts [K, T, 3] of K objects in world units, against where they are at `time`.
+
+    Args:
+        frames: [V, T, 3, H, W] in [0, 1].
+        cutouts: the objects, as the cameras see them at `time`.
+        plate: colours and depth [V, 4, H, W] of the scene without them.
+        cameras: extrinsics [V, 3, 4] and intrinsics [V, 3, 3] in pixels of H x W.
+        given: the frames that are known, not generated [V, T].
+        time: index of the time.
+        progress: called with the number of times that are done.
+    """
+    height, width = frames.shape[-2:]
+    factor = max(1, round(height / ROWS))
+    size = height // factor, width // factor
+    small = cameras[0], scale_intrinsics(cameras[1], size[1] / width, size[0] / height)
+    sprites = []
+    for cutout in cutouts:
+        maps = torch.cat([torch.ones_like(cutout.alpha), cutout.depth[:, None], cutout.colors], 1)
+        share, rest = shrunk_to(cutout.alpha * maps, size).split((1, 4), 1)
+        rest = rest / share.clamp_min(1e-6)
+        sprites.append(Sprites(share[:, 0], rest[:, 1:], rest[:, 0], small))
+    objects = [cutout.item for cutout in cutouts]
+    stage = Stage(objects, sprites, shrunk_to(plate, size), small)
+    small_frames = torch.stack([shrunk_to(view, size) for view in frames])
+    trust = torch.where(given, 1.0, GENERATED)[..., None, None, None]
+    shifts = frames.new_zeros(len(cutouts), frames.shape[1], 3)
+    done = 1
+    for times in (range(time, frames.shape[1]), range(time, -1, -1)):
+        for before, last, now in zip((time, *times), times, times[1:], strict=False):
+            guess = shifts[:, last] + ONWARD * (shifts[:, last] - shifts[:, before])
+            shifts[:, now] = stage.sought(small_frames[:, now], trust[:, now], guess)
+            progress(done := done + 1)
+    return shifts
+
+
+def shrunk_to(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps [N, C, H, W] at a smaller size, each pixel the mean of those it covers."""
+    return F.adaptive_avg_pool2d(maps, size)
+
+
+@dataclass
+class Stage:
+    """Objects and the plate [V, 4, h, w], of colours and depth, at the size of the search."""
+
+    objects: list[MovingObject]
+    sprites: list[Sprites]
+    plate: Tensor
+    cameras: tuple[Tensor, Tensor]
+
+    def sought(self, frame: Tensor, trust: Tensor, guess: Tensor) -> Tensor:
+        """Shifts [K, 3] near a guess for which the stage looks like frames [V, 3, h, w]; trust:
+        the weight of each view, [V, 1, 1, 1]."""
+        shifts, unit = guess.clone(), torch.eye(3, device=guess.device)
+        layers = [self.layer(number, shift[None]) for number, shift in enumerate(shifts)]
+        for sigma, steps in BLURS:
+            target = blurred(frame, sigma)
+            for number in list(range(len(shifts))) * steps:
+                item, shift = self.objects[number], shifts[number]
+                tried = torch.cat([shift[None], shift + TRIED * item.radius * unit])
+                layers[number] = self.layer(number, tried)
+                order = farthest_first(self.objects, shifts, self.cameras)
+                off = blurred(composited(self.plate[:, :3], layers, order), sigma) - target
+                size = (off[0].square().sum(1, keepdim=True) + 1e-6).sqrt()
+                seen = ~beyond_frame(item, shift, self.cameras, frame.shape[-2:])[:, None]
+                weight = trust * seen * ROBUST / (size + ROBUST)
+                off = (off * weight.sqrt()).flatten(1)
+                slopes = (off[1:] - off[0]) / TRIED
+                away = (shift - guess[number]) / item.radius
+                step = torch.linalg.solve(
+                    slopes @ slopes.T + PRIOR * unit, slopes @ off[0] + PRIOR * away
+                )
+                shifts[number] -= item.radius * step.clamp(-FARTHEST, FARTHEST)
+                layers[number] = self.layer(number, shifts[number, None])
+        return shifts
+
+    def layer(self, number: int, shifts: Tensor) -> tuple[Tensor, Tensor]:
+        """Colours [B, V, 3, h, w] and alpha [B, V, 1, h, w] of an object at B shifts [B, 3]."""
+        size = self.plate.shape[-2:]
+        colors, alpha, depth = self.sprites[number].drawn(shifts, self.cameras, *size)
+        return colors, in_front(alpha, depth, self.plate[:, 3:])
+
+
+def in_front(alpha: Tensor, depth: Tensor, plate_depth: Tensor) -> Tensor:
+    """Alpha without what the plate hides."""
+    return alpha.masked_fill(depth > (1 + BEHIND) * plate_depth, 0)
+
+
+def composited(back: Tensor, layers: list[tuple[Tensor, Tensor]], order: list[int]) -> Tensor:
+    """Layers of colours and alpha over a background, in this order."""
+    for number in order:
+        colors, alpha = layers[number]
+        back = back + alpha * (colors - back)
+    return back
+
+
+def farthest_first(
+    objects: list[MovingObject], shifts: Tensor, cameras: tuple[Tensor, Tensor]
+) -> list[int]:
+    """The order to draw objects in at shifts [K, 3]: by the mean of their depths in all views."""
+    centers = torch.stack([item.center for item in objects]) + shifts
+    depth = project(centers, *cameras)[1].mean(0)
+    return depth.argsort(descending=True).tolist()
+
+
+def beyond_frame(
+    item: MovingObject, shift: Tensor, cameras: tuple[Tensor, Tensor], size: Sequence[int]
+) -> Tensor:
+    """Pixels [V, h, w] around an object at a shift [3] that lay outside the frame before it moved:
+    what is there was not seen then."""
+    height, width = size
+    depth = project((item.center + shift)[None], *cameras)[1]  # [V, 1]
+    points = unproject(depth[..., None].expand(-1, height, width), *cameras).flatten(1, 2) - shift
+    pixels, _ = project(points, *cameras)
+    beyond = ((pixels < 1) | (pixels > pixels.new_tensor([width - 1, height - 1]))).any(-1)
+    close = (points - item.center).norm(dim=-1) < 2 * item.radius
+    return grown(beyond.view(-1, height, width), 1) & close.view(-1, height, width)

@@ -1,0 +1,202 @@
+"""Objects are drawn where they move to, sharply, and only where that is right."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from fourreal.carry import carry_references
+from fourreal.metrics.pixels import psnr
+from fourreal.moving_objects import carry_objects
+from fourreal.moving_objects.carrying import ghosts, plate_of
+from fourreal.moving_objects.segmentation import moving_objects
+from fourreal.neighborhoods import grown
+from fourreal.warp import HOLE
+
+from ..pretend_cuda import PretendCuda
+from .cards import BLUE, CAMERAS, GREEN, RED, TIMES, Card, CardScene, both_references
+
+MOVING = Card((-0.4, 0.0, 2.5), RED, step=(0.08, 0.02, -0.02))
+
+
+def changing(scene):
+    """Pixels [V, T, 1, H, W] that do not show what they do at the first time, none of the first."""
+    return (scene.shown != scene.shown[:, :1])[:, :, None]
+
+
+def carried_of(cards, given=None, softness=1.5):
+    scene, given = CardScene(cards), both_references() if given is None else given
+    soft = scene.generated(given, softness)
+    frames, depth = carry_objects(soft, scene.depth, CAMERAS, given)
+    return scene, soft, frames, depth
+
+
+def over(frames, scene):
+    where = changing(scene).expand_as(frames)
+    return psnr(frames[where], scene.frames[where])
+
+
+def test_what_moves_is_as_sharp_as_the_photos():
+    scene, soft, frames, depth = carried_of([MOVING])
+    given = both_references()
+    assert torch.equal(frames[given], soft[given]) and torch.equal(depth[given], scene.depth[given])
+    assert over(soft, scene) < 27 and over(frames, scene) > over(soft, scene) + 5
+    there = scene.shown[1:, 1:] == 1
+    off = (depth[1:, 1:][there] / scene.depth[1:, 1:][there] - 1).abs()
+    assert off.quantile(0.9) < 0.01
+
+
+def test_nothing_changes_away_from_what_moves():
+    """Farther from it and from its path than a ghost may be."""
+    scene, soft, frames, depth = carried_of([MOVING, Card((0.6, -0.5, 3), GREEN, 0.2)])
+    path = grown((scene.shown == 1).any(1), 10)
+    away = ~path[:, None].expand_as(scene.shown)
+    assert away.float().mean() > 0.3
+    assert torch.equal(frames.movedim(2, -1)[away], soft.movedim(2, -1)[away])
+    assert torch.equal(depth[away], scene.depth[away])
+
+
+def test_what_stands_before_an_object_hides_it():
+    """A card passes behind a pillar that rests: the pillar stays, and so does its depth."""
+    scene, soft, frames, depth = carried_of([MOVING, Card((0.35, 0.0, 1.8), GREEN, 0.12)])
+    before = CardScene([MOVING]).shown == 1
+    front = scene.shown == 2
+    assert (front & before)[1:].sum() > 300
+    assert over(frames, scene) > over(soft, scene) + 2.5
+    assert (depth == scene.depth)[front].float().mean() > 0.99
+    off, before = ((x - scene.frames).abs().amax(2)[front] for x in (frames, soft))
+    assert (off <= before + 1e-3).float().mean() > 0.98
+
+
+@pytest.mark.parametrize("step", [(0.0, 0.0, 0.0), (0.08, 0.02, 0.0)], ids=["spins", "rolls"])
+def test_an_object_that_turns_is_left_as_generated(step):
+    scene, soft, frames, depth = carried_of([Card((-0.4, 0, 2.5), RED, step=step, turn=0.15)])
+    assert torch.equal(frames, soft) and torch.equal(depth, scene.depth)
+
+
+def test_times_at_which_an_object_does_not_fit_are_left_as_generated():
+    """It has another colour at one time, of which the given video tells."""
+    scene, given = CardScene([MOVING]), both_references()
+    other = CardScene([Card(MOVING.center, BLUE, step=MOVING.step)])
+    scene.frames[:, 5] = other.frames[:, 5]
+    soft = scene.generated(given)
+    frames, depth = carry_objects(soft, scene.depth, CAMERAS, given)
+    assert torch.equal(frames[:, 5], soft[:, 5]) and torch.equal(depth[:, 5], scene.depth[:, 5])
+    assert over(frames, scene) > over(soft, scene) + 3
+
+
+def test_one_that_turns_does_not_hinder_another():
+    cards = [MOVING, Card((0.6, -0.6, 3), BLUE, 0.25, step=(0.01, 0.0, 0.0), turn=0.2)]
+    scene, soft, frames, _ = carried_of(cards)
+    turning = (scene.shown == 2)[:, :, None].expand_as(frames)
+    assert turning.sum() > 10000 and (frames == soft)[turning].float().mean() > 0.99
+    assert over(frames, scene) > over(soft, scene) + 3
+
+
+def test_around_one_that_turns_all_stays_as_generated():
+    """It rolls along beside another, 4 pixels from it."""
+    rolling = Card((-0.4, 0.75, 2.5), BLUE, step=MOVING.step, turn=0.15)
+    scene, soft, frames, _ = carried_of([MOVING, rolling])
+    assert over(frames, scene) > over(soft, scene) + 1
+    beside = grown((scene.shown == 2).flatten(0, 1), 3).view_as(scene.shown)
+    beside &= ~grown((scene.shown == 1).flatten(0, 1), 1).view_as(scene.shown)
+    assert (frames == soft).all(2)[beside].float().mean() > 0.995
+
+
+@pytest.mark.parametrize("which", ["video", "photos", "two photos"])
+def test_without_photos_of_three_views_or_without_a_video_nothing_changes(which):
+    given = both_references()
+    given[:, 0] &= which != "video"
+    given[2:, 0] &= which != "two photos"
+    given[0] &= which != "photos"
+    _, soft, frames, depth = carried_of([MOVING], given)
+    same, untouched = carry_objects(soft, depth, CAMERAS, given)
+    assert same is soft and untouched is depth and torch.equal(frames, soft)
+
+
+def test_where_nothing_moves_nothing_changes():
+    _, soft, frames, _ = carried_of([Card((0.0, 0.0, 2.5), RED)])
+    assert torch.equal(frames, soft)
+
+
+def test_a_view_that_shows_a_part_of_an_object_alone_keeps_what_was_generated():
+    """In the third view the card is cut by the frame's edge at the first time."""
+    scene, soft, frames, _ = carried_of([Card((0.65, 0, 2.5), RED, step=(-0.07, 0.01, 0))])
+    objects = moving_objects(soft, scene.depth, CAMERAS, 0)
+    (cut,) = [item.cut for item in objects]
+    assert cut.tolist() == [False, False, True, False]
+    assert torch.equal(frames[cut], soft[cut])
+    where = changing(scene).expand_as(frames)[~cut]
+    made, before = (psnr(x[~cut][where], scene.frames[~cut][where]) for x in (frames, soft))
+    assert made > before + 2
+
+
+def test_the_plate_is_the_scene_without_its_objects():
+    """Where an object was it is what is seen there later; a place that it never leaves takes the
+    colours beside it."""
+    scene, bare = CardScene([MOVING]), CardScene([])
+    objects = moving_objects(scene.frames, scene.depth, CAMERAS, 0)
+    plate = plate_of(scene.frames, scene.depth, objects, 0)
+    left = (scene.shown[:, 0] == 1) & (scene.shown[:, 1:] == 0).sum(1).gt(2)
+    assert left.sum() > 500
+    off = (plate[:, :3] - bare.frames[:, 0]).abs().amax(1)
+    assert off[left].quantile(0.95) < 0.05
+    assert (plate[:, 3][left] / 4 - 1).abs().quantile(0.95) < 0.02
+    elsewhere = ~grown(scene.shown[:, 0] == 1, 3)
+    assert torch.equal(
+        plate[:, :3].movedim(1, -1)[elsewhere], scene.frames[:, 0].movedim(1, -1)[elsewhere]
+    )
+
+
+def test_a_ghost_mixes_colours_and_a_shadow_is_darker():
+    """Beside a red object: a mixture of its red with the grey of the plate, below it a shadow,
+    above it something blue; and a mixture farther away than a ghost may be."""
+    back = torch.full((1, 3, 40, 40), 0.6)
+    red, blue = (torch.tensor(color).view(1, 3, 1, 1) for color in (RED, BLUE))
+    cover = torch.zeros(1, 40, 40)
+    cover[:, 14:26, 14:26] = 1
+    colors = torch.where(cover[:, None] > 0, red, back)
+    frames, mixture = colors.clone(), (0.6 * back + 0.4 * red)[..., :1, :1]
+    frames[..., 16:24, 10:14] = frames[..., 16:24, 34:38] = mixture
+    frames[..., 26:30, 14:26] *= 0.6
+    frames[..., 10:14, 14:26] = blue
+    found = ghosts(frames, back, colors, cover, 6)[0, 0]
+    wanted = torch.zeros(40, 40, dtype=torch.bool)
+    wanted[16:24, 10:14] = True
+    assert found[wanted].all()
+    for others in (found[26:30, 14:26], found[10:14, 14:26], found[:, 33:], found[:8]):
+        assert not others.any()
+
+
+def test_it_runs_where_the_frames_lie():
+    """On a pretend GPU: the same numbers."""
+    scene, soft, wanted, _ = carried_of([MOVING])
+    with PretendCuda():
+        inputs = [x.to("cuda") for x in (soft, scene.depth, *CAMERAS, both_references())]
+        frames, depth = carry_objects(*inputs[:2], (inputs[2], inputs[3]), inputs[4])
+        assert frames.device.type == depth.device.type == "cuda"
+        frames = frames.cpu()
+    torch.testing.assert_close(frames, wanted)
+    assert frames.shape[1] == TIMES
+
+
+def test_carrying_references_carries_what_moves_too():
+    """Between the reconstructor's geometry and the pixels that stand still; the bar goes on."""
+    scene, told = CardScene([MOVING]), []
+    given = both_references()
+
+    def reconstructor(frames, cameras, progress, **_):
+        progress(3, 6)
+        progress(6, 6)
+        return SimpleNamespace(depth=scene.depth, extrinsics=CAMERAS[0], intrinsics=CAMERAS[1])
+
+    references = torch.where(given[:, :, None, None, None], scene.frames, HOLE), given
+    soft = scene.generated(torch.zeros_like(given))
+    made, _ = carry_references(
+        reconstructor, soft, references, progress=lambda *done: told.append(done)
+    )
+    assert torch.equal(made[given], scene.frames[given])
+    assert over(made, scene) > over(soft, scene) + 5
+    assert told == [(round(part * TIMES / 6), 2 * TIMES) for part in (3, 6)] + [
+        (TIMES + done, 2 * TIMES) for done in range(2, TIMES + 1)
+    ]
