@@ -68,6 +68,8 @@ def carry_objects(
     objects = moving_objects(frames, depth, cameras, time)
     if not objects:
         return frames, depth
+    for item in objects:
+        item.cut |= ~given[:, time]
     plate = plate_of(frames, depth, objects, time)
     cutouts = [Cutout.of(item, frames[:, time], plate) for item in objects]
     shifts = tracked(frames, cutouts, plate, cameras, given, time, progress)
@@ -166,8 +168,8 @@ class Scenery:
         """Colours [N, 3, H, W], depth [N, 1, H, W] of N views with those of the objects that are
         `drawn` [K] at shifts [K, 3], and where they replace frames [N, 3, H, W], [N, 1, H, W]:
         where the objects are and where the frames have them beside their place. An object is
-        not drawn in a view that is cut off from it, and nothing around one that is not drawn is
-        replaced."""
+        not drawn in a view whose photo does not show it whole, and nothing around one that is not
+        drawn is replaced."""
         reach = max(6, round(GHOST * frames.shape[-2]))
         back, depth = self.plate[views].split((3, 1), 1)
         colors, cover, near, kept = back, torch.zeros_like(depth), depth < 0, depth < 0

@@ -114,6 +114,17 @@ def test_without_photos_of_three_views_or_without_a_video_nothing_changes(which)
     assert same is soft and untouched is depth and torch.equal(frames, soft)
 
 
+def test_a_view_without_a_photo_keeps_what_was_generated():
+    given = both_references()
+    given[2, 0] = False
+    scene, soft, frames, _ = carried_of([MOVING], given)
+    assert torch.equal(frames[2], soft[2])
+    others = [1, 3]
+    where = changing(scene).expand_as(frames)[others]
+    made, before = (psnr(x[others][where], scene.frames[others][where]) for x in (frames, soft))
+    assert made > before + 5
+
+
 def test_where_nothing_moves_nothing_changes():
     _, soft, frames, _ = carried_of([Card((0.0, 0.0, 2.5), RED)])
     assert torch.equal(frames, soft)
