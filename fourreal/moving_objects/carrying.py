@@ -62,11 +62,11 @@ def carry_objects(
     for VIEWS views and a view that is given at each of the other times; else, and where nothing
     moves or what moves turns, both are as they were. Given frames stay.
     """
-    if given.sum(0).max() < VIEWS or not given.any(0).all():
-        return frames, depth
-    time = int(given.sum(0).argmax())
-    objects = moving_objects(frames, depth, cameras, time)
+    count, time = (int(x) for x in given.sum(0).max(0))
+    enough = count >= VIEWS and given.any(0).all()
+    objects = moving_objects(frames, depth, cameras, time) if enough else []
     if not objects:
+        progress(frames.shape[1])
         return frames, depth
     for item in objects:
         item.cut |= ~given[:, time]
@@ -78,7 +78,7 @@ def carry_objects(
     frames, depth = frames.clone(), depth.clone()
     for now in range(frames.shape[1]):
         views = (~given[:, now]).nonzero()[:, 0]
-        if not len(views):
+        if not len(views) or not drawn[:, now].any():
             continue
         colors, surface, put = scenery.view_at(
             frames[views, now], shifts[:, now], drawn[:, now], views

@@ -106,12 +106,12 @@ def tracked(
     sprites = []
     for cutout in cutouts:
         maps = torch.cat([torch.ones_like(cutout.alpha), cutout.depth[:, None], cutout.colors], 1)
-        share, rest = shrunk_to(cutout.alpha * maps, size).split((1, 4), 1)
+        share, rest = F.adaptive_avg_pool2d(cutout.alpha * maps, size).split((1, 4), 1)
         rest = rest / share.clamp_min(1e-6)
         sprites.append(Sprites(share[:, 0], rest[:, 1:], rest[:, 0], small))
     objects = [cutout.item for cutout in cutouts]
-    stage = Stage(objects, sprites, shrunk_to(plate, size), small)
-    small_frames = torch.stack([shrunk_to(view, size) for view in frames])
+    stage = Stage(objects, sprites, F.adaptive_avg_pool2d(plate, size), small)
+    small_frames = torch.stack([F.adaptive_avg_pool2d(view, size) for view in frames])
     trust = torch.where(given, 1.0, GENERATED)[..., None, None, None]
     shifts = frames.new_zeros(len(cutouts), frames.shape[1], 3)
     done = 1
@@ -121,11 +121,6 @@ def tracked(
             shifts[:, now] = stage.sought(small_frames[:, now], trust[:, now], guess)
             progress(done := done + 1)
     return shifts
-
-
-def shrunk_to(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps [N, C, H, W] at a smaller size, each pixel the mean of those it covers."""
-    return F.adaptive_avg_pool2d(maps, size)
 
 
 @dataclass

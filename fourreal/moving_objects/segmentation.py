@@ -93,20 +93,19 @@ def moving_objects(
     """
     colors, now = frames[:, time], depth[:, time]
     mask = voted(moving_pixels(frames, depth, time), colors, now, cameras)
-    points = unproject(now, *cameras)
     seen = confirmed(mask, now, cameras)
     labels = torch.full_like(mask, -1, dtype=torch.long)
-    labels[seen] = clustered(points[seen], GAP * float(now.median()))
+    labels[seen] = clustered(unproject(now, *cameras)[seen], GAP * float(now.median()))
     least = LEAST * mask[0].numel()
     numbers, counts = labels[seen].unique(return_counts=True)
     order = counts.argsort(descending=True)[: int((counts >= VIEWS * least).sum())]
     numbers = without_rims(labels, numbers[order])
     labels, filled = spread_labels(torch.where(torch.isin(labels, numbers), labels, -1), mask, now)
-    found = []
+    points, found = unproject(filled, *cameras), []
     for number in numbers.tolist():
         own = labels == number
         if (own.flatten(1).sum(1) > least / 2).sum() >= max(VIEWS, len(own) / 2):
-            seen_at = unproject(filled, *cameras)[own]
+            seen_at = points[own]
             center = seen_at.mean(0)
             radius = (seen_at - center).norm(dim=1).kthvalue(-(-9 * len(seen_at) // 10))[0]
             cut = cut_off(own, seen_at, now, cameras)
@@ -131,9 +130,10 @@ def cut_off(mask: Tensor, points: Tensor, depth: Tensor, cameras: tuple[Tensor, 
     what has this depth [V, H, W]."""
     edge = torch.ones_like(mask)
     edge[:, 1:-1, 1:-1] = False
-    row, column, inside = pixels_hit(*project(points[None], *cameras), *mask.shape[1:])
+    pixels, distance = project(points[None], *cameras)
+    row, column, inside = pixels_hit(pixels, distance, *mask.shape[1:])
     view = torch.arange(len(mask), device=mask.device)[:, None]
-    behind = depth[view, row, column] * (1 + DEEPER) < project(points[None], *cameras)[1]
+    behind = depth[view, row, column] * (1 + DEEPER) < distance
     hidden = inside & behind & ~grown(mask, 1)[view, row, column]
     return ((mask & edge).flatten(1).sum(1) > 3) | (hidden.float().mean(1) > HIDDEN)
 

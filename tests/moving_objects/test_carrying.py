@@ -126,8 +126,12 @@ def test_a_view_without_a_photo_keeps_what_was_generated():
 
 
 def test_where_nothing_moves_nothing_changes():
-    _, soft, frames, _ = carried_of([Card((0.0, 0.0, 2.5), RED)])
+    """And the bar comes to its end."""
+    scene, soft, frames, _ = carried_of([Card((0.0, 0.0, 2.5), RED)])
     assert torch.equal(frames, soft)
+    told = []
+    carry_objects(soft, scene.depth, CAMERAS, both_references(), told.append)
+    assert told == [TIMES]
 
 
 def test_a_view_that_shows_a_part_of_an_object_alone_keeps_what_was_generated():
