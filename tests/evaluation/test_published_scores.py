@@ -165,6 +165,16 @@ CLAIMS: dict[Path, dict[str, tuple[Number, ...]]] = {
             ("text", "generated/size_of_swing_to_exact"),
             ("text", "generated/size_of_orbit_to_exact"),
         ),
+        "and enlarged, {}% of the 128-pixel grids are right, of exact ones {}%": (
+            ("text_128", "generated/prompt"),
+            ("text_128", "exact/prompt"),
+        ),
+        "there bounces are {} as high, slides {} as long, swings {} and orbits {} as wide": (
+            ("text_128", "generated/size_of_bounce_to_exact"),
+            ("text_128", "generated/size_of_slide_to_exact"),
+            ("text_128", "generated/size_of_swing_to_exact"),
+            ("text_128", "generated/size_of_orbit_to_exact"),
+        ),
         "what is carried is worth {} dB, most": (
             ("video_128", "both/carried/psnr - both/generated/psnr"),
         ),
@@ -340,6 +350,13 @@ ORDERS = {
     "text": {
         "prompt": (
             ("exact", "nearest_training_scene"),
+            ("still_copy", "one_view", "colored_squares"),
+        ),
+        "sharpness": (PLEASED, ()),
+    },
+    "text_128": {
+        "prompt": (
+            (*PLEASED, "nearest_training_scene"),
             ("still_copy", "one_view", "colored_squares"),
         ),
         "sharpness": (PLEASED, ()),
