@@ -16,10 +16,11 @@ from torch import Tensor
 from fourreal.cameras import project, unproject
 from fourreal.moving_objects.following import (
     Sprites,
+    beyond_frame,
     composited,
+    farthest_first,
     in_front,
     tracked,
-    unseen_before,
 )
 from fourreal.moving_objects.segmentation import (
     CHANGED,
@@ -30,7 +31,7 @@ from fourreal.moving_objects.segmentation import (
 )
 from fourreal.neighborhoods import blurred, eroded, grown, ring_filled
 
-INSIDE, RIM = 0.034, 0.075  # of colours: mean errors in the given video of an object that is drawn
+INSIDE, RIM = 0.034, 0.065  # of colours: mean errors in the given video of an object that is drawn
 ONCE = 1.6  # times these errors: where one time has more, the object is left there as generated
 SEEN = 1 / 4  # of the times: so often the given video must show an object at least
 BEYOND = 1.01  # times its depth: what is seen behind an object, not the object itself
@@ -68,7 +69,7 @@ def carry_objects(
         progress(frames.shape[1])
         return frames, depth
     for item in objects:
-        item.hidden[~given[:, time]] = True
+        item.cut |= ~given[:, time]
     plate = plate_of(frames, depth, objects, time)
     cutouts = [Cutout.of(item, frames[:, time], plate) for item in objects]
     shifts = tracked(frames, cutouts, plate, cameras, given, time, progress)
@@ -146,12 +147,14 @@ class Scenery:
             views = given[:, now].nonzero()[:, 0]
             cameras = self.cameras[0][views], self.cameras[1][views]
             layers = [self.layer(n, shift, views) for n, shift in enumerate(shifts[:, now])]
-            made = composited(self.plate[views, :3], layers)
+            order = farthest_first(self.objects, shifts[:, now], cameras)
+            made = composited(self.plate[views, :3], [layer[:2] for layer in layers], order)
             off = (blurred(made, 1) - blurred(frames[views, now], 1)).abs().amax(1)
-            unseen = unseen_before(self.objects, shifts[:, now], cameras, off.shape[1:], views)
             for number, (_, alpha, _) in enumerate(layers):
-                inside = eroded(alpha[:, 0] > 0.9, reach) & ~unseen
-                rim = grown(alpha[:, 0] > 0.1, reach) & ~unseen & ~inside
+                shift = shifts[number, now]
+                beyond = beyond_frame(self.objects[number], shift, cameras, off.shape[1:])
+                inside = eroded(alpha[:, 0] > 0.9, reach) & ~beyond
+                rim = grown(alpha[:, 0] > 0.1, reach) & ~beyond & ~inside
                 for part, (where, bound, least) in enumerate(((inside, INSIDE, 6), (rim, RIM, 31))):
                     if where.sum() >= least:
                         errors[number, now, part] = off[where].mean() / bound
@@ -164,23 +167,20 @@ class Scenery:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Colours [N, 3, H, W], depth [N, 1, H, W] of N views with those of the objects that are
         `drawn` [K] at shifts [K, 3], and where they replace frames [N, 3, H, W], [N, 1, H, W]:
-        where the objects are and where the frames have them beside their place, but
-        for pixels whose photo does not say what is there (see unseen_before), and around objects
-        that are not drawn."""
+        where the objects are and where the frames have them beside their place. An object is
+        not drawn in a view whose photo does not show it whole, and nothing around one that is not
+        drawn is replaced."""
         reach = max(6, round(GHOST * frames.shape[-2]))
-        cameras = self.cameras[0][views], self.cameras[1][views]
         back, depth = self.plate[views].split((3, 1), 1)
-        kept = unseen_before(self.objects, shifts, cameras, frames.shape[2:], views)[:, None]
-        layers, cover, near = [], torch.zeros_like(depth), depth < 0
-        for number, shift in enumerate(shifts):
-            own, alpha, surface = self.layer(number, shift, views)
+        colors, cover, near, kept = back, torch.zeros_like(depth), depth < 0, depth < 0
+        for number in farthest_first(self.objects, shifts, self.cameras):
+            own, alpha, surface = self.layer(number, shifts[number], views)
+            used = (drawn[number] & ~self.objects[number].cut[views])[:, None, None, None]
             wide = grown(alpha[:, 0] > 0.1, reach)[:, None]
-            near, kept = near | (wide & drawn[number]), kept | (wide & ~drawn[number])
-            alpha = alpha * drawn[number]
-            layers.append((own, alpha, surface))
-            front = (alpha > 0.5) & ((cover <= 0.5) | (surface < depth))
-            depth, cover = torch.where(front, surface, depth), cover.maximum(alpha)
-        colors = composited(back, layers)
+            near, kept = near | (wide & used), kept | (wide & ~used)
+            alpha = alpha * used
+            colors = colors + alpha * (own - colors)
+            depth, cover = torch.where(alpha > 0.5, surface, depth), cover.maximum(alpha)
         put = (cover > 0.05) | ghosts(frames, back, colors, cover[:, 0], reach)
         return colors, depth, put & near & ~kept
 
