@@ -1,9 +1,10 @@
 """Objects that move, pasted into generated frames where their paths take them.
 
-A video model draws an object that moves as a soft blob; photos of all views at one time show it
-sharply. It is cut out there (segmentation), its path is found (following), and it is drawn over the
-plate, the scene without it, in all other frames. An object that turns or bends does not look like
-its photo any more: it is left as generated, which the given video tells.
+A small video model draws an object that moves as a soft blob; photos of all views at one time show
+it sharply. It is cut out there (segmentation), its path is found (following), and it is drawn over
+the plate, the scene without it, in all other frames. Two kinds are left as generated: what turns or
+bends does not look like its photo any more, which the given video tells; and what a better model
+has drawn as sharply as its photo is more than a photo that was moved.
 """
 
 from collections.abc import Callable
@@ -16,11 +17,10 @@ from torch import Tensor
 from fourreal.cameras import project, unproject
 from fourreal.moving_objects.following import (
     Sprites,
-    beyond_frame,
     composited,
-    farthest_first,
     in_front,
     tracked,
+    unseen_before,
 )
 from fourreal.moving_objects.segmentation import (
     CHANGED,
@@ -31,8 +31,9 @@ from fourreal.moving_objects.segmentation import (
 )
 from fourreal.neighborhoods import blurred, eroded, grown, ring_filled
 
-INSIDE, RIM = 0.034, 0.065  # of colours: mean errors in the given video of an object that is drawn
-ONCE = 1.6  # times these errors: where one time has more, the object is left there as generated
+INSIDE, RIM = 0.034, 0.075  # of colours: mean errors in the given video of an object that is drawn
+ONCE = 1.3  # times these errors: where one time has more, the object is left there as generated
+SHARP = 2 / 3  # of the squared steps of colour in photos: what is generated with more is not soft
 SEEN = 1 / 4  # of the times: so often the given video must show an object at least
 BEYOND = 1.01  # times its depth: what is seen behind an object, not the object itself
 BARE = 20.0  # exponent of depth: frames in which the plate lies deeper show it rather
@@ -60,7 +61,7 @@ def carry_objects(
 
     Returns frames and depth with the objects drawn where they move to. Needs one time that is given
     for VIEWS views and a view that is given at each of the other times; else, and where nothing
-    moves or what moves turns, both are as they were. Given frames stay.
+    moves, or what moves turns or is sharp already, both are as they were. Given frames stay.
     """
     count, time = (int(x) for x in given.sum(0).max(0))
     enough = count >= VIEWS and given.any(0).all()
@@ -69,12 +70,13 @@ def carry_objects(
         progress(frames.shape[1])
         return frames, depth
     for item in objects:
-        item.cut |= ~given[:, time]
+        item.hidden[~given[:, time]] = True
     plate = plate_of(frames, depth, objects, time)
     cutouts = [Cutout.of(item, frames[:, time], plate) for item in objects]
     shifts = tracked(frames, cutouts, plate, cameras, given, time, progress)
     scenery = Scenery(cutouts, plate, cameras)
     drawn = scenery.looks_right(frames, shifts, given, time)
+    drawn &= scenery.soft(frames, shifts, drawn, given)[:, None]
     frames, depth = frames.clone(), depth.clone()
     for now in range(frames.shape[1]):
         views = (~given[:, now]).nonzero()[:, 0]
@@ -147,14 +149,12 @@ class Scenery:
             views = given[:, now].nonzero()[:, 0]
             cameras = self.cameras[0][views], self.cameras[1][views]
             layers = [self.layer(n, shift, views) for n, shift in enumerate(shifts[:, now])]
-            order = farthest_first(self.objects, shifts[:, now], cameras)
-            made = composited(self.plate[views, :3], [layer[:2] for layer in layers], order)
+            made = composited(self.plate[views, :3], layers)
             off = (blurred(made, 1) - blurred(frames[views, now], 1)).abs().amax(1)
+            unseen = unseen_before(self.objects, shifts[:, now], cameras, off.shape[1:], views)
             for number, (_, alpha, _) in enumerate(layers):
-                shift = shifts[number, now]
-                beyond = beyond_frame(self.objects[number], shift, cameras, off.shape[1:])
-                inside = eroded(alpha[:, 0] > 0.9, reach) & ~beyond
-                rim = grown(alpha[:, 0] > 0.1, reach) & ~beyond & ~inside
+                inside = eroded(alpha[:, 0] > 0.9, reach) & ~unseen
+                rim = grown(alpha[:, 0] > 0.1, reach) & ~unseen & ~inside
                 for part, (where, bound, least) in enumerate(((inside, INSIDE, 6), (rim, RIM, 31))):
                     if where.sum() >= least:
                         errors[number, now, part] = off[where].mean() / bound
@@ -162,27 +162,50 @@ class Scenery:
         usual = errors.nanmedian(1).values.nan_to_num(0).amax(-1) < 1
         return (often & usual)[:, None] & (errors.nan_to_num(0).amax(-1) < ONCE)
 
+    def soft(self, frames: Tensor, shifts: Tensor, drawn: Tensor, given: Tensor) -> Tensor:
+        """The objects [K] that generated frames [V, T, 3, H, W] show much softer than their photos,
+        at the times [K, T] at which they are to be drawn."""
+        energy = frames.new_zeros(2, len(shifts))
+        for number, now in (drawn & ~given.all(0)).nonzero().tolist():
+            views = (~given[:, now]).nonzero()[:, 0]
+            colors, alpha, _ = self.layer(number, shifts[number, now], views)
+            made = self.plate[views, :3] + alpha * (colors - self.plate[views, :3])
+            around = grown(alpha[:, 0] > 0.1, 2)
+            for index, shown in enumerate((frames[views, now], made)):
+                energy[index, number] += squared_steps(shown)[around].sum()
+        return energy[0] < SHARP * energy[1]
+
     def view_at(
         self, frames: Tensor, shifts: Tensor, drawn: Tensor, views: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Colours [N, 3, H, W], depth [N, 1, H, W] of N views with those of the objects that are
         `drawn` [K] at shifts [K, 3], and where they replace frames [N, 3, H, W], [N, 1, H, W]:
-        where the objects are and where the frames have them beside their place. An object is
-        not drawn in a view whose photo does not show it whole, and nothing around one that is not
-        drawn is replaced."""
+        where the objects are and where the frames have them beside their place, but
+        for pixels whose photo does not say what is there (see unseen_before), and around objects
+        that are not drawn."""
         reach = max(6, round(GHOST * frames.shape[-2]))
+        cameras = self.cameras[0][views], self.cameras[1][views]
         back, depth = self.plate[views].split((3, 1), 1)
-        colors, cover, near, kept = back, torch.zeros_like(depth), depth < 0, depth < 0
-        for number in farthest_first(self.objects, shifts, self.cameras):
-            own, alpha, surface = self.layer(number, shifts[number], views)
-            used = (drawn[number] & ~self.objects[number].cut[views])[:, None, None, None]
+        kept = unseen_before(self.objects, shifts, cameras, frames.shape[2:], views)[:, None]
+        layers, cover, near = [], torch.zeros_like(depth), depth < 0
+        for number, shift in enumerate(shifts):
+            own, alpha, surface = self.layer(number, shift, views)
             wide = grown(alpha[:, 0] > 0.1, reach)[:, None]
-            near, kept = near | (wide & used), kept | (wide & ~used)
-            alpha = alpha * used
-            colors = colors + alpha * (own - colors)
-            depth, cover = torch.where(alpha > 0.5, surface, depth), cover.maximum(alpha)
+            near, kept = near | (wide & drawn[number]), kept | (wide & ~drawn[number])
+            alpha = alpha * drawn[number]
+            layers.append((own, alpha, surface))
+            front = (alpha > 0.5) & ((cover <= 0.5) | (surface < depth))
+            depth, cover = torch.where(front, surface, depth), cover.maximum(alpha)
+        colors = composited(back, layers)
         put = (cover > 0.05) | ghosts(frames, back, colors, cover[:, 0], reach)
         return colors, depth, put & near & ~kept
+
+
+def squared_steps(frames: Tensor) -> Tensor:
+    """Squared differences [N, H, W] of pixels of frames [N, 3, H, W] from those to their right and
+    below them, which blur takes away."""
+    right = F.pad(frames.diff(dim=-1), (0, 1)).square().sum(1)
+    return right + F.pad(frames.diff(dim=-2), (0, 0, 0, 1)).square().sum(1)
 
 
 def ghosts(frames: Tensor, back: Tensor, colors: Tensor, cover: Tensor, reach: int) -> Tensor:

@@ -18,9 +18,9 @@ from fourreal.moving_objects.segmentation import Cutout, MovingObject
 from fourreal.neighborhoods import blurred, grown
 
 ROWS = 64  # of the frames in which paths are sought
-BLURS = ((4.0, 4), (2.0, 3), (1.0, 3))  # pixels of these, and steps downhill
-GENERATED = 0.1  # weight of a generated frame; a given one's is 1
-ROBUST = 0.15  # of colours: what differs much more counts little
+BLURS = ((4.0, 4), (2.0, 3), (1.0, 4))  # pixels of these, and steps downhill
+GENERATED = 0.05  # weight of a generated frame; a given one's is 1
+ROBUST = 0.1  # of colours: what differs much more counts little
 ONWARD = 0.8  # of the last step: where the next one is sought first,
 PRIOR = 1.0  # and the weight of being a radius away from there, as of one pixel's colour
 TRIED = 0.04  # radii: the steps from which slopes are taken
@@ -143,10 +143,9 @@ class Stage:
                 item, shift = self.objects[number], shifts[number]
                 tried = torch.cat([shift[None], shift + TRIED * item.radius * unit])
                 layers[number] = self.layer(number, tried)
-                order = farthest_first(self.objects, shifts, self.cameras)
-                off = blurred(composited(self.plate[:, :3], layers, order), sigma) - target
+                off = blurred(composited(self.plate[:, :3], layers), sigma) - target
                 size = (off[0].square().sum(1, keepdim=True) + 1e-6).sqrt()
-                seen = ~beyond_frame(item, shift, self.cameras, frame.shape[-2:])[:, None]
+                seen = ~unseen_before(self.objects, shifts, self.cameras, frame.shape[-2:])[:, None]
                 weight = trust * seen * ROBUST / (size + ROBUST)
                 off = (off * weight.sqrt()).flatten(1)
                 slopes = (off[1:] - off[0]) / TRIED
@@ -158,11 +157,11 @@ class Stage:
                 layers[number] = self.layer(number, shifts[number, None])
         return shifts
 
-    def layer(self, number: int, shifts: Tensor) -> tuple[Tensor, Tensor]:
-        """Colours [B, V, 3, h, w] and alpha [B, V, 1, h, w] of an object at B shifts [B, 3]."""
+    def layer(self, number: int, shifts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Colours [B, V, 3, h, w], alpha and depth [B, V, 1, h, w] of an object at B shifts."""
         size = self.plate.shape[-2:]
         colors, alpha, depth = self.sprites[number].drawn(shifts, self.cameras, *size)
-        return colors, in_front(alpha, depth, self.plate[:, 3:])
+        return colors, in_front(alpha, depth, self.plate[:, 3:]), depth
 
 
 def in_front(alpha: Tensor, depth: Tensor, plate_depth: Tensor) -> Tensor:
@@ -170,32 +169,41 @@ def in_front(alpha: Tensor, depth: Tensor, plate_depth: Tensor) -> Tensor:
     return alpha.masked_fill(depth > (1 + BEHIND) * plate_depth, 0)
 
 
-def composited(back: Tensor, layers: list[tuple[Tensor, Tensor]], order: list[int]) -> Tensor:
-    """Layers of colours and alpha over a background, in this order."""
-    for number in order:
-        colors, alpha = layers[number]
-        back = back + alpha * (colors - back)
+def composited(back: Tensor, layers: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+    """Layers of colours, alpha and depth over a background, the farthest first at each pixel."""
+    shape = torch.broadcast_shapes(back.shape, *(layer[0].shape for layer in layers))
+    parts = [
+        torch.stack([layer[i].expand(*shape[:-3], -1, -1, -1) for layer in layers])
+        for i in (0, 1, 2)
+    ]
+    order = parts[2].argsort(0, descending=True)
+    colors, alpha = parts[0].gather(0, order.expand_as(parts[0])), parts[1].gather(0, order)
+    for color, share in zip(colors, alpha, strict=True):
+        back = back + share * (color - back)
     return back
 
 
-def farthest_first(
-    objects: list[MovingObject], shifts: Tensor, cameras: tuple[Tensor, Tensor]
-) -> list[int]:
-    """The order to draw objects in at shifts [K, 3]: by the mean of their depths in all views."""
-    centers = torch.stack([item.center for item in objects]) + shifts
-    depth = project(centers, *cameras)[1].mean(0)
-    return depth.argsort(descending=True).tolist()
-
-
-def beyond_frame(
-    item: MovingObject, shift: Tensor, cameras: tuple[Tensor, Tensor], size: Sequence[int]
+def unseen_before(
+    objects: list[MovingObject],
+    shifts: Tensor,
+    cameras: tuple[Tensor, Tensor],
+    size: Sequence[int],
+    views: Tensor | slice = slice(None),
 ) -> Tensor:
-    """Pixels [V, h, w] around an object at a shift [3] that lay outside the frame before it moved:
-    what is there was not seen then."""
+    """Pixels [V, h, w] around objects at shifts [K, 3] of which their photos do not say whether
+    they show them: before they moved, these places lay outside the frame or behind something.
+    views: of the objects' that the cameras are."""
     height, width = size
-    depth = project((item.center + shift)[None], *cameras)[1]  # [V, 1]
-    points = unproject(depth[..., None].expand(-1, height, width), *cameras).flatten(1, 2) - shift
-    pixels, _ = project(points, *cameras)
-    beyond = ((pixels < 1) | (pixels > pixels.new_tensor([width - 1, height - 1]))).any(-1)
-    close = (points - item.center).norm(dim=-1) < 2 * item.radius
-    return grown(beyond.view(-1, height, width), 1) & close.view(-1, height, width)
+    unseen = torch.zeros(len(cameras[0]), height, width, dtype=torch.bool, device=shifts.device)
+    for item, shift in zip(objects, shifts, strict=True):
+        if not item.hidden[views].any():
+            continue
+        depth = project((item.center + shift)[None], *cameras)[1]  # [V, 1]
+        points = unproject(depth[..., None].expand_as(unseen), *cameras) - shift
+        pixels, _ = project(points.flatten(1, 2), *cameras)
+        where = 2 * pixels / pixels.new_tensor([width, height]) - 1
+        hidden = item.hidden[views, None].to(where)
+        hidden = F.grid_sample(hidden, where.view_as(points[..., :2]), "bilinear", "border", False)
+        close = (points - item.center).norm(dim=-1) < 2 * item.radius
+        unseen |= grown(hidden[:, 0] > 0.1, 1) & close
+    return unseen

@@ -2,8 +2,9 @@
 
 What moves leaves its place: later its pixels show something that lies deeper and has another
 colour. That finds most of an object in frames as soft as a video model draws them. The given frames
-are sharp and say where it ends: it goes on through pixels whose colours hardly differ. At last the
-views vote, since each of them sees most of its surface.
+are sharp and say where it ends: it goes on through pixels whose colours hardly differ. The views
+vote, since each of them sees most of its surface. What never leaves its place, such as a floor that
+is passed over or shaded, is taken out again, and so are pieces of a surface that goes on.
 """
 
 from collections.abc import Iterator
@@ -21,13 +22,19 @@ from fourreal.reference_colors import looked_up
 CHANGED = 0.08  # of colours in [0, 1]: what differs more shows something else
 DEEPER = 0.04  # what is seen where an object was lies deeper than it, by this share at least
 OFTEN = 2  # times at which an object has left a pixel that is its own
+NEVER = 0.15  # of the times at which a part shows another colour: if that is less often deeper,
+LEFT = 0.35  # or less often than this, and another colour is seen
+SELDOM = 0.15  # of the times at most, then the part stands still,
+MOSTLY = 0.75  # unless it shows another colour at more of the times
 STEP = 0.05  # of colours: neighbouring pixels of one object differ by less
 SLOPE = 0.02  # of depth: the same, as a share
+OPEN = 0.5  # of its boundary: a part that does not end there by either is of a larger surface
 WHOLE = 3  # times the area that surely moves: what is larger is not one object alone
 SAME = 0.02  # two views see one surface where their depths agree up to this share,
 ALIKE = 0.1  # and their colours up to this difference
 CLOSE = 0.015  # of depth: the same for pixels that tell objects from each other
-HIDDEN = 0.02  # of an object's points: a view that misses more does not show it whole
+HIDDEN = 0.02  # of an object's points: where more are behind something, it may hide others, too
+TOUCHING = 3  # pixels at the frame's edge: an object that has more may go on beyond it
 VIEWS = 3  # that must show an object
 LEAST = 1 / 400  # of a frame: objects that cover less are left as they are
 THICK = 2  # pixels: what is farther from the inside of an object is a thin part of it
@@ -39,14 +46,15 @@ GAP = 0.01  # of the median depth: surfaces that are farther apart are of two ob
 class MovingObject:
     """An object as V cameras see it at one time.
 
-    mask: its pixels [V, H, W]. depth: their z-depth [V, H, W], of no meaning elsewhere. cut: the
-    views [V] that do not show all that faces them, because of the frame's edge or of something in
-    front. center [3] and radius of the surface that is seen, in world units.
+    mask: its pixels [V, H, W]. depth: their z-depth [V, H, W], of no meaning elsewhere. hidden:
+    pixels [V, H, W] in which something in front may hide more of it, and those at the frame's edge
+    beyond which there may be more. center [3] and radius of the surface that is seen, in world
+    units.
     """
 
     mask: Tensor
     depth: Tensor
-    cut: Tensor
+    hidden: Tensor
     center: Tensor
     radius: Tensor
 
@@ -92,7 +100,11 @@ def moving_objects(
         time: index of the time.
     """
     colors, now = frames[:, time], depth[:, time]
-    mask = voted(moving_pixels(frames, depth, time), colors, now, cameras)
+    mask = moving_pixels(frames, depth, time)
+    mask = voted(mask, colors, now, cameras)
+    mask = leaves(frames, depth, mask | of_parts(mask, colors), time)
+    mask = voted(mask, colors, now, cameras)
+    mask = bounded(mask | of_parts(mask, colors), colors, now)
     seen = confirmed(mask, now, cameras)
     labels = torch.full_like(mask, -1, dtype=torch.long)
     labels[seen] = clustered(unproject(now, *cameras)[seen], GAP * float(now.median()))
@@ -100,7 +112,9 @@ def moving_objects(
     numbers, counts = labels[seen].unique(return_counts=True)
     order = counts.argsort(descending=True)[: int((counts >= VIEWS * least).sum())]
     numbers = without_rims(labels, numbers[order])
-    labels, filled = spread_labels(torch.where(torch.isin(labels, numbers), labels, -1), mask, now)
+    labels, filled = spread_labels(
+        torch.where(torch.isin(labels, numbers), labels, -1), mask, colors, now
+    )
     points, found = unproject(filled, *cameras), []
     for number in numbers.tolist():
         own = labels == number
@@ -108,8 +122,8 @@ def moving_objects(
             seen_at = points[own]
             center = seen_at.mean(0)
             radius = (seen_at - center).norm(dim=1).kthvalue(-(-9 * len(seen_at) // 10))[0]
-            cut = cut_off(own, seen_at, now, cameras)
-            found.append(MovingObject(own, filled, cut, center, radius))
+            hidden = hidden_parts(own, seen_at, now, cameras)
+            found.append(MovingObject(own, filled, hidden, center, radius))
     return sorted(found, key=lambda item: -int(item.mask.sum()))
 
 
@@ -124,18 +138,26 @@ def without_rims(labels: Tensor, numbers: Tensor) -> Tensor:
     return numbers[kept]
 
 
-def cut_off(mask: Tensor, points: Tensor, depth: Tensor, cameras: tuple[Tensor, Tensor]) -> Tensor:
-    """The views [V] in which an object with this mask [V, H, W] touches the frame's edge, or in
-    which more than HIDDEN of its points [P, 3], which any view sees, lie beside the mask behind
-    what has this depth [V, H, W]."""
-    edge = torch.ones_like(mask)
-    edge[:, 1:-1, 1:-1] = False
+def hidden_parts(
+    mask: Tensor, points: Tensor, depth: Tensor, cameras: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Pixels [V, H, W] in or beyond which there may be more of an object than its mask [V, H, W].
+
+    Where something nearer, of this depth [V, H, W], hides what another view sees of it, more than
+    HIDDEN of its points [P, 3]; and the frame's edge in views in which it reaches that, or in which
+    it is not at all.
+    """
     pixels, distance = project(points[None], *cameras)
     row, column, inside = pixels_hit(pixels, distance, *mask.shape[1:])
     view = torch.arange(len(mask), device=mask.device)[:, None]
     behind = depth[view, row, column] * (1 + DEEPER) < distance
-    hidden = inside & behind & ~grown(mask, 1)[view, row, column]
-    return ((mask & edge).flatten(1).sum(1) > 3) | (hidden.float().mean(1) > HIDDEN)
+    behind &= inside & ~grown(mask, 1)[view, row, column]
+    behind &= behind.float().mean(1, keepdim=True) > HIDDEN
+    hidden, edge = torch.zeros_like(mask), torch.ones_like(mask)
+    hidden[view.expand_as(row)[behind], row[behind], column[behind]] = True
+    edge[:, 1:-1, 1:-1] = False
+    reaches = (mask & edge).flatten(1).sum(1) > TOUCHING
+    return grown(hidden, 1) | (edge & (reaches | ~mask.flatten(1).any(1))[:, None, None])
 
 
 def moving_pixels(frames: Tensor, depth: Tensor, time: int) -> Tensor:
@@ -163,9 +185,17 @@ def moving_pixels(frames: Tensor, depth: Tensor, time: int) -> Tensor:
 
 
 def flooded(start: Tensor, where: Tensor, colors: Tensor, depth: Tensor | None = None) -> Tensor:
-    """The pixels [V, H, W] of `where` that lie on a way from `start` in `where` of steps to
-    the four pixels beside, none of which changes colours [V, 3, H, W] by STEP or more, nor
-    depth [V, H, W] by SLOPE."""
+    """The pixels [V, H, W] of parts of `where` in which there are some of `start`."""
+    labels = alike_parts(where, colors, depth)
+    reached = torch.zeros(where.numel(), dtype=torch.bool, device=where.device)
+    reached[labels[start & where]] = True
+    return reached[labels]
+
+
+def alike_parts(where: Tensor, colors: Tensor, depth: Tensor | None = None) -> Tensor:
+    """Numbers [V, H, W] that are the same for pixels between which there is a way in `where` of
+    steps to the four pixels beside, none of which changes colours [V, 3, H, W] by STEP or more,
+    nor depth [V, H, W] by SLOPE."""
     nodes = torch.arange(where.numel(), device=where.device).view_as(where)
     edges = []
     for dim in (1, 2):
@@ -176,10 +206,7 @@ def flooded(start: Tensor, where: Tensor, colors: Tensor, depth: Tensor | None =
             ratio = depth.narrow(dim, 1, size) / depth.narrow(dim, 0, size)
             link &= (ratio - 1).abs() < SLOPE
         edges.append(torch.stack([ends[2][link], ends[3][link]]))
-    labels = components(where.numel(), torch.cat(edges, 1)).view_as(where)
-    reached = torch.zeros(where.numel(), dtype=torch.bool, device=where.device)
-    reached[labels[start & where]] = True
-    return reached[labels]
+    return components(where.numel(), torch.cat(edges, 1)).view_as(where)
 
 
 def components(count: int, edges: Tensor) -> Tensor:
@@ -194,6 +221,50 @@ def components(count: int, edges: Tensor) -> Tensor:
         if torch.equal(new, labels):
             return labels
         labels = new
+
+
+def of_parts(mask: Tensor, colors: Tensor) -> Tensor:
+    """The alike parts [V, H, W] of frames most of whose pixels are in a mask."""
+    parts = alike_parts(torch.ones_like(mask), colors).flatten()
+    votes = torch.where(mask, 1, -1).flatten()
+    return (torch.zeros_like(parts).index_add_(0, parts, votes)[parts] > 0).view_as(mask)
+
+
+def bounded(mask: Tensor, colors: Tensor, depth: Tensor) -> Tensor:
+    """The pixels [V, H, W] of alike parts of a mask without pieces of larger surfaces, which go on
+    beyond the mask, without a step of colour or depth, on more than OPEN of their boundary."""
+    parts = alike_parts(mask, colors)
+    ends, goes_on = torch.zeros(2, mask.numel(), dtype=torch.long, device=mask.device)
+    for dim in (1, 2):
+        size = mask.shape[dim] - 1
+        ratio = depth.narrow(dim, 1, size) / depth.narrow(dim, 0, size)
+        alike = colors.diff(dim=dim + 1).abs().amax(1) < STEP
+        alike &= (ratio - 1).abs() < SLOPE
+        sides = [parts.narrow(dim, i, size) for i in (0, 1)]
+        for here, beside in (sides, sides[::-1]):
+            end = here != beside
+            ends += here[end].bincount(minlength=len(ends))
+            goes_on += here[end & alike].bincount(minlength=len(ends))
+    return mask & (goes_on <= OPEN * ends)[parts]
+
+
+def leaves(frames: Tensor, depth: Tensor, mask: Tensor, time: int) -> Tensor:
+    """The pixels [V, H, W] of alike parts of a mask that leave their place. Of what stands still
+    and is covered at times, or shaded, other colours are seen seldom, or what is seen then is
+    hardly ever deeper."""
+    parts = alike_parts(mask, frames[:, time]).flatten()
+    often = torch.zeros(3, *mask.shape, device=depth.device)  # of the times
+    for view, (ours, surface) in enumerate(zip(frames, depth, strict=True)):
+        changed = (ours - ours[time]).abs().amax(1) > CHANGED
+        deeper = changed & (surface > (1 + DEEPER) * surface[time])
+        often[0, view] = mask[view]
+        often[1, view], often[2, view] = changed.float().mean(0), deeper.float().mean(0)
+    size, other, left = torch.zeros(3, len(parts), device=depth.device).index_add_(
+        1, parts, often.flatten(1)
+    )
+    moves = (left > NEVER * other) & ((other > SELDOM * size) | (left > LEFT * other))
+    moves |= other > MOSTLY * size
+    return mask & moves[parts].view_as(mask)
 
 
 def voted(mask: Tensor, colors: Tensor, depth: Tensor, cameras: tuple[Tensor, Tensor]) -> Tensor:
@@ -244,20 +315,43 @@ def clustered(points: Tensor, gap: float) -> Tensor:
     return components(len(keys), torch.cat(edges, 1))[cube_of]
 
 
-def spread_labels(labels: Tensor, mask: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
+def spread_labels(
+    labels: Tensor, mask: Tensor, colors: Tensor, depth: Tensor
+) -> tuple[Tensor, Tensor]:
     """Labels [V, H, W], below 0 where there is none, with those of neighbours in a mask, ring by
-    ring for RIM_REACH pixels, and depth [V, H, W] with the mean of these neighbours' there: where
-    an object ends, its depth is not sure."""
-    numbers = labels[labels >= 0].unique()
+    ring: first where colours [V, 3, H, W] hardly change on the way, then for RIM_REACH pixels
+    anyhow, at last as at first. And depth [V, H, W] with the mean of these neighbours' there: where
+    an object ends, or has one colour, its depth is not sure."""
+    numbers = labels[labels >= 0].unique()[:, None, None]
     kernel = depth.new_ones(len(numbers) * 2, 1, 3, 3)
     filled = torch.where(labels >= 0, depth, 0)
-    for _ in range(RIM_REACH if len(numbers) else 0):
-        own = (labels[:, None] == numbers[:, None, None]).to(depth)
-        around = torch.cat([own, own * filled[:, None]], 1)
-        around = F.conv2d(around, kernel, padding=1, groups=len(kernel))
-        count, total = around.chunk(2, 1)
-        most, which = count.max(1)
-        new = mask & (labels < 0) & (most > 0)
-        mean = total.gather(1, which[:, None])[:, 0] / most.clamp_min(1)
-        filled, labels = torch.where(new, mean, filled), torch.where(new, numbers[which], labels)
+    for alike in (True, False, True) if len(numbers) else ():
+        wanted = of_one_object(labels, mask, colors)[:, None]
+        for _ in range(mask.numel() if alike else RIM_REACH):
+            own = (labels[:, None] == numbers).to(depth)
+            around = torch.cat([own, own * filled[:, None]], 1)
+            around = F.conv2d(around, kernel, padding=1, groups=len(kernel))
+            number, total = around.chunk(2, 1)
+            most, which = (number * (wanted == numbers) if alike else number).max(1)
+            new = mask & (labels < 0) & (most > 0)
+            if not new.any():
+                break
+            mean = total.gather(1, which[:, None])[:, 0] / most.clamp_min(1)
+            filled = torch.where(new, mean, filled)
+            labels = torch.where(new, numbers[which, 0, 0], labels)
     return labels, torch.where(labels >= 0, filled, depth)
+
+
+def of_one_object(labels: Tensor, mask: Tensor, colors: Tensor) -> Tensor:
+    """Labels [V, H, W] of alike parts of a mask: that of all pixels of a part that have one, unless
+    it is WHOLE times as large; else -1."""
+    parts = alike_parts(mask, colors).flatten()
+    known, own = labels.flatten() >= 0, labels.flatten()
+    size = torch.zeros_like(own).index_add_(0, parts, mask.flatten().long())
+    sure = torch.zeros_like(own).index_add_(0, parts, known.long())
+    least, most = (
+        torch.full_like(own, -1).scatter_reduce(0, parts[known], own[known], by, include_self=False)
+        for by in ("amin", "amax")
+    )
+    alone = (least == most) & (size < WHOLE * sure)
+    return torch.where(alone, most, -1)[parts].view_as(labels)

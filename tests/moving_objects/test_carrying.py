@@ -5,16 +5,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from fourreal.cameras import project, unproject
 from fourreal.carry import carry_references
 from fourreal.metrics.pixels import psnr
 from fourreal.moving_objects import carry_objects
-from fourreal.moving_objects.carrying import ghosts, plate_of
+from fourreal.moving_objects.carrying import ghosts, plate_of, squared_steps
 from fourreal.moving_objects.segmentation import moving_objects
-from fourreal.neighborhoods import grown
+from fourreal.neighborhoods import eroded, grown
 from fourreal.warp import HOLE
 
 from ..pretend_cuda import PretendCuda
-from .cards import BLUE, CAMERAS, GREEN, RED, TIMES, Card, CardScene, both_references
+from .cards import BLUE, CAMERAS, GREEN, RED, SIZE, TIMES, Card, CardScene, both_references
 
 MOVING = Card((-0.4, 0.0, 2.5), RED, step=(0.08, 0.02, -0.02))
 
@@ -72,6 +73,30 @@ def test_what_stands_before_an_object_hides_it():
 def test_an_object_that_turns_is_left_as_generated(step):
     scene, soft, frames, depth = carried_of([Card((-0.4, 0, 2.5), RED, step=step, turn=0.15)])
     assert torch.equal(frames, soft) and torch.equal(depth, scene.depth)
+
+
+@pytest.mark.parametrize("softness", [1e-3, 0.4, 0.8])
+def test_what_is_generated_as_sharply_as_its_photo_stays(softness):
+    """Whatever the path: it is the object at its place and in its light, not one that was moved."""
+    scene, soft, frames, depth = carried_of([MOVING], softness=softness)
+    where = grown((scene.shown[1:, 1:] == 1).flatten(0, 1), 2)
+    energy = [squared_steps(x[1:, 1:].flatten(0, 1))[where].sum() for x in (soft, scene.frames)]
+    as_sharp = bool(energy[0] > 2 / 3 * energy[1])
+    assert as_sharp == (softness < 0.5)
+    assert torch.equal(frames, soft) == torch.equal(depth, scene.depth) == as_sharp
+    assert as_sharp or over(frames, scene) > over(soft, scene)
+
+
+def test_steps_of_colour_are_squared_to_the_right_and_below():
+    torch.manual_seed(0)
+    frames = torch.rand(2, 3, 5, 6, dtype=torch.float64)
+    found = squared_steps(frames)
+    for y in range(5):
+        for x in range(6):
+            beside = [frames[..., y, x + 1]] if x < 5 else []
+            beside += [frames[..., y + 1, x]] if y < 4 else []
+            wanted = sum((frames[..., y, x] - other).square().sum(1) for other in beside)
+            torch.testing.assert_close(found[:, y, x], wanted + torch.zeros(2).double())
 
 
 def test_times_at_which_an_object_does_not_fit_are_left_as_generated():
@@ -134,16 +159,46 @@ def test_where_nothing_moves_nothing_changes():
     assert told == [TIMES]
 
 
-def test_a_view_that_shows_a_part_of_an_object_alone_keeps_what_was_generated():
-    """In the third view the card is cut by the frame's edge at the first time."""
-    scene, soft, frames, _ = carried_of([Card((0.65, 0, 2.5), RED, step=(-0.07, 0.01, 0))])
+def test_of_an_object_at_the_frames_edge_what_its_photo_shows_is_drawn():
+    """In the third view the card is cut by the edge at the first time; later all of it is there,
+    and what lay beyond the edge is as it was generated, as is all around that."""
+    card = Card((0.65, 0, 2.5), RED, step=(-0.07, 0.01, 0))
+    scene, soft, frames, _ = carried_of([card])
     objects = moving_objects(soft, scene.depth, CAMERAS, 0)
-    (cut,) = [item.cut for item in objects]
-    assert cut.tolist() == [False, False, True, False]
-    assert torch.equal(frames[cut], soft[cut])
-    where = changing(scene).expand_as(frames)[~cut]
-    made, before = (psnr(x[~cut][where], scene.frames[~cut][where]) for x in (frames, soft))
-    assert made > before + 2
+    (hidden,) = [item.hidden.flatten(1).any(1).tolist() for item in objects]
+    assert hidden == [False, False, True, False]
+    where = changing(scene).expand_as(frames)
+    for view in range(1, 4):
+        made, before = (
+            psnr(x[view][where[view]], scene.frames[view][where[view]]) for x in (frames, soft)
+        )
+        assert made > before + 2
+    shift = card.at(TIMES - 1) - card.at(0)
+    depth = torch.full((1, SIZE, SIZE), 2.5)
+    cameras = CAMERAS[0][2:3], CAMERAS[1][2:3]
+    moved = (unproject(depth, *cameras) - shift).flatten(1, 2)
+    x = project(moved, *cameras)[0].view(SIZE, SIZE, 2)[..., 0]
+    new = (scene.shown[2, -1] == 1) & (x > SIZE)
+    assert new.sum() > 40
+    assert torch.equal(frames[2, -1][:, new], soft[2, -1][:, new])
+    drawn = (scene.shown[2, -1] == 1) & (x < SIZE - 3)
+    assert (frames[2, -1] - scene.frames[2, -1]).abs().amax(0)[drawn].median() < 0.02
+    assert (soft[2, -1] - scene.frames[2, -1]).abs().amax(0)[drawn].median() > 0.02
+
+
+def test_where_objects_pass_each_other_the_nearer_one_has_the_depth():
+    cards = [
+        Card((-0.45, 0.05, 2.3), RED, 0.25, step=(0.1, 0.0, 0.0)),
+        Card((0.5, -0.1, 3.0), BLUE, 0.35, step=(-0.08, 0.0, 0.0)),
+    ]
+    scene, _, _, depth = carried_of(cards)
+    for number in (1, 2):
+        alone = CardScene([cards[number - 1]]).shown == 1
+        both = alone & (scene.shown != number) if number == 2 else scene.shown == 1
+        both = torch.stack([eroded(view, 2) for view in both])[1:]
+        assert both.sum() > 300
+        off = (depth / scene.depth - 1).abs()[1:][both]
+        assert off.quantile(0.9) < 0.03
 
 
 def test_the_plate_is_the_scene_without_its_objects():

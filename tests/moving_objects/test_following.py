@@ -1,15 +1,16 @@
 """Paths of objects that are known to a fraction of a pixel."""
 
+from itertools import product
+
 import torch
 
 from fourreal.cameras import project, unproject
 from fourreal.moving_objects.carrying import plate_of
 from fourreal.moving_objects.following import (
     Sprites,
-    beyond_frame,
     composited,
-    farthest_first,
     tracked,
+    unseen_before,
 )
 from fourreal.moving_objects.segmentation import Cutout, moving_objects
 
@@ -133,27 +134,58 @@ def test_what_was_outside_the_frame_is_not_known_later():
     scene = CardScene([card])
     (item,) = moving_objects(scene.generated(both_references()), scene.depth, CAMERAS, 0)
     shift = card.at(8) - card.at(0)
-    beyond = beyond_frame(item, shift, CAMERAS, (SIZE, SIZE))
+    beyond = unseen_before([item], shift[None], CAMERAS, (SIZE, SIZE))
     depth = torch.full((len(PLACES), SIZE, SIZE), 2.5)
     before = unproject(depth, *CAMERAS).flatten(1, 2) - shift
     pixels = project(before, *CAMERAS)[0].view(-1, SIZE, SIZE, 2)
     left = pixels[..., 0] < 0
-    assert item.cut.tolist() == [True, True, False, True]
-    assert (beyond & left).sum() > 500 and beyond[left & (scene.shown[:, 8] == 1)].all()
+    assert item.hidden.flatten(1).any(1).tolist() == [True, True, False, True]
+    left[2] = False
+    assert (
+        not beyond[2].any()
+        and (beyond & left).sum() > 500
+        and beyond[left & (scene.shown[:, 8] == 1)].all()
+    )
     assert not beyond[pixels[..., 0] > 3].any()
 
 
-def test_the_nearest_layer_is_drawn_last():
-    cards = [
-        Card((-0.3, 0.0, 2.2), RED, step=(0.05, 0.0, 0.0)),
-        Card((0.4, 0.0, 3.0), BLUE, step=(-0.05, 0.0, 0.0)),
+def test_behind_what_stands_in_front_nothing_is_known_later():
+    """A card that a pillar hides in part comes out from behind it: in the pillar's place at the
+    first time its pixels are unseen, in views in which the pillar hides some of it."""
+    card = Card((-0.4, 0.0, 2.5), RED, step=(-0.04, 0.05, 0))
+    pillar = Card((0.15, 0, 1.5), BLUE, 0.2)
+    scene = CardScene([card, pillar])
+    (item,) = moving_objects(scene.generated(both_references()), scene.depth, CAMERAS, 0)
+    shift = card.at(8) - card.at(0)
+    unseen = unseen_before([item], shift[None], CAMERAS, (SIZE, SIZE))
+    assert not unseen[[0, 2]].any()
+    depth = torch.full((len(PLACES), SIZE, SIZE), 2.5)
+    moved = unproject(depth, *CAMERAS) - shift
+    of_card = ((moved - torch.tensor(card.center)).abs() < 0.27).all(-1)
+    pixels = project(moved.flatten(1, 2), *CAMERAS)[0].view(-1, SIZE, SIZE, 2).long()
+    for view in (1, 3):
+        column, row = pixels[view].clamp(0, SIZE - 1).unbind(-1)
+        behind = of_card[view] & (scene.shown[view, 0][row, column] == 2)
+        assert behind.sum() > 10 and unseen[view][behind].float().mean() > 0.95
+        shown = of_card[view] & (scene.shown[view, 0][row, column] == 1)
+        assert unseen[view][shown].float().mean() < 0.35
+
+
+def test_the_nearest_layer_of_each_pixel_is_drawn_last():
+    """Three layers over a background, against a loop over the pixels."""
+    torch.manual_seed(3)
+    back = torch.rand(2, 3, 4, 5)
+    layers = [
+        (torch.rand(2, 3, 4, 5), torch.rand(2, 1, 4, 5), 1 + torch.rand(2, 1, 4, 5))
+        for _ in range(3)
     ]
-    scene = CardScene(cards)
-    objects = moving_objects(scene.generated(both_references()), scene.depth, CAMERAS, 0)
-    assert farthest_first(objects, torch.zeros(2, 3), CAMERAS) == [1, 0]
-    assert farthest_first(objects, torch.tensor([[0, 0, 1.0], [0, 0, 0]]), CAMERAS) == [0, 1]
-    half, full = torch.full((1, 1, 2, 2), 0.5), torch.ones(1, 1, 2, 2)
-    layers = [(torch.full((1, 3, 2, 2), 0.8), half), (torch.full((1, 3, 2, 2), 0.4), full)]
-    assert composited(torch.zeros(1, 3, 2, 2), layers, [1, 0]).unique().tolist() == [
-        torch.tensor(0.6).item()
-    ]
+    wanted = back.clone().double()
+    for view, row, column in product(range(2), range(4), range(5)):
+        at = view, slice(None), row, column
+        for colors, alpha, _ in sorted(layers, key=lambda layer: -float(layer[2][at])):
+            wanted[at] += alpha[at].double() * (colors[at].double() - wanted[at])
+    torch.testing.assert_close(composited(back, layers), wanted.float())
+    tried = [tuple(x[None].expand(4, -1, -1, -1, -1) for x in layers[0]), *layers[1:]]
+    found = composited(back, tried)  # one of them at four places
+    assert found.shape == (4, *back.shape)
+    torch.testing.assert_close(found[2], wanted.float())

@@ -4,14 +4,20 @@ from itertools import product
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from fourreal.cameras import unproject
 from fourreal.moving_objects.segmentation import (
     STEP,
     Cutout,
+    bounded,
     clustered,
     components,
     flooded,
+    hidden_parts,
+    leaves,
     moving_objects,
+    of_parts,
     spread_labels,
     voted,
     without_rims,
@@ -19,7 +25,7 @@ from fourreal.moving_objects.segmentation import (
 from fourreal.neighborhoods import blurred, eroded, grown, ring_filled
 from fourreal.scenes import make_scene, scene_seed
 
-from .cards import BLUE, CAMERAS, GREEN, RED, Card, CardScene, both_references
+from .cards import BLUE, CAMERAS, GREEN, RED, SIZE, Card, CardScene, both_references
 
 
 def test_each_object_that_moves_is_cut_out_and_those_that_rest_are_not():
@@ -59,18 +65,131 @@ def test_views_outvote_one_that_errs():
     assert torch.equal(found[~rims], exact[~rims])
 
 
-def test_a_view_in_which_something_hides_a_part_is_cut_off():
-    """A pillar stands before a card in the second and fourth view, or in none."""
+def test_what_stands_in_front_may_hide_more():
+    """A pillar stands before a card in the second and fourth view, or in none: hidden are pixels
+    of the pillar alone, those behind which the other views see the card."""
     for place, wanted in ((0.15, [False, True, False, True]), (0.5, [False] * 4)):
         cards = [
             Card((-0.4, 0.0, 2.5), RED, step=(-0.04, 0.05, 0)),
             Card((place, 0, 1.5), BLUE, 0.2),
         ]
-        scene = CardScene(cards)
+        scene, alone = CardScene(cards), CardScene(cards[:1])
         (item,) = moving_objects(scene.generated(both_references()), scene.depth, CAMERAS, 0)
-        whole = (CardScene(cards[:1]).shown[:, 0] == 1).flatten(1).sum(1)
-        missing = 1 - (scene.shown[:, 0] == 1).flatten(1).sum(1) / whole
-        assert (missing > 0.1).tolist() == wanted and item.cut.tolist() == wanted
+        behind = (alone.shown[:, 0] == 1) & (scene.shown[:, 0] == 2)
+        assert (behind.flatten(1).sum(1) > 20).tolist() == wanted
+        assert item.hidden.flatten(1).any(1).tolist() == wanted
+        assert not (item.hidden & ~grown(behind, 2)).any()
+        assert item.hidden[behind].float().mean() > 0.8 or not any(wanted)
+
+
+def test_beyond_the_edge_there_may_be_more():
+    """Of an object that reaches the frame's edge by more than three pixels, and of one that is not
+    in the frame; not of one that stands inside."""
+    mask = torch.zeros(4, SIZE, SIZE, dtype=torch.bool)
+    mask[0, 20:40, 10:20] = True
+    mask[1, 20:40, :9] = True
+    mask[2, 61:, 10:13] = True
+    depth = torch.full(mask.shape, 2.0)
+    points = unproject(depth, *CAMERAS)[0][mask[0]]
+    hidden = hidden_parts(mask, points, depth, CAMERAS)
+    edge = torch.ones_like(mask[0])
+    edge[1:-1, 1:-1] = False
+    assert not hidden[0].any() and not hidden[2].any()
+    assert torch.equal(hidden[1], edge) and torch.equal(hidden[3], edge)
+
+
+def test_parts_are_filled_where_most_of_them_is_found():
+    """Two halves of different colours: of one 60% are found, of the other 40%."""
+    colors = torch.zeros(1, 3, 20, 20)
+    colors[..., 10:] = 0.5
+    mask = torch.zeros(1, 20, 20, dtype=torch.bool)
+    mask[:, :12, :10] = mask[:, :8, 10:] = True
+    found = of_parts(mask, colors)
+    assert found[..., :10].all() and not found[..., 10:].any()
+
+
+def test_a_piece_of_a_larger_surface_is_no_part_of_an_object():
+    """A red square whose lower right quarter is grey as the ground, and a grey strip to the left
+    of it: the strip goes on beyond the mask on all of its boundary but 12 pixels, the quarter on
+    half of its 24, unless depth says where it ends."""
+    colors = torch.full((1, 3, 40, 40), 0.5)
+    colors[0, :, 10:22, 10:22] = torch.tensor(RED)[:, None, None]
+    colors[..., 16:22, 16:22] = 0.5
+    square, strip = torch.zeros(2, 1, 40, 40, dtype=torch.bool)
+    square[:, 10:22, 10:22] = strip[:, 10:22, 6:10] = True
+    quarter = square.clone()
+    quarter[:, :16] = quarter[..., :16] = False
+    flat = torch.full((1, 40, 40), 2.0)
+    assert torch.equal(bounded(square | strip, colors, flat), square)
+    step = torch.where(square, 1.9, 2.0)
+    assert torch.equal(bounded(square | strip, colors, step), square)
+    quarter[:, 22, 16:22] = True  # of its 26 pixels of boundary 14 are open now
+    assert torch.equal(bounded(quarter, colors, flat), torch.zeros_like(quarter))
+    assert torch.equal(bounded(quarter, colors, torch.where(quarter, 1.9, 2.0)), quarter)
+    everywhere = torch.ones_like(square)  # the frame's edge is no boundary
+    assert bounded(everywhere, torch.full_like(colors, 0.5), flat).all()
+
+
+def test_a_piece_of_the_wall_that_is_generated_otherwise_is_no_object():
+    """From the fifth time on it is as dark in all views as if something had left there."""
+    scene = CardScene([Card((-0.5, -0.2, 2.5), RED, step=(0.0, 0.04, 0.0))])
+    soft = scene.generated(both_references())
+    x, y, _ = unproject(torch.full((4, SIZE, SIZE), 4.0), *CAMERAS).unbind(-1)
+    piece = (x > 0.3) & (x < 0.9) & (y.abs() < 0.4)
+    assert piece.flatten(1).sum(1).min() > 80 and not piece[(scene.shown == 1).any(1)].any()
+    later = torch.zeros_like(scene.shown, dtype=torch.bool)
+    later[:, 4:] = piece[:, None]
+    soft = torch.where(later[:, :, None], 0.1, soft)
+    depth = torch.where(later, 4.6, scene.depth)
+    (item,) = moving_objects(soft, depth, CAMERAS, 0)
+    assert not (item.mask & piece).any()
+    soft[:, 0] = torch.where(piece[:, None], 0.9, soft[:, 0])  # it did leave: a card of that colour
+    assert len(moving_objects(soft, depth, CAMERAS, 0)) == 2
+
+
+def test_what_stands_still_while_others_pass_does_not_leave():
+    """Of four parts that change their colours one is seen to have left its place, one is covered
+    by something nearer, one is shaded at times, and one is seldom different, but deeper then."""
+    frames, depth = torch.full((1, 10, 3, 9, 40), 0.5), torch.full((1, 10, 9, 40), 2.0)
+    for part in range(4):
+        frames[..., 10 * part : 10 * part + 10] += 0.1 * part
+    mask = torch.ones(1, 9, 40, dtype=torch.bool)
+    mask[..., 9::10] = False
+    frames[:, 4:, :, :, :10], depth[:, 4:, :, :10] = 0.1, 3.0
+    frames[:, 4:, :, :, 10:20], depth[:, 4:, :, 10:20] = 0.1, 1.5
+    frames[:, 4:, :, :, 20:30] *= 0.5
+    frames[:, 9:, :, :, 30:], depth[:, 9:, :, 30:] = 0.1, 3.0
+    found = leaves(frames, depth, mask, 0)
+    assert [bool(found[0, 4, 10 * part + 4]) for part in range(4)] == [True, False, False, True]
+    assert torch.equal(found, mask & found[:, 4:5, 4::10].repeat_interleave(10, 2))
+    frames[:, 8:, :, :, 20:30], depth[:, 8:, :, 20:30] = 0.1, 3.0  # it does leave, after that
+    assert leaves(frames, depth, mask, 0)[0, 4, 24]
+
+
+@pytest.mark.parametrize(("other", "deeper", "moves"), [(8, 2, False), (8, 4, True), (16, 4, True)])
+def test_what_is_seldom_different_moves_if_it_is_often_deeper_then(other, deeper, moves):
+    """Of a hundred times."""
+    frames, depth = torch.full((1, 100, 3, 9, 9), 0.5), torch.full((1, 100, 9, 9), 2.0)
+    frames[:, -other:], depth[:, -deeper:] = 0.1, 3.0
+    mask = torch.ones(1, 9, 9, dtype=torch.bool)
+    assert (leaves(frames, depth, mask, 0) == moves).all()
+
+
+def test_the_floor_under_a_ball_that_passes_is_no_object():
+    """Seen by views whose depth of the floor is not sure."""
+    scene = make_scene(scene_seed("validation", 35), 8, 29, 64, 64)
+    frames = blurred(scene.frames, 1.2)
+    frames[:, 0] = scene.frames[:, 0]
+    torch.manual_seed(0)
+    rough = 1 + 0.06 * torch.randn(8, 29, 4, 4)
+    rough = F.interpolate(rough, (64, 64), mode="bilinear")
+    depth = scene.depth * torch.where(rough > 1, rough, 1)
+    depth[:, 0] = scene.depth[:, 0]
+    moves = (scene.depth / scene.depth[:, :1]).amax(1) > 1.05
+    objects = moving_objects(frames, depth, (scene.extrinsics, scene.intrinsics), 0)
+    assert objects
+    for item in objects:
+        assert (item.mask & grown(moves, 2)).sum() > 0.9 * item.mask.sum()
 
 
 @pytest.mark.parametrize("number", [3, 7, 10])
@@ -159,9 +278,41 @@ def test_labels_spread_in_rings_with_the_depth_beside_them():
     mask[0, :, 6] = False
     depth = torch.full(labels.shape, 99.0)
     depth[:, :, 0], depth[:, :, 8] = 2.0, 5.0
-    found, filled = spread_labels(labels, mask, depth)
+    found, filled = spread_labels(labels, mask, torch.zeros(1, 3, 5, 9), depth)
     assert found[0, 2].tolist() == [4, 4, 4, 4, 4, 4, -1, 7, 7]
     assert filled[0, 2].tolist() == [2, 2, 2, 2, 2, 2, 99, 5, 5]
+
+
+def test_where_objects_touch_labels_end_at_the_step_of_colour():
+    """However much farther the sure part of one of them is from it."""
+    colors = torch.full((1, 3, 5, 12), 0.2)
+    colors[..., 6:] = 0.7
+    labels = torch.full((1, 5, 12), -1)
+    labels[..., :6], labels[..., 9:] = 4, 7
+    mask = torch.ones_like(labels, dtype=torch.bool)
+    found, filled = spread_labels(labels, mask, colors, torch.where(labels == 4, 2.0, 3.0))
+    assert found[0, 2].tolist() == 6 * [4] + 6 * [7]
+    assert filled[0, 2].tolist() == 6 * [2] + 6 * [3]
+
+
+def test_labels_go_farther_where_colors_hardly_change():
+    """By five pixels in any case, and to a part's end where it has a third of it and no other label
+    is there."""
+    cases = (
+        ([12], [0], 12),  # one part, 6 of 12 pixels are reached, then all
+        ([4, 8], [0], 6),  # two colours: none of the second is reached but two pixels, then it ends
+        ([30], [0], 6),  # 6 of 30: too little of it
+        ([12], [0, 11], 6),  # both ends have labels of their own
+    )
+    for widths, starts, reached in cases:
+        shades = torch.cat([torch.full((w,), 0.3 * n) for n, w in enumerate(widths)])
+        colors = shades.expand(1, 3, 3, -1)
+        labels = torch.full((1, 3, len(shades)), -1)
+        for number, column in enumerate(starts):
+            labels[:, :, column] = number
+        mask, depth = torch.ones_like(labels, dtype=torch.bool), torch.full(labels.shape, 2.0)
+        found, _ = spread_labels(labels, mask, colors, depth)
+        assert (found[0, 1] == 0).sum() == reached
 
 
 def test_the_rim_of_an_object_is_no_object():
