@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fourreal.cameras import project, unproject
 from fourreal.moving_objects.following import (
     Sprites,
+    before_moving,
     composited,
     in_front,
     tracked,
@@ -127,9 +127,7 @@ class Scenery:
         near = cover[0, :, 0] > 0.3
         wide = grown(near, 2)
         depth = ring_filled(depth[0], near, wide)
-        points = unproject(depth[:, 0].clamp_min(1e-3), *cameras).flatten(1, 2) - shift
-        pixels, _ = project(points, *cameras)
-        where = (2 * pixels / pixels.new_tensor([width, height]) - 1).view(-1, height, width, 2)
+        _, where = before_moving(depth[:, 0].clamp_min(1e-3), shift, cameras)
         colors = F.grid_sample(
             cutout.colors[views], where, "bicubic", "border", align_corners=False
         )
@@ -168,9 +166,9 @@ class Scenery:
         energy = frames.new_zeros(2, len(shifts))
         for number, now in (drawn & ~given.all(0)).nonzero().tolist():
             views = (~given[:, now]).nonzero()[:, 0]
-            colors, alpha, _ = self.layer(number, shifts[number, now], views)
-            made = self.plate[views, :3] + alpha * (colors - self.plate[views, :3])
-            around = grown(alpha[:, 0] > 0.1, 2)
+            layer = self.layer(number, shifts[number, now], views)
+            made = composited(self.plate[views, :3], [layer])
+            around = grown(layer[1][:, 0] > 0.1, 2)
             for index, shown in enumerate((frames[views, now], made)):
                 energy[index, number] += squared_steps(shown)[around].sum()
         return energy[0] < SHARP * energy[1]

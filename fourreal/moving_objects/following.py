@@ -137,6 +137,7 @@ class Stage:
         the weight of each view, [V, 1, 1, 1]."""
         shifts, unit = guess.clone(), torch.eye(3, device=guess.device)
         layers = [self.layer(number, shift[None]) for number, shift in enumerate(shifts)]
+        unseen = [self.unseen(number, shift) for number, shift in enumerate(shifts)]
         for sigma, steps in BLURS:
             target = blurred(frame, sigma)
             for number in list(range(len(shifts))) * steps:
@@ -145,7 +146,7 @@ class Stage:
                 layers[number] = self.layer(number, tried)
                 off = blurred(composited(self.plate[:, :3], layers), sigma) - target
                 size = (off[0].square().sum(1, keepdim=True) + 1e-6).sqrt()
-                seen = ~unseen_before(self.objects, shifts, self.cameras, frame.shape[-2:])[:, None]
+                seen = ~torch.stack(unseen).any(0)[:, None]
                 weight = trust * seen * ROBUST / (size + ROBUST)
                 off = (off * weight.sqrt()).flatten(1)
                 slopes = (off[1:] - off[0]) / TRIED
@@ -155,7 +156,13 @@ class Stage:
                 )
                 shifts[number] -= item.radius * step.clamp(-FARTHEST, FARTHEST)
                 layers[number] = self.layer(number, shifts[number, None])
+                unseen[number] = self.unseen(number, shifts[number])
         return shifts
+
+    def unseen(self, number: int, shift: Tensor) -> Tensor:
+        """Pixels [V, h, w] that are unseen_before because of an object at a shift [3]."""
+        item, size = self.objects[number], self.plate.shape[-2:]
+        return unseen_before([item], shift[None], self.cameras, size)
 
     def layer(self, number: int, shifts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Colours [B, V, 3, h, w], alpha and depth [B, V, 1, h, w] of an object at B shifts."""
@@ -199,11 +206,20 @@ def unseen_before(
         if not item.hidden[views].any():
             continue
         depth = project((item.center + shift)[None], *cameras)[1]  # [V, 1]
-        points = unproject(depth[..., None].expand_as(unseen), *cameras) - shift
-        pixels, _ = project(points.flatten(1, 2), *cameras)
-        where = 2 * pixels / pixels.new_tensor([width, height]) - 1
+        points, where = before_moving(depth[..., None].expand_as(unseen), shift, cameras)
         hidden = item.hidden[views, None].to(where)
-        hidden = F.grid_sample(hidden, where.view_as(points[..., :2]), "bilinear", "border", False)
+        hidden = F.grid_sample(hidden, where, "bilinear", "border", False)
         close = (points - item.center).norm(dim=-1) < 2 * item.radius
         unseen |= grown(hidden[:, 0] > 0.1, 1) & close
     return unseen
+
+
+def before_moving(
+    depth: Tensor, shift: Tensor, cameras: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Where the points that pixels show at this depth [N, H, W] were before they moved by a shift
+    [3]: in the world [N, H, W, 3] and in the frame [N, H, W, 2], from -1 to 1 (grid_sample's)."""
+    points = unproject(depth, *cameras) - shift
+    pixels, _ = project(points.flatten(1, 2), *cameras)
+    size = pixels.new_tensor(depth.shape[:0:-1])
+    return points, (2 * pixels / size - 1).view_as(points[..., :2])

@@ -101,10 +101,11 @@ def moving_objects(
     """
     colors, now = frames[:, time], depth[:, time]
     mask = moving_pixels(frames, depth, time)
+    parts = alike_parts(torch.ones_like(mask), colors)
     mask = voted(mask, colors, now, cameras)
-    mask = leaves(frames, depth, mask | of_parts(mask, colors), time)
+    mask = leaves(frames, depth, mask | mostly_in(mask, parts), time)
     mask = voted(mask, colors, now, cameras)
-    mask = bounded(mask | of_parts(mask, colors), colors, now)
+    mask = bounded(mask | mostly_in(mask, parts), colors, now)
     seen = confirmed(mask, now, cameras)
     labels = torch.full_like(mask, -1, dtype=torch.long)
     labels[seen] = clustered(unproject(now, *cameras)[seen], GAP * float(now.median()))
@@ -171,8 +172,7 @@ def moving_pixels(frames: Tensor, depth: Tensor, time: int) -> Tensor:
     reach = max(1, frames.shape[-2] // 64)
     sure, near = torch.empty(2, *frames[:, 0, 0].shape, dtype=torch.bool, device=frames.device)
     for view, (ours, surface) in enumerate(zip(frames, depth, strict=True)):
-        changed = (ours - ours[time]).abs().amax(1) > CHANGED
-        deeper = surface > (1 + DEEPER) * surface[time]
+        changed, deeper = changes(ours, surface, time)
         left = (changed & deeper).sum(0)
         moves = ((left >= OFTEN) & (2 * left >= deeper.sum(0)))[None]
         sure[view] = eroded(moves, reach)[0]
@@ -182,6 +182,13 @@ def moving_pixels(frames: Tensor, depth: Tensor, time: int) -> Tensor:
     whole = flooded(sure, torch.ones_like(sure), colors, now)
     one = whole.flatten(1).sum(1) < WHOLE * part.flatten(1).sum(1)
     return part | (whole & one[:, None, None])
+
+
+def changes(frames: Tensor, depth: Tensor, time: int) -> tuple[Tensor, Tensor]:
+    """Where a view's frames [T, 3, H, W] have another colour than at one time, and where what they
+    show, of depth [T, H, W], lies deeper: [T, H, W] each."""
+    other = (frames - frames[time]).abs().amax(1) > CHANGED
+    return other, depth > (1 + DEEPER) * depth[time]
 
 
 def flooded(start: Tensor, where: Tensor, colors: Tensor, depth: Tensor | None = None) -> Tensor:
@@ -199,14 +206,21 @@ def alike_parts(where: Tensor, colors: Tensor, depth: Tensor | None = None) -> T
     nodes = torch.arange(where.numel(), device=where.device).view_as(where)
     edges = []
     for dim in (1, 2):
-        size = where.shape[dim] - 1
-        ends = [x.narrow(dim, i, size) for x in (where, nodes) for i in (0, 1)]
-        link = ends[0] & ends[1] & (colors.diff(dim=dim + 1).abs().amax(1) < STEP)
-        if depth is not None:
-            ratio = depth.narrow(dim, 1, size) / depth.narrow(dim, 0, size)
-            link &= (ratio - 1).abs() < SLOPE
+        ends = [x.narrow(dim, i, x.shape[dim] - 1) for x in (where, nodes) for i in (0, 1)]
+        link = ends[0] & ends[1] & hardly_changes(dim, colors, depth)
         edges.append(torch.stack([ends[2][link], ends[3][link]]))
     return components(where.numel(), torch.cat(edges, 1)).view_as(where)
+
+
+def hardly_changes(dim: int, colors: Tensor, depth: Tensor | None = None) -> Tensor:
+    """Where the step from a pixel to the next one along rows (dim 1) or columns (2) changes colours
+    [V, 3, H, W] by less than STEP, and depth [V, H, W] by less than SLOPE."""
+    small = colors.diff(dim=dim + 1).abs().amax(1) < STEP
+    if depth is not None:
+        size = depth.shape[dim] - 1
+        ratio = depth.narrow(dim, 1, size) / depth.narrow(dim, 0, size)
+        small &= (ratio - 1).abs() < SLOPE
+    return small
 
 
 def components(count: int, edges: Tensor) -> Tensor:
@@ -223,11 +237,10 @@ def components(count: int, edges: Tensor) -> Tensor:
         labels = new
 
 
-def of_parts(mask: Tensor, colors: Tensor) -> Tensor:
-    """The alike parts [V, H, W] of frames most of whose pixels are in a mask."""
-    parts = alike_parts(torch.ones_like(mask), colors).flatten()
+def mostly_in(mask: Tensor, parts: Tensor) -> Tensor:
+    """The pixels [V, H, W] of alike parts [V, H, W] most of whose pixels are in a mask."""
     votes = torch.where(mask, 1, -1).flatten()
-    return (torch.zeros_like(parts).index_add_(0, parts, votes)[parts] > 0).view_as(mask)
+    return torch.zeros_like(votes).index_add_(0, parts.flatten(), votes)[parts] > 0
 
 
 def bounded(mask: Tensor, colors: Tensor, depth: Tensor) -> Tensor:
@@ -236,11 +249,8 @@ def bounded(mask: Tensor, colors: Tensor, depth: Tensor) -> Tensor:
     parts = alike_parts(mask, colors)
     ends, goes_on = torch.zeros(2, mask.numel(), dtype=torch.long, device=mask.device)
     for dim in (1, 2):
-        size = mask.shape[dim] - 1
-        ratio = depth.narrow(dim, 1, size) / depth.narrow(dim, 0, size)
-        alike = colors.diff(dim=dim + 1).abs().amax(1) < STEP
-        alike &= (ratio - 1).abs() < SLOPE
-        sides = [parts.narrow(dim, i, size) for i in (0, 1)]
+        alike = hardly_changes(dim, colors, depth)
+        sides = [parts.narrow(dim, i, parts.shape[dim] - 1) for i in (0, 1)]
         for here, beside in (sides, sides[::-1]):
             end = here != beside
             ends += here[end].bincount(minlength=len(ends))
@@ -255,10 +265,9 @@ def leaves(frames: Tensor, depth: Tensor, mask: Tensor, time: int) -> Tensor:
     parts = alike_parts(mask, frames[:, time]).flatten()
     often = torch.zeros(3, *mask.shape, device=depth.device)  # of the times
     for view, (ours, surface) in enumerate(zip(frames, depth, strict=True)):
-        changed = (ours - ours[time]).abs().amax(1) > CHANGED
-        deeper = changed & (surface > (1 + DEEPER) * surface[time])
-        often[0, view] = mask[view]
-        often[1, view], often[2, view] = changed.float().mean(0), deeper.float().mean(0)
+        changed, deeper = changes(ours, surface, time)
+        often[0, view], often[1, view] = mask[view], changed.float().mean(0)
+        often[2, view] = (changed & deeper).float().mean(0)
     size, other, left = torch.zeros(3, len(parts), device=depth.device).index_add_(
         1, parts, often.flatten(1)
     )
@@ -325,14 +334,15 @@ def spread_labels(
     numbers = labels[labels >= 0].unique()[:, None, None]
     kernel = depth.new_ones(len(numbers) * 2, 1, 3, 3)
     filled = torch.where(labels >= 0, depth, 0)
+    parts = alike_parts(mask, colors)
     for alike in (True, False, True) if len(numbers) else ():
-        wanted = of_one_object(labels, mask, colors)[:, None]
+        allowed = of_one_object(labels, mask, parts)[:, None] == numbers if alike else 1
         for _ in range(mask.numel() if alike else RIM_REACH):
             own = (labels[:, None] == numbers).to(depth)
             around = torch.cat([own, own * filled[:, None]], 1)
             around = F.conv2d(around, kernel, padding=1, groups=len(kernel))
             number, total = around.chunk(2, 1)
-            most, which = (number * (wanted == numbers) if alike else number).max(1)
+            most, which = (number * allowed).max(1)
             new = mask & (labels < 0) & (most > 0)
             if not new.any():
                 break
@@ -342,10 +352,10 @@ def spread_labels(
     return labels, torch.where(labels >= 0, filled, depth)
 
 
-def of_one_object(labels: Tensor, mask: Tensor, colors: Tensor) -> Tensor:
-    """Labels [V, H, W] of alike parts of a mask: that of all pixels of a part that have one, unless
-    it is WHOLE times as large; else -1."""
-    parts = alike_parts(mask, colors).flatten()
+def of_one_object(labels: Tensor, mask: Tensor, parts: Tensor) -> Tensor:
+    """Labels [V, H, W] of the alike parts [V, H, W] of a mask: that of all pixels of a part that
+    have one, unless it is WHOLE times as large; else -1."""
+    parts = parts.flatten()
     known, own = labels.flatten() >= 0, labels.flatten()
     size = torch.zeros_like(own).index_add_(0, parts, mask.flatten().long())
     sure = torch.zeros_like(own).index_add_(0, parts, known.long())

@@ -10,14 +10,15 @@ from fourreal.cameras import unproject
 from fourreal.moving_objects.segmentation import (
     STEP,
     Cutout,
+    alike_parts,
     bounded,
     clustered,
     components,
     flooded,
     hidden_parts,
     leaves,
+    mostly_in,
     moving_objects,
-    of_parts,
     spread_labels,
     voted,
     without_rims,
@@ -104,7 +105,7 @@ def test_parts_are_filled_where_most_of_them_is_found():
     colors[..., 10:] = 0.5
     mask = torch.zeros(1, 20, 20, dtype=torch.bool)
     mask[:, :12, :10] = mask[:, :8, 10:] = True
-    found = of_parts(mask, colors)
+    found = mostly_in(mask, alike_parts(torch.ones_like(mask), colors))
     assert found[..., :10].all() and not found[..., 10:].any()
 
 
