@@ -20,8 +20,9 @@ from fourreal.moving_objects import carry_objects
 from fourreal.neighborhoods import blurred, eroded, grown
 from fourreal.paste import paste_known
 from fourreal.reconstruction import Reconstruction
+from fourreal.reconstruction.options import CameraMode
 from fourreal.reference_colors import looked_up, nearest_last
-from fourreal.warp import HOLE, References, WarpedGrid, check_references
+from fourreal.warp import HOLE, References, WarpedGrid, check_references, reference_cells
 
 BOTH = 0.0225  # two views see one surface where their depths of it agree, up to this share
 GAP = 0.05  # the same, in gaps of a pixel
@@ -101,14 +102,14 @@ def carry_references(
     reconstructor: Callable[..., Reconstruction],
     frames: Tensor,
     references: References,
-    cameras: tuple[Tensor, Tensor] | None = None,
+    cameras: CameraMode | tuple[Tensor, Tensor] = "first",
     *,
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """A generated grid [V, T, 3, H, W] with what its references show of it in place of what was
     generated, first of things that move (see carry_objects), then of all else (see carried); and
-    its cameras: the given ones, or those that are predicted from it.
+    its cameras: the given ones, or those that are predicted from it (see the reconstructor's).
 
     The references' own cells are theirs, too. Nothing is sharpened: Gaussians of frames that were
     are no better. device: where pixels are looked up; the result is on the CPU. progress: called as
@@ -120,7 +121,7 @@ def carry_references(
     tell, num_times = progress or (lambda done, total: None), frames.shape[1]
     options: dict[str, Any] = {"split": None, "detail": 1}
     options["progress"] = lambda done, of: tell(round(num_times * done / of), 2 * num_times)
-    found = reconstructor(frames, cameras=cameras or "first", **options)
+    found = reconstructor(frames, cameras=cameras, **options)
     cameras = found.extrinsics, found.intrinsics
     there = found.extrinsics.to(device), found.intrinsics.to(device)
     drawn, depth = carry_objects(
@@ -132,3 +133,15 @@ def carry_references(
     )
     shown = carried(drawn, depth, there, references)
     return paste_known(drawn.cpu(), shown, feather=0, match_sharpness=False), cameras
+
+
+def carry_first_time(
+    reconstructor: Callable[..., Reconstruction], frames: Tensor, **options: Any
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """carry_references of a grid [V, T, 3, H, W] that an embedded model made of text, with the
+    first time of all views, which it draws before the rest, and best, as the references. Its
+    cameras are an even movement."""
+    shape = (*frames.shape[:2], *frames.shape[-2:])
+    references = reference_cells(shape, freeze_time=frames[:, 0].float().cpu())
+    assert references is not None
+    return carry_references(reconstructor, frames, references, "even", **options)

@@ -24,9 +24,10 @@ class CarryReferences(io.ComfyNode):
 
     - **fixed_view**: the video that the first view of the grid was made with.
     - **freeze_time**: the images of all views that its first time was made with. They are used at
-      later times where nothing has moved. With three views or more and a fixed_view they also give
-      what moves its sharpness back: it is drawn where it moves to, unless it turns or bends, or
-      is sharp already.
+      later times where nothing has moved. With three views or more they also give what moves its
+      sharpness back: it is drawn where it moves to, unless it turns or bends, or is sharp already.
+      Of a grid that the small models made of text, connect its own first time (Pick Time): they
+      draw it best.
 
     Both are fitted to the grid, as Grid Latent does it. Connect EXTRINSICS and INTRINSICS to
     Reconstruct 4D, which then need not find them again.

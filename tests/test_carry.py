@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import avg_pool2d
 
 from fourreal.cameras import project, unproject
-from fourreal.carry import carried, carry_references, shows_same, without_specks
+from fourreal.carry import carried, carry_first_time, carry_references, shows_same, without_specks
 from fourreal.metrics.pixels import psnr
 from fourreal.neighborhoods import blurred, eroded
 from fourreal.scenes import make_scene, scene_seed
@@ -194,6 +194,21 @@ def test_a_grid_gets_what_its_references_show_and_keeps_the_rest(scene, soft):
     shown = (known.missing < 0.5).expand_as(made)
     torch.testing.assert_close(made[shown], known.frames[shown])
     assert psnr(made[1:, 1:], scene.frames[1:, 1:]) > psnr(soft[1:, 1:], scene.frames[1:, 1:])
+
+
+def test_of_a_grid_made_of_text_the_first_time_is_the_reference(scene, soft):
+    """Its cameras are an even movement."""
+    asked = []
+
+    def reconstructor(frames, cameras, **_):
+        asked.append(cameras)
+        return scene
+
+    references = given(scene, freeze_time=soft[:, 0])
+    made, cameras = carry_first_time(reconstructor, soft)
+    wanted, _ = carry_references(reconstructor, soft, references, "even")
+    assert asked == ["even", "even"] and torch.equal(cameras[0], scene.extrinsics)
+    assert torch.equal(made, wanted) and torch.equal(made[:, 0], soft[:, 0])
 
 
 def test_depth_of_another_shape_is_refused_in_a_sentence(scene, soft):

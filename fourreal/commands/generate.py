@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fourreal.carry import carry_references
+from fourreal.carry import carry_first_time, carry_references
 from fourreal.commands.arc_options import Cameras
 from fourreal.commands.filling import fill_grid, filling_stages, needs_geometry, write_warped
-from fourreal.commands.jobs import GenerateConfig, is_finished, list_jobs
+from fourreal.commands.jobs import GenerateConfig, is_carried, is_finished, list_jobs
 from fourreal.commands.pipelines import Models, is_embedded, load_pipeline
 from fourreal.commands.reconstruct import read_reconstructor, reconstruct_grid
 from fourreal.commands.results import (
@@ -97,15 +97,16 @@ def carry_grid(
     reconstructor: Reconstructor, frames: Tensor, options: dict[str, Any], profiler: StageProfiler
 ) -> tuple[Tensor, Cameras]:
     """carry_references as the stage "carry", with a bar; options: those of the pipeline's call,
-    of which the video and the photos are the references."""
+    of which the video and the photos are the references. Without them carry_first_time."""
     (num_views, num_frames), (height, width) = frames.shape[:2], frames.shape[-2:]
     given = {name: options[name] for name in ("fixed_view", "freeze_time")}
     references = reference_cells((num_views, num_frames, height, width), **given)
-    assert references is not None
     bar = progress_bar("carrying references", num_frames)
     with profiler.stage("carry"), bar as progress, torch.no_grad():
-        grid = reconstructor, frames, references
-        return carry_references(*grid, device=profiler.device, progress=progress)
+        shown: dict[str, Any] = {"device": profiler.device, "progress": progress}
+        if references is None:
+            return carry_first_time(reconstructor, frames, **shown)
+        return carry_references(reconstructor, frames, references, **shown)
 
 
 def options_to_go_on(job: GenerateConfig, **known: str) -> list[str]:
@@ -185,8 +186,8 @@ def generate_one(
     }
     by_geometry = needs_geometry(job, models.pipeline)
     making = filling_stages(job) if by_geometry else ["video"]
-    carrying = ["carry"] * bool(not by_geometry and (job.fixed_view or job.freeze_time))
-    if not by_geometry and not carrying and is_embedded(job):
+    carrying = ["carry"] * (not by_geometry and is_carried(job))
+    if not by_geometry and not (job.fixed_view or job.freeze_time) and is_embedded(job):
         known = {"cameras": "even"}  # it has learnt views of an even movement
     profiler.plan = [*making, *carrying, "reconstruct", *WRITING]
     go_on = options_to_go_on(job, **known)

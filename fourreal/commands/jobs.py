@@ -128,6 +128,13 @@ def read_prompts(path: Path) -> list[str]:
     return prompts
 
 
+def is_carried(job: GenerateConfig) -> bool:
+    """Whether sharp frames are carried into a grid that is made without an arc: given ones, or of
+    the embedded models the first time of all views, which they draw before the rest."""
+    given = bool(job.fixed_view or job.freeze_time)
+    return given or (is_embedded(job) and job.staged is not False)
+
+
 def is_finished(job: GenerateConfig) -> bool:
     """Whether the job's folder holds the results of exactly this job."""
     try:

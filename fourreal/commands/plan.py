@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from fourreal import weights
-from fourreal.commands.jobs import GenerateConfig, list_jobs
+from fourreal.commands.jobs import GenerateConfig, is_carried, list_jobs
 from fourreal.commands.pipelines import check_files, read_pipeline
 from fourreal.devices import free_bytes, is_small
 from fourreal.files.tensors import without_data
@@ -276,9 +276,10 @@ def plan_generate(config: GenerateConfig, dtype: torch.dtype) -> list[StagePlan]
     sampling = job.num_inference_steps, job.guidance_scale, job.staged, prompt
     stages = plan_video(pipeline, request, *sampling)
     size = (job.num_views, job.num_frames, job.height, job.width)
-    if not vace and (job.fixed_view or job.freeze_time):
+    if not vace and is_carried(job):
         depth = plan_reconstruction(job.reconstructor, size, dtype, detail=1)
-        stages.append(replace(depth, name="carry"))
+        # Its weights are those of "reconstruct".
+        stages.append(replace(depth, name="carry", weights=0, least_weights=0))
     return [*stages, plan_reconstruction(job.reconstructor, size, dtype)]
 
 

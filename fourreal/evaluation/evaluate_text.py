@@ -11,8 +11,15 @@ import torch
 import tyro
 from torch import Tensor
 
+from fourreal.carry import carry_first_time
 from fourreal.evaluation.drawing import excerpt, marked, montage
-from fourreal.evaluation.evaluated_models import Sampling, generate_grid, video_model
+from fourreal.evaluation.evaluated_models import (
+    ReconstructorModel,
+    Sampling,
+    generate_grid,
+    reconstruction_model,
+    video_model,
+)
 from fourreal.evaluation.examples import examples
 from fourreal.evaluation.prompt_score import MEASURED_MOTIONS, object_scores, prompt_scores
 from fourreal.evaluation.report import Report
@@ -33,7 +40,7 @@ LEARNED_TIMES = 3  # at which networks judge a grid
 
 
 @dataclass
-class TextEvaluation(LearnedMetrics, Sampling):
+class TextEvaluation(LearnedMetrics, ReconstructorModel, Sampling):
     """From text alone: does the grid show the objects of the prompt, in colour, shape and motion?
 
     The prompts are the captions of scenes that no training scene has, or --prompts.
@@ -43,6 +50,9 @@ class TextEvaluation(LearnedMetrics, Sampling):
     """Prompts to use instead of the captions of the scenes."""
     num_inference_steps: Annotated[int, tyro.conf.arg(aliases=["--steps"])] = 20
     """Sampling steps of each stage."""
+    carry: bool = False
+    """A row more: the grids with their first time carried into the others, as `fourreal generate`
+    does it."""
     montage: Path | None = None
     """Picture to write of the first 16 grids: two views of each, four times across, and a bar
     below, green where the prompt is right and red where it is not."""
@@ -107,10 +117,13 @@ def evaluate_text(config: TextEvaluation) -> dict[str, Any]:
     beside them what a score must not mistake for them (see rivals).
     """
     pipeline, learned = video_model(config.model, config.device), Learned(config, config.device)
+    reconstructor = config.carry and reconstruction_model(config.reconstructor, config.device)
     scores, pictures = TextScores(), []
     for index, (prompt, exact) in enumerate(prompts_of(config)):
         grid = generate_grid(pipeline, config, index, prompt)
         rows = {"generated": grid}
+        if reconstructor:
+            rows["carried"], _ = carry_first_time(reconstructor, grid, device=learned.device)
         if exact is not None:
             rows = exact_and_rivals(exact) | rows
             rows["colored_squares"] = colored_squares(prompt, exact)

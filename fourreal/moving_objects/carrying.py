@@ -3,8 +3,9 @@
 A small video model draws an object that moves as a soft blob; photos of all views at one time show
 it sharply. It is cut out there (segmentation), its path is found (following), and it is drawn over
 the plate, the scene without it, in all other frames. Two kinds are left as generated: what turns or
-bends does not look like its photo any more, which the given video tells; and what a better model
-has drawn as sharply as its photo is more than a photo that was moved.
+bends does not look like its photo any more, which the given video tells, or without one the
+generated frames of all views; and what a better model has drawn as sharply as its photo is more
+than a photo that was moved.
 """
 
 from collections.abc import Callable
@@ -32,14 +33,19 @@ from fourreal.moving_objects.segmentation import (
 from fourreal.neighborhoods import blurred, eroded, grown, ring_filled
 
 INSIDE, RIM = 0.034, 0.075  # of colours: mean errors in the given video of an object that is drawn
+ALIKE = 0.4  # of the plate's error: that of an object that is drawn, in generated frames
 ONCE = 1.3  # times these errors: where one time has more, the object is left there as generated
-SHARP = 2 / 3  # of the squared steps of colour in photos: what is generated with more is not soft
+SHARP = 0.9  # of the squared steps of colour in photos: what is generated with more is not soft
 SEEN = 1 / 4  # of the times: so often the given video must show an object at least
 BEYOND = 1.01  # times its depth: what is seen behind an object, not the object itself
-BARE = 20.0  # exponent of depth: frames in which the plate lies deeper show it rather
+BARE = 20.0  # exponent of depth: frames in which the plate lies deeper show it rather,
+PURE = 10.0  # and the same of colours: those in which it looks less like the object
+FEWEST = 31  # pixels whose errors tell anything about an object's rim,
+INNER = 6  # or about its inside
 EXPLAINED = 0.06  # of colours: a mixture or a shade of the plate is no farther off
 SHADOW = 0.92  # of the plate's colours: what is darker without changing hue is a shadow
-GHOST = 1 / 20  # of a frame's height: so far around an object its generated self is sought
+GHOST = 1 / 20  # of a frame's height: so far around an object its generated self is sought,
+EDGE = 1 / 4  # and as a share of this, the blur of the edge at which it is taken away
 
 
 @torch.no_grad()
@@ -60,12 +66,11 @@ def carry_objects(
         progress: called with the number of times, of T, that are done.
 
     Returns frames and depth with the objects drawn where they move to. Needs one time that is given
-    for VIEWS views and a view that is given at each of the other times; else, and where nothing
-    moves, or what moves turns or is sharp already, both are as they were. Given frames stay.
+    for VIEWS views; else, and where nothing moves, or what moves turns or is sharp already, both
+    are as they were. Given frames stay.
     """
     count, time = (int(x) for x in given.sum(0).max(0))
-    enough = count >= VIEWS and given.any(0).all()
-    objects = moving_objects(frames, depth, cameras, time) if enough else []
+    objects = moving_objects(frames, depth, cameras, time) if count >= VIEWS else []
     if not objects:
         progress(frames.shape[1])
         return frames, depth
@@ -85,21 +90,24 @@ def carry_objects(
         colors, surface, put = scenery.view_at(
             frames[views, now], shifts[:, now], drawn[:, now], views
         )
-        frames[views, now] = torch.where(put, colors, frames[views, now])
-        depth[views, now] = torch.where(put[:, 0], surface[:, 0], depth[views, now])
+        frames[views, now] = torch.lerp(frames[views, now], colors, put)
+        depth[views, now] = torch.where(put[:, 0] > 0.5, surface[:, 0], depth[views, now])
     return frames, depth
 
 
 def plate_of(frames: Tensor, depth: Tensor, objects: list[MovingObject], time: int) -> Tensor:
     """Colours and depth [V, 4, H, W] of a scene without its objects at one time: where they are
-    the mean of what is seen there at other times, of what lies deepest most."""
+    the mean of what is seen there at other times, most of what lies deepest and looks least like
+    them, for what is generated mixes with it where an object passes."""
     plate = torch.cat([frames[:, time], depth[:, time, None]], 1)
     own = grown(torch.stack([item.mask for item in objects]).any(0), 1)
     known = ~own
     for view, (ours, surface) in enumerate(zip(frames, depth, strict=True)):
         ratio = surface / surface[time]
-        bare = ((ours - ours[time]).abs().amax(1) > CHANGED) & (ratio > BEYOND)
-        weight = (BARE * (ratio - 1).clamp(max=0.25)).exp() * bare  # [T, H, W]
+        change = (ours - ours[time]).abs().amax(1)
+        bare = (change > CHANGED) & (ratio > BEYOND)
+        weight = BARE * (ratio - 1).clamp(max=0.25) + PURE * change.clamp(max=0.5)
+        weight = weight.exp() * bare  # [T, H, W]
         total = weight.sum(0)
         maps = torch.cat([ours, surface[:, None]], 1)
         mean = (maps * weight[:, None]).sum(0) / total.clamp_min(1e-6)
@@ -139,26 +147,48 @@ class Scenery:
         return [cutout.item for cutout in self.cutouts]
 
     def looks_right(self, frames: Tensor, shifts: Tensor, given: Tensor, time: int) -> Tensor:
-        """The objects and times [K, T] at which a given frame [V, T, 3, H, W] shows what is drawn,
-        inside of the object and at its rim, or is not there, while most times show it."""
-        reach = max(2, round(3 * frames.shape[-2] / 128))
+        """The objects and times [K, T] at which frames [V, T, 3, H, W] show what is drawn.
+
+        Those that are given say so of a time, or that an object is not there, while most times show
+        it. Where none is given the generated ones of all views must agree, of all objects and at
+        all of these times: they are soft, and nothing else says what is where.
+        """
         errors = frames.new_full((*shifts.shape[:2], 2), torch.nan)
         for now in set(range(frames.shape[1])) - {time}:
-            views = given[:, now].nonzero()[:, 0]
-            cameras = self.cameras[0][views], self.cameras[1][views]
-            layers = [self.layer(n, shift, views) for n, shift in enumerate(shifts[:, now])]
-            made = composited(self.plate[views, :3], layers)
-            off = (blurred(made, 1) - blurred(frames[views, now], 1)).abs().amax(1)
-            unseen = unseen_before(self.objects, shifts[:, now], cameras, off.shape[1:], views)
-            for number, (_, alpha, _) in enumerate(layers):
-                inside = eroded(alpha[:, 0] > 0.9, reach) & ~unseen
-                rim = grown(alpha[:, 0] > 0.1, reach) & ~unseen & ~inside
-                for part, (where, bound, least) in enumerate(((inside, INSIDE, 6), (rim, RIM, 31))):
-                    if where.sum() >= least:
-                        errors[number, now, part] = off[where].mean() / bound
+            sure = bool(given[:, now].any())
+            views = (given[:, now] | (not sure)).nonzero()[:, 0]
+            errors[:, now] = self.errors(frames[views, now], shifts[:, now], views, sure)
         often = (~errors[..., 1].isnan()).sum(1) > SEEN * frames.shape[1]
         usual = errors.nanmedian(1).values.nan_to_num(0).amax(-1) < 1
-        return (often & usual)[:, None] & (errors.nan_to_num(0).amax(-1) < ONCE)
+        right = (often & usual)[:, None] & (errors.nan_to_num(0).amax(-1) < ONCE)
+        return right & right[:, ~given.any(0)].all()
+
+    def errors(self, frames: Tensor, shifts: Tensor, views: Tensor, sure: bool) -> Tensor:
+        """How far objects at shifts [K, 3] are from what frames [N, 3, H, W] of some views show:
+        inside and at their rims [K, 2], as multiples of what a given frame may have; of generated
+        frames (not sure) of both together, as multiples of what they may. NaN where too little of
+        an object is seen."""
+        reach = max(2, round(3 * frames.shape[-2] / 128))
+        cameras, back = (self.cameras[0][views], self.cameras[1][views]), self.plate[views, :3]
+        layers = [self.layer(number, shift, views) for number, shift in enumerate(shifts)]
+        off, bare = (
+            (blurred(made, 1) - blurred(frames, 1)).abs().amax(1)
+            for made in (composited(back, layers), back)
+        )
+        unseen = unseen_before(self.objects, shifts, cameras, off.shape[1:], views)
+        found = frames.new_full((len(shifts), 2), torch.nan)
+        for number, (_, alpha, _) in enumerate(layers):
+            inside = eroded(alpha[:, 0] > 0.9, reach) & ~unseen
+            around = grown(alpha[:, 0] > 0.1, reach) & ~unseen
+            if sure:
+                parts = (inside, INSIDE, INNER), (around & ~inside, RIM, FEWEST)
+                for part, (where, bound, least) in enumerate(parts):
+                    if where.sum() >= least:
+                        found[number, part] = off[where].mean() / bound
+            elif around.sum() >= FEWEST:
+                made, empty = (x[around].square().mean().sqrt() for x in (off, bare))
+                found[number] = made / (ALIKE * empty.clamp_min(CHANGED / 8))
+        return found
 
     def soft(self, frames: Tensor, shifts: Tensor, drawn: Tensor, given: Tensor) -> Tensor:
         """The objects [K] that generated frames [V, T, 3, H, W] show much softer than their photos,
@@ -177,10 +207,10 @@ class Scenery:
         self, frames: Tensor, shifts: Tensor, drawn: Tensor, views: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Colours [N, 3, H, W], depth [N, 1, H, W] of N views with those of the objects that are
-        `drawn` [K] at shifts [K, 3], and where they replace frames [N, 3, H, W], [N, 1, H, W]:
-        where the objects are and where the frames have them beside their place, but
-        for pixels whose photo does not say what is there (see unseen_before), and around objects
-        that are not drawn."""
+        `drawn` [K] at shifts [K, 3], and how far they replace frames [N, 3, H, W], [N, 1, H, W]:
+        where the objects are, and with soft edges where the frames have them beside their place,
+        but for pixels whose photo does not say what is there (see unseen_before), and around
+        objects that are not drawn."""
         reach = max(6, round(GHOST * frames.shape[-2]))
         cameras = self.cameras[0][views], self.cameras[1][views]
         back, depth = self.plate[views].split((3, 1), 1)
@@ -195,8 +225,11 @@ class Scenery:
             front = (alpha > 0.5) & ((cover <= 0.5) | (surface < depth))
             depth, cover = torch.where(front, surface, depth), cover.maximum(alpha)
         colors = composited(back, layers)
-        put = (cover > 0.05) | ghosts(frames, back, colors, cover[:, 0], reach)
-        return colors, depth, put & near & ~kept
+        near &= ~kept
+        ghost = ghosts(frames, back, colors, cover[:, 0], reach) & near
+        beside = near & grown(ghost[:, 0], 1)[:, None]
+        put = beside * blurred(ghost.to(depth), EDGE * reach)
+        return colors, depth, put.maximum((near & (cover > 0.05)).to(depth))
 
 
 def squared_steps(frames: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def test_generate_writes_every_file_and_each_opens(tmp_path):
     plys = sorted((out / "scene").iterdir())
     assert [p.name for p in plys] == [f"frame_{i:04d}.ply" for i in range(1, 6)]
     report = json.loads((out / "report.json").read_text())
-    assert {"load", "video", "reconstruct", "render", "write"} == set(report["stages"])
+    assert {"load", "video", "carry", "reconstruct", "render", "write"} == set(report["stages"])
     dynamic = report["gaussians"]["dynamic_per_time"]
     assert len(load_ply(plys[2])) == report["gaussians"]["static"] + dynamic[2]
     assert report["settings"]["seed"] == 0 and "torch" in report["versions"]
@@ -97,7 +97,8 @@ def test_what_references_show_is_carried_into_the_grid_before_it_is_reconstructe
 def test_cameras_of_what_the_embedded_models_make_of_text_are_an_even_movement(
     tmp_path, monkeypatch, files
 ):
-    """Not so those of references, which stand where they stand, or of other models."""
+    """Also where nothing is carried, because no first time is generated before the rest; not so
+    those of references, which stand where they stand, or of other models."""
     asked, reconstruct = [], job.reconstruct_grid
 
     def reconstructed(*grid, **options):
@@ -111,10 +112,30 @@ def test_cameras_of_what_the_embedded_models_make_of_text_are_an_even_movement(
     assert main(arguments) == 0
     found = load_scene(out / "scene.safetensors").extrinsics
     torch.testing.assert_close(even_movement(found), found, atol=1e-4, rtol=1e-4)
+    assert main([*arguments, "--staged", "False"]) == 0
     assert main([*arguments, "--fixed-view", str(tmp_path / "row.mp4")]) == 0
     assert main([*arguments, *files]) == 0
-    text, (extrinsics, _), others = asked
-    assert text == "even" and len(extrinsics) == 3 and others is None
+    (text, _), together, (extrinsics, _), others = asked
+    torch.testing.assert_close(text, found)
+    assert together == "even" and len(extrinsics) == 3 and others is None
+
+
+def test_of_text_the_first_time_is_carried_into_the_others(tmp_path, monkeypatch):
+    """By a stand-in that says what it was given."""
+    asked, carry = [], job.carry_first_time
+
+    def carried(reconstructor, frames, **options):
+        asked.append(frames)
+        _, found = carry(reconstructor, frames, **options)
+        return torch.full_like(frames, 0.25), found
+
+    monkeypatch.setattr(job, "carry_first_time", carried)
+    arguments = ["generate", "a red ball", "--out", str(tmp_path / "out"), *SMALL]
+    assert main(arguments) == 0
+    (generated,) = asked
+    assert generated.shape == (2, 5, 3, 32, 32)
+    grid, _ = read_video(tmp_path / "out" / "fixed_view.mp4")
+    assert (grid - 0.25).abs().max() < 0.03
 
 
 @pytest.fixture
@@ -199,6 +220,10 @@ def test_everything_heavy_runs_on_the_device_that_is_asked_for(monkeypatch, tmp_
         places["reconstructor"] = device.type
         return reconstructor
 
+    def carry_first_time(reconstructor, frames, *, device, progress):
+        places["carried"] = device.type
+        return frames, cameras()
+
     def tell_fidelity(frames, scene, device):
         places["fidelity"] = device.type
         return {}
@@ -209,11 +234,12 @@ def test_everything_heavy_runs_on_the_device_that_is_asked_for(monkeypatch, tmp_
 
     monkeypatch.setattr(job, "load_pipeline", load_pipeline)
     monkeypatch.setattr(job, "read_reconstructor", read_reconstructor)
+    monkeypatch.setattr(job, "carry_first_time", carry_first_time)
     monkeypatch.setattr(results, "tell_fidelity", tell_fidelity)
     monkeypatch.setattr(results, "render_path", render_path)
     arguments = ["generate", "a ball", "--out", str(tmp_path / "out"), "--device", "meta"]
     assert main(arguments) == 130
-    parts = ("pipeline", "reconstructor", "fidelity", "scene")
+    parts = ("pipeline", "reconstructor", "carried", "fidelity", "scene")
     assert places == dict.fromkeys(parts, "meta")
 
 
@@ -226,6 +252,7 @@ def test_the_reconstructor_leaves_the_device_when_offloading(keep, monkeypatch, 
 
     reconstructor.to = lambda device: places.append(str(device)) or reconstructor
     monkeypatch.setattr(job, "write_results", lambda *given: {})
+    monkeypatch.setattr(job, "carry_grid", lambda _, frames, *given: (frames, cameras()))
     models = job.Models(lambda **_: SimpleNamespace(frames=torch.rand(1, 1, 3, 8, 8)), None, keep)
     models.reconstructor = reconstructor
     meta = job.StageProfiler(torch.device("meta"))

@@ -63,8 +63,8 @@ def test_the_plan_is_within_a_fifth_of_what_the_profiler_counts(size, options):
     config = GenerateConfig(prompt="a red ball", num_views=size[0], num_frames=size[1], **options)
     config.height, config.width = size[2:]
     peaks, weights = profiled(size, options)
-    text, denoising, decoding, reconstruct = plan_generate(config, torch.float32)
-    stages = text, denoising, decoding, reconstruct
+    text, denoising, decoding, carry, reconstruct = plan_generate(config, torch.float32)
+    stages = text, denoising, decoding, carry, reconstruct
     assert sum(stage.weights for stage in stages) == weights
     planned = {
         "text": text.activations,
@@ -141,6 +141,7 @@ def test_outputs_and_operations_are_those_of_the_formulas_and_no_weights_are_rea
     monkeypatch.setattr(plan.Bare, "__init__", look)
     config = GenerateConfig(prompt="x", num_views=2, num_frames=5, height=32, width=32)
     config.guidance_scale, config.staged, config.num_inference_steps = 1.0, False, 7
+    # Not staged, so that nothing is carried.
     text, denoising, decoding, reconstruct = plan_generate(config, torch.float32)
     assert set(seen) == {"meta"}
 
@@ -177,10 +178,11 @@ def test_the_command_prints_a_table_that_says_it_is_computed_and_writes_nothing(
     assert main(["generate", "a red ball", "--plan", *SMALL, *out]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "computed from the models' shapes, not measured" in lines[0]
-    assert [line.split(" | ")[0] for line in lines[3:7]] == [
+    assert [line.split(" | ")[0] for line in lines[3:8]] == [
         "| text",
         "| denoising",
         "| decoding",
+        "| carry",
         "| reconstruct",
     ]
     assert not (tmp_path / "out").exists()
@@ -213,7 +215,9 @@ def test_a_vace_is_planned_with_what_it_is_shown(tmp_path, monkeypatch):
         plan_generate(GenerateConfig(prompt="a ball", arc=arc, **small), torch.float32)
         for arc in (None, 40.0)
     )
-    assert [stage.name for stage in vace] == [stage.name for stage in plain]
+    names = [stage.name for stage in plain]
+    assert names[-2:] == ["carry", "reconstruct"]
+    assert [stage.name for stage in vace] == [*names[:-2], "reconstruct"]
     assert vace[1].weights > plain[1].weights and vace[1].activations > plain[1].activations
 
 

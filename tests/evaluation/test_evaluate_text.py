@@ -63,6 +63,29 @@ def test_a_grid_is_scored_beside_the_exact_scene_and_the_rivals(monkeypatch):
     assert all(pair.endswith("told as None") for pair in told["generated"])
 
 
+def test_a_row_more_has_the_first_time_carried_into_the_others(monkeypatch):
+    """By stand-ins: of grey grids it makes the exact scene, which is as right as that."""
+    exact = make_scene(scene_seed("validation", 0), 4, 9, 64, 64)
+    asked = []
+
+    def carried(reconstructor, grid, **_):
+        asked.append((reconstructor, grid))
+        return exact.frames, (exact.extrinsics, exact.intrinsics)
+
+    grey = torch.full((4, 9, 3, 64, 64), 0.5)
+    monkeypatch.setattr(text, "video_model", answering(grey))
+    monkeypatch.setattr(text, "reconstruction_model", lambda file, device: "the reconstructor")
+    monkeypatch.setattr(text, "carry_first_time", carried)
+    monkeypatch.setattr(text, "training_captions", lambda: ())
+    options = {"scenes": 1, "split": "validation", "num_views": 4, "num_frames": 9}
+    found = text.evaluate_text(text.TextEvaluation(**options, carry=True))["values"]
+    ((reconstructor, grid),) = asked
+    assert reconstructor == "the reconstructor" and torch.equal(grid, grey)
+    for name in ("found", "shape", "motion", "views", "prompt", "sharpness"):
+        assert found[f"carried/{name}"] == found[f"exact/{name}"]
+    assert found["generated/found"] == [0] and found["exact/found"] == [1]
+
+
 def test_given_prompts_take_the_place_of_captions_and_are_pictured(monkeypatch, tmp_path):
     monkeypatch.setattr(text, "video_model", answering(torch.full((2, 5, 3, SIZE, SIZE), 0.5)))
     config = text.TextEvaluation(**small(num_views=2, num_frames=5))

@@ -9,8 +9,8 @@ from fourreal.cameras import project, unproject
 from fourreal.carry import carry_references
 from fourreal.metrics.pixels import psnr
 from fourreal.moving_objects import carry_objects
-from fourreal.moving_objects.carrying import ghosts, plate_of, squared_steps
-from fourreal.moving_objects.segmentation import moving_objects
+from fourreal.moving_objects.carrying import Scenery, ghosts, plate_of, squared_steps
+from fourreal.moving_objects.segmentation import MovingObject, moving_objects
 from fourreal.neighborhoods import eroded, grown
 from fourreal.warp import HOLE
 
@@ -128,15 +128,46 @@ def test_around_one_that_turns_all_stays_as_generated():
     assert (frames == soft).all(2)[beside].float().mean() > 0.995
 
 
-@pytest.mark.parametrize("which", ["video", "photos", "two photos"])
-def test_without_photos_of_three_views_or_without_a_video_nothing_changes(which):
+@pytest.mark.parametrize("which", ["video", "two photos"])
+def test_without_photos_of_three_views_nothing_changes(which):
     given = both_references()
     given[:, 0] &= which != "video"
     given[2:, 0] &= which != "two photos"
-    given[0] &= which != "photos"
     _, soft, frames, depth = carried_of([MOVING], given)
     same, untouched = carry_objects(soft, depth, CAMERAS, given)
     assert same is soft and untouched is depth and torch.equal(frames, soft)
+
+
+def photos_alone():
+    given = torch.zeros_like(both_references())
+    given[:, 0] = True
+    return given
+
+
+def test_with_photos_alone_the_generated_frames_say_where_an_object_is():
+    scene, soft, frames, depth = carried_of([MOVING], photos_alone())
+    assert torch.equal(frames[:, 0], soft[:, 0])
+    assert over(soft, scene) < 27 and over(frames, scene) > over(soft, scene) + 4
+    there = scene.shown[:, 1:] == 1
+    off = (depth[:, 1:][there] / scene.depth[:, 1:][there] - 1).abs()
+    assert off.quantile(0.9) < 0.015
+
+
+@pytest.mark.parametrize("step", [(0.0, 0.0, 0.0), (0.08, 0.02, 0.0)], ids=["spins", "rolls"])
+def test_with_photos_alone_what_turns_is_left_as_generated(step):
+    card = Card((-0.4, 0, 2.5), RED, step=step, turn=0.15)
+    scene, soft, frames, depth = carried_of([card], photos_alone())
+    assert torch.equal(frames, soft) and torch.equal(depth, scene.depth)
+
+
+def test_with_photos_alone_one_time_that_does_not_fit_leaves_all_as_generated():
+    """It has another colour at one time: sharp and soft would alternate."""
+    scene, given = CardScene([MOVING]), photos_alone()
+    other = CardScene([Card(MOVING.center, BLUE, step=MOVING.step)])
+    scene.frames[:, 5] = other.frames[:, 5]
+    soft = scene.generated(given)
+    frames, depth = carry_objects(soft, scene.depth, CAMERAS, given)
+    assert torch.equal(frames, soft) and torch.equal(depth, scene.depth)
 
 
 def test_a_view_without_a_photo_keeps_what_was_generated():
@@ -216,6 +247,36 @@ def test_the_plate_is_the_scene_without_its_objects():
     assert torch.equal(
         plate[:, :3].movedim(1, -1)[elsewhere], scene.frames[:, 0].movedim(1, -1)[elsewhere]
     )
+
+
+def test_the_plate_is_of_what_looks_least_like_the_object():
+    """Seen through its smear four times and bare once: nearer to bare than to the mean."""
+    red, grey = torch.tensor(RED).view(3, 1, 1), torch.tensor(0.6)
+    mask, depth = torch.zeros(1, 9, 9, dtype=torch.bool), torch.full((1, 6, 9, 9), 3.0)
+    mask[:, 3:6, 3:6], depth[:, 0, 3:6, 3:6] = True, 2.0
+    frames = torch.full((1, 6, 3, 9, 9), 0.6)
+    frames[:, 0, :, 3:6, 3:6], frames[:, 1:5, :, 3:6, 3:6] = red, (red + grey) / 2
+    item = MovingObject(mask, depth[:, 0], torch.zeros_like(mask), torch.zeros(3), torch.ones(()))
+    plate = plate_of(frames, depth, [item], 0)
+    off = (plate[0, :3, 4, 4] - 0.6).abs().amax()
+    mean = (frames[0, 1:, :, 4, 4].mean(0) - 0.6).abs().amax()
+    assert off < mean / 2 and plate[0, 3, 4, 4] == pytest.approx(3.0)
+
+
+def test_a_smear_is_taken_away_with_soft_edges(monkeypatch):
+    """An object itself replaces all of what was generated; around it shares fall off."""
+    made, drawn = [], Scenery.view_at
+
+    def view_at(self, frames, shifts, put, views):
+        made.append((self.layer(0, shifts[0], views)[1], drawn(self, frames, shifts, put, views)))
+        return made[-1][1]
+
+    monkeypatch.setattr(Scenery, "view_at", view_at)
+    carried_of([MOVING])
+    for alpha, (_, _, share) in made:
+        inside, part = alpha > 0.5, (share > 0.02) & (share < 0.98)
+        assert ((share == 1) | (share == 0))[inside].all() and share[inside].mean() > 0.95
+        assert part.sum() > 20 and not (part & inside).any()
 
 
 def test_a_ghost_mixes_colours_and_a_shadow_is_darker():
