@@ -119,9 +119,13 @@ class CudaTensor(torch.Tensor):
 
 
 def on_device(index):
-    """An index with lists of numbers as CUDA tensors; PyTorch would put them on the meta device."""
+    """An index with lists of numbers, or of none, as CUDA tensors; PyTorch would put them on the
+    meta device."""
     parts = index if isinstance(index, tuple) else (index,)
-    moved = tuple(CudaTensor(torch.tensor(p)) if isinstance(p, list) else p for p in parts)
+    moved = tuple(
+        CudaTensor(torch.tensor(p, dtype=None if p else torch.long)) if isinstance(p, list) else p
+        for p in parts
+    )
     return moved if isinstance(index, tuple) else moved[0]
 
 
