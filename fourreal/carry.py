@@ -142,6 +142,6 @@ def carry_first_time(
     first time of all views, which it draws before the rest, and best, as the references. Its
     cameras are an even movement."""
     shape = (*frames.shape[:2], *frames.shape[-2:])
-    references = reference_cells(shape, freeze_time=frames[:, 0].float().cpu())
+    references = reference_cells(shape, freeze_time=frames[:, 0])
     assert references is not None
     return carry_references(reconstructor, frames, references, "even", **options)

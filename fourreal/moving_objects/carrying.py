@@ -171,10 +171,10 @@ class Scenery:
         reach = max(2, round(3 * frames.shape[-2] / 128))
         cameras, back = (self.cameras[0][views], self.cameras[1][views]), self.plate[views, :3]
         layers = [self.layer(number, shift, views) for number, shift in enumerate(shifts)]
-        off, bare = (
-            (blurred(made, 1) - blurred(frames, 1)).abs().amax(1)
-            for made in (composited(back, layers), back)
-        )
+        target = blurred(frames, 1)
+        off = (blurred(composited(back, layers), 1) - target).abs().amax(1)
+        # The plate alone, which given frames need not be compared with.
+        bare = off if sure else (blurred(back, 1) - target).abs().amax(1)
         unseen = unseen_before(self.objects, shifts, cameras, off.shape[1:], views)
         found = frames.new_full((len(shifts), 2), torch.nan)
         for number, (_, alpha, _) in enumerate(layers):

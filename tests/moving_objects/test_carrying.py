@@ -99,13 +99,17 @@ def test_steps_of_colour_are_squared_to_the_right_and_below():
             torch.testing.assert_close(found[:, y, x], wanted + torch.zeros(2).double())
 
 
-def test_times_at_which_an_object_does_not_fit_are_left_as_generated():
-    """It has another colour at one time, of which the given video tells."""
-    scene, given = CardScene([MOVING]), both_references()
-    other = CardScene([Card(MOVING.center, BLUE, step=MOVING.step)])
+def carried_with_another_colour_once(given):
+    """As carried_of; at time 5 the object is blue."""
+    scene, other = CardScene([MOVING]), CardScene([Card(MOVING.center, BLUE, step=MOVING.step)])
     scene.frames[:, 5] = other.frames[:, 5]
     soft = scene.generated(given)
-    frames, depth = carry_objects(soft, scene.depth, CAMERAS, given)
+    return scene, soft, *carry_objects(soft, scene.depth, CAMERAS, given)
+
+
+def test_times_at_which_an_object_does_not_fit_are_left_as_generated():
+    """It has another colour at one time, of which the given video tells."""
+    scene, soft, frames, depth = carried_with_another_colour_once(both_references())
     assert torch.equal(frames[:, 5], soft[:, 5]) and torch.equal(depth[:, 5], scene.depth[:, 5])
     assert over(frames, scene) > over(soft, scene) + 3
 
@@ -162,11 +166,7 @@ def test_with_photos_alone_what_turns_is_left_as_generated(step):
 
 def test_with_photos_alone_one_time_that_does_not_fit_leaves_all_as_generated():
     """It has another colour at one time: sharp and soft would alternate."""
-    scene, given = CardScene([MOVING]), photos_alone()
-    other = CardScene([Card(MOVING.center, BLUE, step=MOVING.step)])
-    scene.frames[:, 5] = other.frames[:, 5]
-    soft = scene.generated(given)
-    frames, depth = carry_objects(soft, scene.depth, CAMERAS, given)
+    scene, soft, frames, depth = carried_with_another_colour_once(photos_alone())
     assert torch.equal(frames, soft) and torch.equal(depth, scene.depth)
 
 
