@@ -13,6 +13,7 @@ FLOORS = (
         "caching",
         "cameras",
         "bars",
+        "descent",
         "devices",
         "files",
         "gaussians",

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 
 from fourreal.cameras.screws import even_movement
+from fourreal.carry import CarriedGrid
 from fourreal.cli import main
 from fourreal.commands import generate as job
 from fourreal.commands import pipelines, results
@@ -77,9 +79,9 @@ def test_what_references_show_is_carried_into_the_grid_before_it_is_reconstructe
 
     def carried(reconstructor, frames, references, **options):
         asked.append(references[1])
-        frames, cameras = carry(reconstructor, frames, references, **options)
-        asked.append(cameras)
-        return torch.full_like(frames, 0.25), cameras
+        found = carry(reconstructor, frames, references, **options)
+        asked.append(found.cameras)
+        return replace(found, frames=torch.full_like(frames, 0.25))
 
     monkeypatch.setattr(job, "carry_references", carried)
     arguments = ["generate", "a red ball", "--out", str(tmp_path / "out"), *SMALL]
@@ -103,6 +105,7 @@ def test_cameras_of_what_the_embedded_models_make_of_text_are_an_even_movement(
 
     def reconstructed(*grid, **options):
         asked.append(options.get("cameras"))
+        assert ("depth" in options) == isinstance(asked[-1], tuple)  # of what moves, in their unit
         return reconstruct(*grid, **options)
 
     monkeypatch.setattr(job, "reconstruct_grid", reconstructed)
@@ -126,14 +129,13 @@ def test_of_text_the_first_time_is_carried_into_the_others(tmp_path, monkeypatch
 
     def carried(reconstructor, frames, **options):
         asked.append(frames)
-        _, found = carry(reconstructor, frames, **options)
-        return torch.full_like(frames, 0.25), found
+        found = carry(reconstructor, frames, **options)
+        return replace(found, frames=torch.full_like(frames, 0.25))
 
     monkeypatch.setattr(job, "carry_first_time", carried)
     arguments = ["generate", "a red ball", "--out", str(tmp_path / "out"), *SMALL]
     assert main(arguments) == 0
-    (generated,) = asked
-    assert generated.shape == (2, 5, 3, 32, 32)
+    assert [generated.shape for generated in asked] == [(2, 5, 3, 32, 32)]
     grid, _ = read_video(tmp_path / "out" / "fixed_view.mp4")
     assert (grid - 0.25).abs().max() < 0.03
 
@@ -222,7 +224,7 @@ def test_everything_heavy_runs_on_the_device_that_is_asked_for(monkeypatch, tmp_
 
     def carry_first_time(reconstructor, frames, *, device, progress):
         places["carried"] = device.type
-        return frames, cameras()
+        return CarriedGrid(frames, cameras(), frames[:, :, 0])
 
     def tell_fidelity(frames, scene, device):
         places["fidelity"] = device.type
