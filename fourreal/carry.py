@@ -10,7 +10,6 @@ frame, soft as it is, shows the same.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,24 +31,6 @@ SPECK = 1  # pixels around one: smaller areas are specks, neither carried nor le
 SOFT = 3.0  # pixels: what is coarser, a generated frame shows as it is
 SOFTEST = 1 / 40  # of the height of small frames, in which things that move are small, too
 STILL = 0.05  # of colours in [0, 1]: up to this difference, so blurred, both show the same
-
-
-@dataclass
-class CarriedGrid:
-    """A generated grid with what its references show of it.
-
-    frames [V, T, 3, H, W] in [0, 1]; cameras: extrinsics [V, 3, 4] and intrinsics [V, 3, 3] in
-    pixels of H x W; depth [V, T, H, W] of what moves, in their unit, where its shape is known, else
-    NaN. All are on the CPU.
-    """
-
-    frames: Tensor
-    cameras: tuple[Tensor, Tensor]
-    depth: Tensor
-
-    def for_reconstruction(self) -> dict[str, Any]:
-        """Options of a reconstructor: the cameras and the known depth."""
-        return {"cameras": self.cameras, "depth": self.depth}
 
 
 @torch.no_grad()
@@ -125,10 +106,10 @@ def carry_references(
     *,
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
-) -> CarriedGrid:
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """A generated grid [V, T, 3, H, W] with what its references show of it in place of what was
-    generated, first of things that move (see carry_objects), then of all else (see carried). Its
-    cameras are the given ones, or those that are predicted from it (see the reconstructor's).
+    generated, first of things that move (see carry_objects), then of all else (see carried); and
+    its cameras: the given ones, or those that are predicted from it (see the reconstructor's).
 
     The references' own cells are theirs, too. Nothing is sharpened: Gaussians of frames that were
     are no better. device: where pixels are looked up; the result is on the CPU. progress: called as
@@ -143,7 +124,7 @@ def carry_references(
     found = reconstructor(frames, cameras=cameras, **options)
     cameras = found.extrinsics, found.intrinsics
     there = found.extrinsics.to(device), found.intrinsics.to(device)
-    drawn, depth, shapes = carry_objects(
+    drawn, depth = carry_objects(
         frames.to(device),
         found.depth.to(device),
         there,
@@ -151,13 +132,12 @@ def carry_references(
         lambda done: tell(num_times + done, 2 * num_times),
     )
     shown = carried(drawn, depth, there, references)
-    made = paste_known(drawn.cpu(), shown, feather=0, match_sharpness=False)
-    return CarriedGrid(made, cameras, shapes.cpu())
+    return paste_known(drawn.cpu(), shown, feather=0, match_sharpness=False), cameras
 
 
 def carry_first_time(
     reconstructor: Callable[..., Reconstruction], frames: Tensor, **options: Any
-) -> CarriedGrid:
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """carry_references of a grid [V, T, 3, H, W] that an embedded model made of text, with the
     first time of all views, which it draws before the rest, and best, as the references. Its
     cameras are an even movement."""

@@ -85,13 +85,11 @@ class CarryReferences(io.ComfyNode):
                 "there is nothing to carry: connect fixed_view, freeze_time or both, as Grid "
                 "Latent has them."
             )
-        made = carry_references(
+        made, cameras = carry_references(
             reconstructor,
             frames,
             references,
             device=comfy.model_management.get_torch_device(),
             progress=progress_reporter(frames.shape[1]),
         )
-        extrinsics, intrinsics = made.cameras
-        images = frames_to_images(made.frames)
-        return io.NodeOutput(images, to_homogeneous(extrinsics), intrinsics)
+        return io.NodeOutput(frames_to_images(made), to_homogeneous(cameras[0]), cameras[1])

@@ -187,10 +187,9 @@ def test_a_grid_gets_what_its_references_show_and_keeps_the_rest(scene, soft):
         return scene
 
     references = given(scene, fixed_view=scene.frames[0], freeze_time=scene.frames[:, 0])
-    grid = carry_references(reconstructor, soft, references)
-    made = grid.frames
-    assert torch.equal(grid.cameras[0], scene.extrinsics)
-    known = carried(soft, scene.depth, grid.cameras, references)
+    made, cameras = carry_references(reconstructor, soft, references)
+    assert torch.equal(cameras[0], scene.extrinsics)
+    known = carried(soft, scene.depth, cameras, references)
     assert torch.equal(made[0], scene.frames[0]) and torch.equal(made[:, 0], scene.frames[:, 0])
     shown = (known.missing < 0.5).expand_as(made)
     torch.testing.assert_close(made[shown], known.frames[shown])
@@ -206,10 +205,10 @@ def test_of_a_grid_made_of_text_the_first_time_is_the_reference(scene, soft):
         return scene
 
     references = given(scene, freeze_time=soft[:, 0])
-    made = carry_first_time(reconstructor, soft)
-    wanted = carry_references(reconstructor, soft, references, "even")
-    assert asked == ["even", "even"] and torch.equal(made.cameras[0], scene.extrinsics)
-    assert torch.equal(made.frames, wanted.frames) and torch.equal(made.frames[:, 0], soft[:, 0])
+    made, cameras = carry_first_time(reconstructor, soft)
+    wanted, _ = carry_references(reconstructor, soft, references, "even")
+    assert asked == ["even", "even"] and torch.equal(cameras[0], scene.extrinsics)
+    assert torch.equal(made, wanted) and torch.equal(made[:, 0], soft[:, 0])
 
 
 def test_depth_of_another_shape_is_refused_in_a_sentence(scene, soft):

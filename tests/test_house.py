@@ -13,7 +13,6 @@ FLOORS = (
         "caching",
         "cameras",
         "bars",
-        "descent",
         "devices",
         "files",
         "gaussians",

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fourreal.carry import CarriedGrid, carry_first_time, carry_references
+from fourreal.carry import carry_first_time, carry_references
+from fourreal.commands.arc_options import Cameras
 from fourreal.commands.filling import fill_grid, filling_stages, needs_geometry, write_warped
 from fourreal.commands.jobs import GenerateConfig, is_carried, is_finished, list_jobs
 from fourreal.commands.pipelines import Models, is_embedded, load_pipeline
@@ -94,7 +95,7 @@ def sampling_options(config: GenerateConfig) -> dict[str, Any]:
 
 def carry_grid(
     reconstructor: Reconstructor, frames: Tensor, options: dict[str, Any], profiler: StageProfiler
-) -> CarriedGrid:
+) -> tuple[Tensor, Cameras]:
     """carry_references as the stage "carry", with a bar; options: those of the pipeline's call,
     of which the video and the photos are the references. Without them carry_first_time."""
     (num_views, num_frames), (height, width) = frames.shape[:2], frames.shape[-2:]
@@ -205,9 +206,9 @@ def generate_one(
         keep(frames, job.fps)
         with models.reconstructor_on(profiler.device) as reconstructor:
             if carrying:
-                carried = carry_grid(reconstructor, frames, options, profiler)
-                frames, known = carried.frames, carried.for_reconstruction()
+                frames, cameras = carry_grid(reconstructor, frames, options, profiler)
                 keep(frames, job.fps)
+                known = {"cameras": cameras}
             scene = reconstruct_grid(reconstructor, frames, profiler, fps=job.fps, **known)
         scene.metadata["prompt"] = str(job.prompt)
         figures: dict[str, Any] = write_results(folder, frames, scene, job.orbit_size, profiler)

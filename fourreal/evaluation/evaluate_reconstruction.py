@@ -310,15 +310,15 @@ def evaluate_pipeline(config: PipelineEvaluation) -> dict[str, Any]:
         targets = extrinsics[held_out], intrinsics[held_out]
         known = reference_cells((*exact.shape[:2], *exact.shape[-2:]), **given)
         assert known is not None
-        device = reconstructor.device
-        carried = carry_references(reconstructor, grid, known, cameras, device=device)
-        made = {"generated": grid, "references": copied, "exact": exact, "carried": carried.frames}
+        carried, _ = carry_references(
+            reconstructor, grid, known, cameras, device=reconstructor.device
+        )
+        made = {"generated": grid, "references": copied, "exact": exact, "carried": carried}
         grids = {name: frames[:, times] for name, frames in made.items()}
         for name, frames in grids.items():
-            depth = carried.depth[:, times] if name == "carried" else None
-            scene = reconstructor(frames, cameras=cameras, depth=depth, split=None).scene
+            scene = reconstructor(frames, cameras=cameras, split=None).scene
             shown = list(range(1, len(times)))
-            views = draw_scene(scene, shown, targets, device)
+            views = draw_scene(scene, shown, targets, reconstructor.device)
             found = score_shown(views, wanted, region) | learned.likeness(views, wanted)
             report.add(found, f"{name}/")
         rivals = pipeline_rivals(example.frames[:, times[1:]], exact[:, 0], inputs, held_out)

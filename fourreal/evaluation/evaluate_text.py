@@ -123,8 +123,7 @@ def evaluate_text(config: TextEvaluation) -> dict[str, Any]:
         grid = generate_grid(pipeline, config, index, prompt)
         rows = {"generated": grid}
         if reconstructor:
-            carried = carry_first_time(reconstructor, grid, device=learned.device)
-            rows["carried"] = carried.frames
+            rows["carried"], _ = carry_first_time(reconstructor, grid, device=learned.device)
         if exact is not None:
             rows = exact_and_rivals(exact) | rows
             rows["colored_squares"] = colored_squares(prompt, exact)

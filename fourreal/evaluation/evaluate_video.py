@@ -109,8 +109,8 @@ def evaluate_video(config: VideoEvaluation) -> dict[str, Any]:
             if reconstructor:
                 known = reference_cells((*exact.shape[:2], *exact.shape[-2:]), **shown)
                 assert known is not None
-                carried = carry_references(reconstructor, grid, known, device=device)
-                grids[f"{given}/carried"] = grid = carried.frames.to(device)
+                grid, _ = carry_references(reconstructor, grid, known, device=device)
+                grids[f"{given}/carried"] = grid = grid.to(device)
             for name, made in grids.items():
                 judged = learned.likeness(made[1:, 1:], exact[1:, 1:]) | learned.views(made)
                 report.add(judged, f"{name}/")

@@ -9,7 +9,7 @@ than a photo that was moved.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +30,6 @@ from fourreal.moving_objects.segmentation import (
     MovingObject,
     moving_objects,
 )
-from fourreal.moving_objects.shape import shaped
 from fourreal.neighborhoods import blurred, eroded, grown, ring_filled
 
 INSIDE, RIM = 0.034, 0.075  # of colours: mean errors in the given video of an object that is drawn
@@ -56,7 +55,7 @@ def carry_objects(
     cameras: tuple[Tensor, Tensor],
     given: Tensor,
     progress: Callable[[int], None] = lambda done: None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """A generated grid in which objects that move look as they do in the frames that are given.
 
     Args:
@@ -66,38 +65,34 @@ def carry_objects(
         given: cells [V, T] of frames that are given, not generated.
         progress: called with the number of times, of T, that are done.
 
-    Returns frames and depth with the objects drawn where they move to, and the depth [V, T, H, W]
-    of their shapes alone (see shaped), NaN elsewhere. Needs one time that is given for VIEWS views;
-    else, and where nothing moves, or what moves turns or is sharp already, both are as they were.
-    Given frames stay, and so does their depth: it tells whether what is drawn is where they show
-    it.
+    Returns frames and depth with the objects drawn where they move to. Needs one time that is given
+    for VIEWS views; else, and where nothing moves, or what moves turns or is sharp already, both
+    are as they were. Given frames stay.
     """
-    shapes = torch.full_like(depth, torch.nan)
     count, time = (int(x) for x in given.sum(0).max(0))
     objects = moving_objects(frames, depth, cameras, time) if count >= VIEWS else []
     if not objects:
         progress(frames.shape[1])
-        return frames, depth, shapes
+        return frames, depth
     for item in objects:
         item.hidden[~given[:, time]] = True
     plate = plate_of(frames, depth, objects, time)
     cutouts = [Cutout.of(item, frames[:, time], plate) for item in objects]
-    cutouts = [replace(cutout, depth=shaped(cutout, cameras)) for cutout in cutouts]
     shifts = tracked(frames, cutouts, plate, cameras, given, time, progress)
     scenery = Scenery(cutouts, plate, cameras)
     drawn = scenery.looks_right(frames, shifts, given, time)
     drawn &= scenery.soft(frames, shifts, drawn, given)[:, None]
     frames, depth = frames.clone(), depth.clone()
-    views = torch.arange(len(frames), device=frames.device)
-    for now in drawn.any(0).nonzero()[:, 0].tolist():
-        colors, surface, put, own = scenery.view_at(
-            frames[:, now], shifts[:, now], drawn[:, now], views
+    for now in range(frames.shape[1]):
+        views = (~given[:, now]).nonzero()[:, 0]
+        if not len(views) or not drawn[:, now].any():
+            continue
+        colors, surface, put = scenery.view_at(
+            frames[views, now], shifts[:, now], drawn[:, now], views
         )
-        shapes[:, now] = torch.where(own, surface, torch.nan)[:, 0]
-        put = put * ~given[:, now, None, None, None]
-        frames[:, now] = torch.lerp(frames[:, now], colors, put)
-        depth[:, now] = torch.where(put > 0.5, surface, depth[:, now, None])[:, 0]
-    return frames, depth, shapes
+        frames[views, now] = torch.lerp(frames[views, now], colors, put)
+        depth[views, now] = torch.where(put[:, 0] > 0.5, surface[:, 0], depth[views, now])
+    return frames, depth
 
 
 def plate_of(frames: Tensor, depth: Tensor, objects: list[MovingObject], time: int) -> Tensor:
@@ -210,12 +205,12 @@ class Scenery:
 
     def view_at(
         self, frames: Tensor, shifts: Tensor, drawn: Tensor, views: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Colours [N, 3, H, W], depth [N, 1, H, W] of N views with those of the objects that are
-        `drawn` [K] at shifts [K, 3]; how far they replace frames [N, 3, H, W], [N, 1, H, W]:
+        `drawn` [K] at shifts [K, 3], and how far they replace frames [N, 3, H, W], [N, 1, H, W]:
         where the objects are, and with soft edges where the frames have them beside their place,
         but for pixels whose photo does not say what is there (see unseen_before), and around
-        objects that are not drawn; and the objects' own pixels [N, 1, H, W] among these."""
+        objects that are not drawn."""
         reach = max(6, round(GHOST * frames.shape[-2]))
         cameras = self.cameras[0][views], self.cameras[1][views]
         back, depth = self.plate[views].split((3, 1), 1)
@@ -234,8 +229,7 @@ class Scenery:
         ghost = ghosts(frames, back, colors, cover[:, 0], reach) & near
         beside = near & grown(ghost[:, 0], 1)[:, None]
         put = beside * blurred(ghost.to(depth), EDGE * reach)
-        put = put.maximum((near & (cover > 0.05)).to(depth))
-        return colors, depth, put, near & (cover > 0.5)
+        return colors, depth, put.maximum((near & (cover > 0.05)).to(depth))
 
 
 def squared_steps(frames: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ helps (arXiv 2503.11651, table 1); theirs is of tracked points, which small imag
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,6 @@ from torch import Tensor
 
 from fourreal.cameras import camera_centers, scale_intrinsics, warp
 from fourreal.cameras.screws import even_movement, skew, steps_between
-from fourreal.descent import descend, soft
 from fourreal.grid import spaced_times
 from fourreal.reconstruction.alignment import shrunk_views
 from fourreal.reconstruction.image_fit import Images
@@ -191,6 +191,11 @@ def contradictions(
     return error * counts, counts
 
 
+def soft(errors: Tensor, softness: float) -> Tensor:
+    """Errors >= 0 between 0 and 1, which large ones come near to."""
+    return errors / (errors + softness)
+
+
 def neighboring_pairs(extrinsics: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Of cameras [V, 3, 4], each one with its `count` nearest ones, both ways: two indices [P]."""
     num_views = len(extrinsics)
@@ -202,6 +207,19 @@ def neighboring_pairs(extrinsics: Tensor, count: int) -> tuple[Tensor, Tensor]:
     here = torch.arange(num_views, device=there.device).repeat_interleave(count)
     both = torch.cat([torch.stack([here, there]), torch.stack([there, here])], 1).unique(dim=1)
     return both[0], both[1]
+
+
+def descend(parts: list[Tensor], loss: Callable[[], Tensor], rate: float, steps: int) -> None:
+    """Move the parts for so many steps of Adam to where the loss is smaller."""
+    for part in parts:
+        part.requires_grad_(True)
+    optimizer = torch.optim.Adam(parts, lr=rate, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+        schedule.step()
 
 
 def comparable_views(

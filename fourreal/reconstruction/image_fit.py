@@ -96,12 +96,6 @@ class ImageFit:
         colors = masks.unsqueeze(-3).expand(*masks.shape[:-2], 3, -1, -1)
         return self.images(colors)[..., 0, :, :] > 0.5
 
-    def depths(self, depth: Tensor) -> Tensor:
-        """Depth [N, C, H, W] of the input's pixels in the network's [N, C, h, w], each that of the
-        nearest one: what lies between two surfaces is on neither."""
-        near = F.interpolate(depth, (self.resized_height, self.resized_width), mode="nearest-exact")
-        return near[..., self.top :, self.left :][..., : self.height, : self.width]
-
     def _affine(self, reference: Tensor) -> Tensor:
         """[3, 3] from the input's pixels to the network's."""
         x = self.resized_width / self.input_width

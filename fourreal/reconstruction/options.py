@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor
 
 from fourreal.reconstruction.filters import Filters
@@ -54,8 +53,6 @@ class ReconstructionOptions:
         filled: pixels [V, T, H, W] that a model made up, true or 1; all are trusted by default.
             Where a pixel of another view, which is not, shows the same place at that time, it alone
             becomes a Gaussian; refinement weighs filled pixels less.
-        depth: depth [V, T, H, W] that is known, in the unit of the given cameras, which it needs;
-            it is predicted where this is NaN, infinite or at most 0.
     """
 
     cameras: CameraMode | tuple[Tensor, Tensor] = "first"
@@ -71,7 +68,6 @@ class ReconstructionOptions:
     detail: int | None = None
     refine: int = 0
     filled: Tensor | None = None
-    depth: Tensor | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.cameras, str) and self.cameras not in get_args(CameraMode):
@@ -85,18 +81,12 @@ class ReconstructionOptions:
                 raise ValueError(f"{name} is {value}, but must be at least {least}.")
 
     def check_grid(self, frames: Tensor) -> None:
-        """Raise ValueError unless given cameras, filled and depth fit frames [V, T, 3, H, W]."""
+        """Raise ValueError unless given cameras and filled are those of frames [V, T, 3, H, W]."""
         num_views, num_times, _, height, width = frames.shape
-        size = num_views, num_times, height, width
-        for name, maps in (("filled", self.filled), ("depth", self.depth)):
-            if maps is not None and maps.shape != size:
-                raise ValueError(
-                    f"{name} has the shape {tuple(maps.shape)}, but the frames need {size}: views, "
-                    "times, height, width."
-                )
-        if isinstance(self.cameras, str) and self.depth is not None:
+        if self.filled is not None and self.filled.shape != (num_views, num_times, height, width):
             raise ValueError(
-                "depth is given, but the cameras are not, in whose unit it is; give both, or none."
+                f"filled has the shape {tuple(self.filled.shape)}, but the frames need "
+                f"({num_views}, {num_times}, {height}, {width}): views, times, height, width."
             )
         if isinstance(self.cameras, str):
             return
@@ -106,13 +96,6 @@ class ReconstructionOptions:
                 f"given cameras have the shapes {shapes}, but extrinsics ({num_views}, 3, 4) and "
                 f"intrinsics ({num_views}, 3, 3) are needed for {num_views} views."
             )
-
-    def with_known(self, depth: Tensor, fit: ImageFit) -> Tensor:
-        """Depth [T, V, h, w] of fitted images with what is known of it in its place."""
-        if self.depth is None:
-            return depth
-        known = fit.depths(self.depth.transpose(0, 1).to(depth))
-        return torch.where(known.isfinite() & (known > 0), known, depth)
 
     def detail_of(self, fit: ImageFit, made_for: int) -> int:
         """Detail of frames fitted to a network that was made for so many pixels."""

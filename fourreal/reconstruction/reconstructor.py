@@ -296,7 +296,7 @@ class Reconstructor:
             images = fit.grid(frames, self.device)
             raw = raw and [enlarged_map(own, detail) for own in raw]
         given = cameras, chosen, detail, lambda done: tell(len(maps) + done)
-        depth = chosen.with_known(finished_depth(images, maps.depth, *given), fit)
+        depth = finished_depth(images, maps.depth, *given)
         maps = replace(maps, depth=depth)
         head = self.model.config.gaussian_head
         filled = None if chosen.filled is None else fit.masks(chosen.filled.transpose(0, 1))

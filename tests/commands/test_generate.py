@@ -4,7 +4,6 @@ import json
 import re
 import shlex
 import shutil
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +14,6 @@ import torch
 from PIL import Image
 
 from fourreal.cameras.screws import even_movement
-from fourreal.carry import CarriedGrid
 from fourreal.cli import main
 from fourreal.commands import generate as job
 from fourreal.commands import pipelines, results
@@ -79,9 +77,9 @@ def test_what_references_show_is_carried_into_the_grid_before_it_is_reconstructe
 
     def carried(reconstructor, frames, references, **options):
         asked.append(references[1])
-        found = carry(reconstructor, frames, references, **options)
-        asked.append(found.cameras)
-        return replace(found, frames=torch.full_like(frames, 0.25))
+        frames, cameras = carry(reconstructor, frames, references, **options)
+        asked.append(cameras)
+        return torch.full_like(frames, 0.25), cameras
 
     monkeypatch.setattr(job, "carry_references", carried)
     arguments = ["generate", "a red ball", "--out", str(tmp_path / "out"), *SMALL]
@@ -105,7 +103,6 @@ def test_cameras_of_what_the_embedded_models_make_of_text_are_an_even_movement(
 
     def reconstructed(*grid, **options):
         asked.append(options.get("cameras"))
-        assert ("depth" in options) == isinstance(asked[-1], tuple)  # of what moves, in their unit
         return reconstruct(*grid, **options)
 
     monkeypatch.setattr(job, "reconstruct_grid", reconstructed)
@@ -129,13 +126,14 @@ def test_of_text_the_first_time_is_carried_into_the_others(tmp_path, monkeypatch
 
     def carried(reconstructor, frames, **options):
         asked.append(frames)
-        found = carry(reconstructor, frames, **options)
-        return replace(found, frames=torch.full_like(frames, 0.25))
+        _, found = carry(reconstructor, frames, **options)
+        return torch.full_like(frames, 0.25), found
 
     monkeypatch.setattr(job, "carry_first_time", carried)
     arguments = ["generate", "a red ball", "--out", str(tmp_path / "out"), *SMALL]
     assert main(arguments) == 0
-    assert [generated.shape for generated in asked] == [(2, 5, 3, 32, 32)]
+    (generated,) = asked
+    assert generated.shape == (2, 5, 3, 32, 32)
     grid, _ = read_video(tmp_path / "out" / "fixed_view.mp4")
     assert (grid - 0.25).abs().max() < 0.03
 
@@ -224,7 +222,7 @@ def test_everything_heavy_runs_on_the_device_that_is_asked_for(monkeypatch, tmp_
 
     def carry_first_time(reconstructor, frames, *, device, progress):
         places["carried"] = device.type
-        return CarriedGrid(frames, cameras(), frames[:, :, 0])
+        return frames, cameras()
 
     def tell_fidelity(frames, scene, device):
         places["fidelity"] = device.type

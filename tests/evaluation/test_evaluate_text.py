@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from fourreal.carry import CarriedGrid
 from fourreal.evaluation import evaluate_text as text
 from fourreal.evaluation import prompt_score, rivals
 from fourreal.evaluation.drawing import GREEN, RED, marked
@@ -71,7 +70,7 @@ def test_a_row_more_has_the_first_time_carried_into_the_others(monkeypatch):
 
     def carried(reconstructor, grid, **_):
         asked.append((reconstructor, grid))
-        return CarriedGrid(exact.frames, (exact.extrinsics, exact.intrinsics), exact.depth)
+        return exact.frames, (exact.extrinsics, exact.intrinsics)
 
     grey = torch.full((4, 9, 3, 64, 64), 0.5)
     monkeypatch.setattr(text, "video_model", answering(grey))

@@ -1,13 +1,9 @@
 """Images fitted to the network, and what comes back."""
 
-import math
-
 import pytest
 import torch
 
 from fourreal.reconstruction.image_fit import ImageFit
-
-EDGES = (-1e-3, 1e-3)  # pixels, to either side of a place between two
 
 
 @pytest.mark.parametrize("height,width", [(32, 32), (30, 50), (97, 41), (288, 512)])
@@ -33,17 +29,3 @@ def test_images_of_any_size_are_mapped_there_and_back(height, width):
     inner = (slice(edge, -edge), slice(edge, -edge))
     assert back.shape == ramp.shape
     assert (back[(slice(2), *inner)] - ramp[(slice(2), *inner)]).abs().max() < 0.01
-
-
-@pytest.mark.parametrize("height,width", [(32, 32), (30, 50), (97, 41), (288, 512)])
-def test_depth_is_that_of_the_nearest_pixel(height, width):
-    """Against each pixel's ray, looked up by hand; none lies between two surfaces."""
-    fit = ImageFit.to(height, width, 64, 8)
-    depth = torch.arange(height * width).view(1, 1, height, width).float() % 7 + 1
-    found = fit.depths(depth)
-    assert found.shape == (1, 1, fit.height, fit.width)
-    for row in range(0, fit.height, 7):
-        for column in range(0, fit.width, 5):
-            x, y = fit.points_back(torch.tensor([column + 0.5, row + 0.5])).tolist()
-            near = [(math.floor(y + d), math.floor(x + e)) for d in EDGES for e in EDGES]
-            assert found[0, 0, row, column] in [depth[0, 0, r, c] for r, c in near]

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from fourreal import weights
-from fourreal.cameras import unproject
 from fourreal.metrics.pixels import gradient_energy, psnr
 from fourreal.reconstruction import (
     VGGT,
@@ -157,26 +156,6 @@ def test_given_cameras_are_used_and_set_the_unit(scene):
     assert torch.allclose(found.intrinsics, scene.intrinsics, rtol=1e-5)
 
 
-def test_known_depth_takes_the_place_of_what_is_predicted(scene):
-    """Where it is above 0, in the unit of the given cameras; Gaussians are where it says."""
-    cameras = scene.extrinsics, scene.intrinsics
-    known = torch.full_like(scene.depth, torch.nan)
-    known[:, 3, 8:20, 8:24] = 0.9 * scene.depth[:, 3, 8:20, 8:24]
-    known[0, :, 0], known[1, :, 0], known[2, :, 0] = torch.inf, 0.0, -1.0
-    wanted = known.isfinite() & (known > 0)
-    options = {"cameras": cameras, "adjust": False, "split": None, "filters": Filters.none()}
-    plain, found = (
-        ExactGeometry(scene)(scene.frames, depth=depth, **options) for depth in (None, known)
-    )
-    assert torch.equal(found.depth[wanted], known[wanted])
-    torch.testing.assert_close(found.depth[~wanted], plain.depth[~wanted])
-    held = found.scene.at(3).means.double()
-    for view in range(len(known)):
-        camera = found.extrinsics[view], found.intrinsics[view]
-        points = unproject(found.depth[view, 3], *camera)[8:20, 8:24]
-        assert torch.cdist(points.flatten(0, 1).double(), held).amin(1).max() < 1e-3
-
-
 def test_results_have_the_size_of_the_input():
     frames = torch.rand(2, 3, 3, 30, 50)
     found = Reconstructor(tiny_model())(frames, fps=12.0)
@@ -259,11 +238,6 @@ def test_bad_input_gives_one_clear_sentence():
         reconstructor(good, cameras="last")
     with pytest.raises(ValueError, match=r"needed for 2 views"):
         reconstructor(good, cameras=(torch.zeros(3, 3, 4), torch.zeros(3, 3, 3)))
-    with pytest.raises(ValueError, match=r"depth has the shape \(2, 2, 8, 8\)") as error:
-        reconstructor(good, depth=torch.ones(2, 2, 8, 8))
-    assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="depth is given, but the cameras are not"):
-        reconstructor(good, depth=torch.ones(2, 2, 32, 32))
     with pytest.raises(ValueError, match=r"\[S, 3, H, W\] is needed"):
         reconstructor.predict_geometry(good)
     with pytest.raises(ValueError, match="confidence_percentile is 100"):
