@@ -18,6 +18,7 @@ from fourreal.cameras.paths import (
 )
 from fourreal.cameras.pinhole import (
     camera_centers,
+    colors_at,
     extrinsics_at,
     from_opengl,
     invert,
@@ -26,6 +27,7 @@ from fourreal.cameras.pinhole import (
     pixel_grid,
     pixel_intrinsics,
     pixels_hit,
+    places_seen,
     project,
     quaternion_to_matrix,
     relative_to_first,
@@ -50,6 +52,7 @@ __all__ = [
     "camera_centers",
     "camera_path",
     "clip_through",
+    "colors_at",
     "extrinsics_at",
     "from_opengl",
     "interpolate_cameras",
@@ -60,6 +63,7 @@ __all__ = [
     "pixel_grid",
     "pixel_intrinsics",
     "pixels_hit",
+    "places_seen",
     "point_ahead",
     "project",
     "quaternion_to_matrix",

@@ -7,6 +7,7 @@ intrinsics are in pixels [..., 3, 3]; the centre of the first pixel is at (0.5, 
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 PARALLEL = 1e-6  # sine of the least angle between a line of sight and up
@@ -147,25 +148,48 @@ def pixels_hit(
     return row.clamp(0, height - 1), column.clamp(0, width - 1), inside
 
 
+def places_seen(
+    depth: Tensor, target: tuple[Tensor, Tensor], source: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Where source cameras see the surfaces that target cameras see in each pixel.
+
+    depth [N, H, W] of the targets; each camera is extrinsics [N or nothing, 3, 4] and intrinsics,
+    in pixels of H x W. Returns the places in the sources' images [N, H, W, 2], from -1 to 1 over
+    their width and height as grid_sample counts; which of them are inside [N, H, W]; and the
+    z-depth of the surfaces in the sources [N, H, W].
+    """
+    height, width = depth.shape[-2:]
+    (own, own_lenses), (other, other_lenses) = target, source
+    to_places = other_lenses.new_tensor([[2 / width, 0, -1], [0, 2 / height, -1], [0, 0, 1]])
+    lenses = to_places @ other_lenses
+    between = to_homogeneous(other) @ to_homogeneous(invert(own))
+    # Pixel to ray to place in one matrix, once a camera: no step is taken for each point but these.
+    rays = lenses @ between[..., :3, :3] @ torch.linalg.inv_ex(own_lenses).inverse
+    pixels = pixel_grid(height, width, depth.device, depth.dtype).flatten(0, 1).T
+    rays = rays[..., :2] @ pixels + rays[..., 2:]
+    points = rays * depth.flatten(1)[:, None] + lenses @ between[..., :3, 3:]
+    x, y, distance = points.unflatten(-1, (height, width)).unbind(-3)
+    places = torch.stack([x, y], -1) / distance.clamp_min(1e-8)[..., None]
+    return places, torch.maximum(x.abs(), y.abs()) < distance, distance
+
+
+def colors_at(images: Tensor, places: Tensor) -> Tensor:
+    """Images [N, C, H, W] at places [N, h, w, 2], see places_seen, interpolated linearly; past the
+    borders, what is there: [N, C, h, w]."""
+    return F.grid_sample(images, places, padding_mode="border", align_corners=False)
+
+
 def warp(
     images: Tensor, depth: Tensor, target: tuple[Tensor, Tensor], source: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Images of source cameras as target cameras see them, by the targets' depth.
 
-    images [N, C, H, W] of the sources, depth [N, H, W] of the targets; each camera is extrinsics
-    [N or nothing, 3, 4] and intrinsics, in pixels of H x W. Returns the warped images
-    [N, C, H, W], interpolated linearly; where they come from inside the sources' images [N, H, W];
-    and the z-depth of the targets' surfaces in the sources [N, H, W].
+    images [N, C, H, W] of the sources; the rest, see places_seen. Returns the warped images
+    [N, C, H, W]; where they come from inside the sources' images [N, H, W]; and the z-depth of the
+    targets' surfaces in the sources [N, H, W].
     """
-    height, width = images.shape[-2:]
-    points = unproject(depth, *target).flatten(1, 2)
-    pixels, distance = project(points, *source)
-    distance = distance.unflatten(1, (height, width))
-    where = (2 * pixels / pixels.new_tensor([width, height]) - 1).unflatten(1, (height, width))
-    warped = torch.nn.functional.grid_sample(
-        images, where, padding_mode="border", align_corners=False
-    )
-    return warped, (where.abs() < 1).all(-1) & (distance > 0), distance
+    places, inside, distance = places_seen(depth, target, source)
+    return colors_at(images, places), inside, distance
 
 
 def quaternion_to_matrix(quaternions: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fourreal.cameras import camera_centers, scale_intrinsics, warp
+from fourreal.cameras import camera_centers, colors_at, places_seen, scale_intrinsics
 from fourreal.cameras.screws import even_movement, skew, steps_between
 from fourreal.grid import spaced_times
 from fourreal.reconstruction.alignment import shrunk_views
@@ -131,18 +131,15 @@ def starting_cells(
     column, row, shade = ((places[:, 0] + 1) / 2 * last).round().long().unbind(-1)
     own = ((shade * size[1] + row) * size[2] + column).flatten(1)
 
+    orders = [torch.arange(float(count), device=depth.device) for count in size]
+    counts = START_SHADES, START_CELLS, START_CELLS
+    near = [(k - k[:, None]).abs().le(n // 2).to(depth) for k, n in zip(orders, counts)]
+
     def around(values: Tensor) -> Tensor:
         """Sums over the cells around of values [P, h, w] of pairs."""
         by_view = torch.zeros_like(depth).index_add_(0, pairs[0], values).flatten(1)
         cells = depth.new_zeros(num_views, math.prod(size)).scatter_add_(1, own, by_view)
-        cells = cells.view(-1, 1, *size)
-        for dim, count in enumerate((START_SHADES, START_CELLS, START_CELLS)):
-            along = [1, 1, 1]
-            along[dim] = count
-            edges = [n // 2 for n in reversed(along) for _ in range(2)]
-            # Padded before, as pooling itself refuses cells that are fewer than it pools.
-            cells = count * F.avg_pool3d(F.pad(cells, edges), along, stride=1)
-        return cells
+        return torch.einsum("vsrc,sS,rR,cC->vSRC", cells.view(-1, *size), *near)[:, None]
 
     tried = [
         contradictions(images, depth, depth * math.exp(start), cameras, pairs, START_HIDDEN)
@@ -180,12 +177,13 @@ def contradictions(
     [V, h, w], against the second ones with theirs; and which pixels count, which have the others'
     surfaces no more than `hidden` of their depth in front of them. See disagreement."""
     here, there = pairs
-    both = torch.cat([images, depth.log()[:, None]], 1)
-    extrinsics, intrinsics = cameras
-    own, others = ((extrinsics[side], intrinsics[side]) for side in pairs)
-    seen, inside, distance = warp(both[there], moved[here], own, others)
-    behind = distance.clamp_min(1e-6).log() - seen[:, 3]
-    color = soft((seen[:, :3] - images[here]).abs().mean(1), COLOR_SOFTNESS)
+    own, others = ((cameras[0][side], cameras[1][side]) for side in pairs)
+    places, inside, distance = places_seen(moved.index_select(0, here), own, others)
+    # Colours and depth one by one, as only the depth has a gradient.
+    seen = colors_at(images[there], places)
+    sees = colors_at(depth.log().index_select(0, there)[:, None], places)[:, 0]
+    behind = distance.clamp_min(1e-6).log() - sees
+    color = soft((seen - images[here]).abs().mean(1), COLOR_SOFTNESS)
     error = color + DEPTH_WEIGHT * soft(behind.abs(), DEPTH_SOFTNESS)
     counts = inside & (behind < hidden)
     return error * counts, counts

@@ -16,6 +16,7 @@ from fourreal.cameras import (
     matrix_to_quaternion,
     pixel_grid,
     pixel_intrinsics,
+    places_seen,
     project,
     quaternion_to_matrix,
     relative_to_first,
@@ -114,6 +115,21 @@ def test_a_wall_warps_by_its_disparity():
     torch.testing.assert_close(distance, torch.full((1, 22, 34), 4.0))
     aside[0, 2, 3] = -9.0  # the wall is behind that camera
     assert not warp(images, torch.full((1, 22, 34), 4.0), here, there)[1].any()
+
+
+@pytest.mark.parametrize("one_target", [True, False])
+def test_places_seen_are_those_of_points_that_are_projected(one_target):
+    there, lenses = ring(5).double(), intrinsics(5).double()
+    here = (there[0], lenses[0]) if one_target else (there.roll(1, 0), lenses)
+    depth = torch.rand(5, 22, 34, dtype=torch.double) + 2.5
+    depth[2, :4] = 9.0  # much of this one is outside of what the source sees
+    places, inside, distance = places_seen(depth, here, (there, lenses))
+    points = unproject(depth, *here).flatten(1, 2)
+    pixels, expected = (x.unflatten(1, (22, 34)) for x in project(points, there, lenses))
+    torch.testing.assert_close(distance, expected)
+    torch.testing.assert_close((places + 1) * torch.tensor([17.0, 11.0]), pixels)
+    seen = ((pixels > 0) & (pixels < torch.tensor([34.0, 22.0]))).all(-1)
+    assert inside.equal(seen & (expected > 0)) and 0.05 < inside.double().mean() < 0.95
 
 
 def test_invert_undoes_itself_and_the_camera():
