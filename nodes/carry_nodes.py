@@ -1,6 +1,6 @@
 """Carry References: a generated grid gets back what the given video and photos show of it."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import comfy.model_management
 from comfy_api.latest import io
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fourreal.cameras import to_homogeneous
 from fourreal.grid import frames_to_images
+from fourreal.reconstruction.options import CameraMode
 
 from . import types
 from .grid_shape import HIDDEN, frames_of_grid
@@ -26,8 +27,8 @@ class CarryReferences(io.ComfyNode):
     - **freeze_time**: the images of all views that its first time was made with. They are used at
       later times where nothing has moved. With three views or more they also give what moves its
       sharpness back: it is drawn where it moves to, unless it turns or bends, or is sharp already.
-      Of a grid that the small models made of text, connect its own first time (Pick Time): they
-      draw it best.
+      Of a grid that the small models made of text, connect its own first time (Pick Time), which
+      they draw best, and set *cameras* to even.
 
     Both are fitted to the grid, as Grid Latent does it. Connect EXTRINSICS and INTRINSICS to
     Reconstruct 4D, which then need not find them again.
@@ -54,6 +55,15 @@ class CarryReferences(io.ComfyNode):
                     optional=True,
                     tooltip="The given images of all views at the first time.",
                 ),
+                io.Combo.Input(
+                    "cameras",
+                    options=list(get_args(CameraMode)),
+                    default="first",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Which times decide about the cameras, as in Reconstruct 4D. even: "
+                    "from each camera to the next is the same step, as in views made from text.",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="images", tooltip="The grid of V x T frames."),
@@ -69,6 +79,7 @@ class CarryReferences(io.ComfyNode):
         num_views: int,
         fixed_view: Tensor | None = None,
         freeze_time: Tensor | None = None,
+        cameras: CameraMode = "first",
     ) -> io.NodeOutput:
         from fourreal.carry import carry_references
         from fourreal.warp import reference_cells
@@ -85,11 +96,12 @@ class CarryReferences(io.ComfyNode):
                 "there is nothing to carry: connect fixed_view, freeze_time or both, as Grid "
                 "Latent has them."
             )
-        made, cameras = carry_references(
+        made, (extrinsics, intrinsics) = carry_references(
             reconstructor,
             frames,
             references,
+            cameras,
             device=comfy.model_management.get_torch_device(),
             progress=progress_reporter(frames.shape[1]),
         )
-        return io.NodeOutput(frames_to_images(made), to_homogeneous(cameras[0]), cameras[1])
+        return io.NodeOutput(frames_to_images(made), to_homogeneous(extrinsics), intrinsics)

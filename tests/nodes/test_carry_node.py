@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fourreal.carry import carry_references
+from fourreal.carry import carry_first_time, carry_references
 from fourreal.grid import frames_to_images
 from fourreal.scenes import make_scene, scene_seed
 from fourreal.warp import reference_cells
@@ -49,6 +49,24 @@ def test_the_grid_gets_what_the_references_show(nodes, scene, names):
     assert found[1].shape == (VIEWS, 4, 4)
     assert torch.equal(found[1][:, :3], scene.extrinsics)
     assert torch.equal(found[2], scene.intrinsics)
+
+
+def test_its_own_first_time_and_even_cameras_make_of_text_what_generate_makes(nodes, scene):
+    asked = []
+
+    def reconstructor(frames, cameras, **options):
+        asked.append(cameras)
+        return knowing(scene)(frames, **options)
+
+    soft = (0.9 * scene.frames + 0.05).clamp(0, 1)
+    images = frames_to_images(soft)
+    first = nodes.PickTime.execute(images, VIEWS, 0).args[0]
+    make = nodes.CarryReferences.execute
+    found = make(reconstructor, images, VIEWS, freeze_time=first, cameras="even").args
+    wanted, _ = carry_first_time(reconstructor, soft)
+    torch.testing.assert_close(found[0], frames_to_images(wanted))
+    make(reconstructor, images, VIEWS, freeze_time=first)  # as older workflows have it
+    assert asked == ["even", "even", "first"]
 
 
 def test_a_larger_and_longer_video_is_fitted_to_the_grid(nodes, scene):
