@@ -1,6 +1,6 @@
 """Carry References: a generated grid gets back what the given video and photos show of it."""
 
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import comfy.model_management
 from comfy_api.latest import io
@@ -55,15 +55,7 @@ class CarryReferences(io.ComfyNode):
                     optional=True,
                     tooltip="The given images of all views at the first time.",
                 ),
-                io.Combo.Input(
-                    "cameras",
-                    options=list(get_args(CameraMode)),
-                    default="first",
-                    optional=True,
-                    advanced=True,
-                    tooltip="Which times decide about the cameras, as in Reconstruct 4D. even: "
-                    "from each camera to the next is the same step, as in views made from text.",
-                ),
+                types.camera_mode_input(optional=True),
             ],
             outputs=[
                 io.Image.Output(display_name="images", tooltip="The grid of V x T frames."),

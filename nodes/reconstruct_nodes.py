@@ -1,7 +1,7 @@
 """Reconstruct 4D: from an IMAGE grid to a scene of dynamic Gaussians, its cameras and depth."""
 
 import logging
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import comfy.model_management
 from comfy_api.latest import io
@@ -10,7 +10,6 @@ from torch import Tensor
 from fourreal.cameras import to_homogeneous
 from fourreal.gaussians import GaussianScene
 from fourreal.grid import images_to_frames
-from fourreal.reconstruction.options import CameraMode
 
 from . import types
 from .grid_shape import HIDDEN, frames_of_grid
@@ -25,14 +24,7 @@ ALIGN = {"auto": None, "always": True, "never": False}
 def first_options() -> list:
     """Inputs that every saved workflow has a value for."""
     return [
-        io.Combo.Input(
-            "cameras",
-            options=list(get_args(CameraMode)),
-            advanced=True,
-            tooltip="Which times decide about the cameras, one per view: the first one (the "
-            "method), or the mean or median over all. even: the first one, and from each camera to "
-            "the next is the same step, as in views made from text.",
-        ),
+        types.camera_mode_input(),
         io.Boolean.Input(
             "shared_intrinsics",
             default=False,

@@ -4,11 +4,14 @@ A grid of V views and T times is an IMAGE [V*T, H, W, 3], index v*T + t, and a L
 are [V, C, F, h, w]. Other nodes and packs use both as they are: a batch of views.
 """
 
+from typing import get_args
+
 import torch
 from comfy_api.latest import io
 from torch import Tensor
 
 from fourreal.gaussians import GaussianScene
+from fourreal.reconstruction.options import CameraMode
 
 GENERATE, RECONSTRUCT, RENDER, FILES = (  # places in the menu of nodes
     f"4Real/{name}" for name in ("generate", "reconstruct", "render", "files")
@@ -114,6 +117,20 @@ def resolution_input() -> io.Int.Input:
         max=2072,
         advanced=True,
         tooltip="Longer side of what the network sees; 0 for the size it was trained on.",
+    )
+
+
+def camera_mode_input(optional: bool = False) -> io.Combo.Input:
+    """Which cameras are predicted; optional where older workflows do not have it."""
+    return io.Combo.Input(
+        "cameras",
+        options=list(get_args(CameraMode)),
+        default="first",
+        optional=optional,
+        advanced=True,
+        tooltip="Which times decide about the cameras, one per view: the first one (the method), "
+        "or the mean or median over all. even: the first one, and from each camera to the next is "
+        "the same step, as in views made from text.",
     )
 
 

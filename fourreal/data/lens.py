@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from fourreal.cameras import pixel_grid
+from fourreal.cameras import colors_at, pixel_grid
 
 LensKind = Literal["perspective", "fisheye"]
 ZOOM_STEP, MOST_ZOOM = 1.01, 3.0  # of the focal length, until the whole result was seen
@@ -106,7 +105,5 @@ class Straightening:
         grid = pixel_grid(height, width, dtype=self.bent.dtype)
         pixels = source_pixels(self.lens, self.bent, self.straight, grid)
         where = 2 * pixels / pixels.new_tensor([width, height]) - 1
-        flat = F.grid_sample(
-            stored[None], where[None].to(stored.dtype), padding_mode="border", align_corners=False
-        )
+        flat = colors_at(stored[None], where[None].to(stored.dtype))
         return torch.rot90(flat[0], -self.turns, (1, 2))

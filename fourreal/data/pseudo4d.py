@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fourreal.cameras import colors_at
+
 TRAVEL = 1.6  # how far the window moves over all views at most, in half windows
 TURN = 0.3  # radians
 ZOOM = 0.4  # logarithm of the change of size
@@ -71,6 +73,6 @@ def warp_views(frames: Tensor, quads: Tensor, height: int, width: int) -> Tensor
 
     def look(grid: Tensor) -> Tensor:
         grid = grid.expand(len(frames), -1, -1, -1)
-        return F.grid_sample(frames, grid, padding_mode="border", align_corners=False)
+        return colors_at(frames, grid)
 
     return torch.stack([look(g) for g in grid])

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fourreal.cameras import project, scale_intrinsics, unproject
+from fourreal.cameras import colors_at, project, scale_intrinsics, unproject
 from fourreal.moving_objects.segmentation import Cutout, MovingObject
 from fourreal.neighborhoods import blurred, grown
 
@@ -208,7 +208,7 @@ def unseen_before(
         depth = project((item.center + shift)[None], *cameras)[1]  # [V, 1]
         points, where = before_moving(depth[..., None].expand_as(unseen), shift, cameras)
         hidden = item.hidden[views, None].to(where)
-        hidden = F.grid_sample(hidden, where, "bilinear", "border", False)
+        hidden = colors_at(hidden, where)
         close = (points - item.center).norm(dim=-1) < 2 * item.radius
         unseen |= grown(hidden[:, 0] > 0.1, 1) & close
     return unseen
