@@ -54,6 +54,9 @@ MOVING = {
         "is_same_size",
     ),
 }
+# Half numbers are multiplied as GPUs do it: exact products, sums in float32. Many CPUs have no
+# instructions for them, and PyTorch's plain loops take minutes for what a GPU does at once.
+PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "convolution_backward")
 # What autocast runs in the lower precision, and in float32 (PyTorch's lists, the part met here).
 LOWER = {
     F.linear,
@@ -143,6 +146,16 @@ def wrap(tree):
     )
 
 
+def compute(func, args, kwargs):
+    """An operation on the CPU, products of half numbers in float32."""
+    types = [t.dtype for t in tree_leaves(args) if isinstance(t, torch.Tensor) and t.dim()]
+    halves, name = (torch.bfloat16, torch.float16), func._schema.name.split("::")[1]
+    if name not in PRODUCTS or types[0] not in halves:
+        return func(*args, **kwargs)
+    full = tree_map(lambda t: t.float() if isinstance(t, torch.Tensor) else t, args)
+    return tree_map(lambda t: t if t is None else t.to(types[0]), func(*full, **kwargs))
+
+
 def run(func, args, kwargs):
     """One operation: unwrap, compute on the CPU, wrap, and note where it belongs."""
     tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
@@ -169,7 +182,7 @@ def run(func, args, kwargs):
         log.transfers["item"] += 1
     if on_cuda and func in CUDA_ONLY:
         return wrap(CUDA_ONLY[func](*args_in, **kwargs_in))
-    out = func(*args_in, **kwargs_in)
+    out = compute(func, args_in, kwargs_in) if on_cuda else func(*args_in, **kwargs_in)
     if func is aten.copy_.default:
         if isinstance(args[1], CudaTensor) and not isinstance(args[0], CudaTensor):
             log.transfers["copy"] += 1

@@ -13,7 +13,7 @@ import tyro
 from torch import Tensor, nn
 
 from fourreal.benchmarks.measuring import device_name
-from fourreal.devices import choose_device
+from fourreal.devices import choose_device, matrix_dtype
 from fourreal.files.json_files import as_json, write_json
 from fourreal.profiling import StageProfiler
 from fourreal.reconstruction import VGGT, Reconstructor, VGGTConfig
@@ -69,16 +69,18 @@ def network_sizes(config: ReconstructionBenchmark) -> VGGTConfig:
 
 @torch.no_grad()
 def random_reconstructor(config: VGGTConfig, device: str | torch.device = "cpu") -> Reconstructor:
-    """A reconstructor with random weights that keep the size of the signal, in bfloat16.
+    """A reconstructor with random weights that keep the size of the signal, in the device's type
+    (see matrix_dtype).
 
-    Made in place, so that no second copy of the weights is ever held: the matrices of VGGT-1B take
-    2.4 GB. Open temporal gates.
+    Made in place, so that no second copy of the weights is ever held: in bfloat16 the matrices of
+    VGGT-1B take 2.4 GB. Open temporal gates.
     """
+    dtype = matrix_dtype(torch.device(device))
     with torch.device("meta"):
         model = VGGT(config)
         for part in model.aggregator.modules():
             if isinstance(part, nn.Linear):
-                part.to(torch.bfloat16)
+                part.to(dtype)
     model.to_empty(device=device)
     for part in model.modules():
         for name, value in part.named_parameters(recurse=False):
@@ -91,7 +93,7 @@ def random_reconstructor(config: VGGTConfig, device: str | torch.device = "cpu")
                 value.uniform_(-((3 / fan_in) ** 0.5), (3 / fan_in) ** 0.5)
     # Open fields of view, in every iteration.
     model.camera_head.pose_branch.fc2.bias[6:] = 0.25
-    return Reconstructor(model, dtype=torch.bfloat16)
+    return Reconstructor(model, dtype=dtype)
 
 
 def random_grid(num_views: int, num_frames: int, height: int, width: int) -> Tensor:
@@ -128,7 +130,8 @@ def benchmark_reconstruction(config: ReconstructionBenchmark) -> dict[str, Any]:
     reconstructor = random_reconstructor(network_sizes(config), device)
     count = sum(p.numel() for p in reconstructor.model.parameters()) / 1e6
     size = f"{config.height} x {config.width}"
-    print(f"{device_name(device)}, {count:.0f} M parameters, {size}, bfloat16")
+    dtype = str(reconstructor.dtype).removeprefix("torch.")
+    print(f"{device_name(device)}, {count:.0f} M parameters, {size}, {dtype}")
     print("| views | " + " | ".join(f"T={t}" for t in config.num_frames) + " |")
     print("|---" * (1 + len(config.num_frames)) + "|")
     cells = {}

@@ -120,7 +120,7 @@ def gpu_parts(device: str, tiny: bool) -> list[Part]:
         own = ("--network", model, "--backends", backend)
         if tiny:
             own = ("--network", "tiny", "--backends", backend, "--num-views", 2, "--num-frames", 5)
-            own = (*own, "--height", 32, "--width", 32, "--steps", 1, 2)
+            own = (*own, "--height", 32, "--width", 32, "--steps", 1, 2, "--dtype", "float32")
         arguments = command("benchmark", "denoising", *own, *on)
         parts.append(Part(f"denoising {model} {backend}", arguments, limit, plain_rows))
     grid = ("--num-views", 2, "--num-frames", 1, 2, "--height", 28, "--width", 42)

@@ -21,7 +21,7 @@ from fourreal.commands.results import (
     write_report,
     write_results,
 )
-from fourreal.devices import choose_device
+from fourreal.devices import choose_device, matrix_dtype
 from fourreal.files.atomic import results_folder
 from fourreal.files.media import read_image, read_images, read_video
 from fourreal.fill import generate_smaller
@@ -142,7 +142,6 @@ def generate(config: GenerateConfig) -> Path:
 
     if config.plan:
         from fourreal.commands.plan import plan_generate, plan_table  # diffusers takes seconds
-        from fourreal.reconstruction.reconstructor import matrix_dtype
 
         device = choose_device(config.device)
         print(plan_table(plan_generate(config, matrix_dtype(device)), device, config.offload))

@@ -7,7 +7,7 @@ import torch
 
 from fourreal import __version__
 from fourreal.attention import BACKENDS, choose_backend, unavailable
-from fourreal.devices import choose_device
+from fourreal.devices import choose_device, matrix_dtype
 from fourreal.rendering import available_backends
 
 # What a Wan model of full size would ask for.
@@ -27,7 +27,7 @@ def show_info(_: InfoConfig) -> None:
     name = torch.cuda.get_device_name() if on_cuda else "none"
     print(f"CUDA device: {name}; CPU threads: {torch.get_num_threads()}")
     print(f"rasterizers: {', '.join(available_backends())}")
-    dtype = torch.bfloat16 if on_cuda else torch.float32
+    dtype = matrix_dtype(device)
     backend, why = choose_backend(device, dtype, head_dim=HEAD_DIM, tokens=TOKENS)
     print(f"view-time attention: {backend} ({why})")
     for other in BACKENDS[1:]:

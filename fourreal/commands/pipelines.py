@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from fourreal.bars import bars_are_hidden
+from fourreal.devices import matrix_dtype
 from fourreal.files.weights_files import weights_format
 from fourreal.reconstruction import Reconstructor
 
@@ -85,8 +86,7 @@ def load_pipeline(options: PipelineOptions, device: torch.device) -> "ViewTimePi
             f"--offload {options.offload} is for CUDA devices, but the models run on {device.type}."
         )
     check_files(options)
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    pipeline = read_pipeline(options, dtype)
+    pipeline = read_pipeline(options, matrix_dtype(device))
     if options.lora:
         pipeline.load_lora_weights(options.lora)
     if options.vae_tiling:

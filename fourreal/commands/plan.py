@@ -23,13 +23,13 @@ from torch.utils.flop_counter import flop_registry
 from fourreal import weights
 from fourreal.commands.jobs import GenerateConfig, is_carried, list_jobs
 from fourreal.commands.pipelines import check_files, read_pipeline
-from fourreal.devices import free_bytes, is_small
+from fourreal.devices import free_bytes, is_small, matrix_dtype
 from fourreal.files.tensors import without_data
 from fourreal.grid import num_latent_frames
 from fourreal.reconstruction import Reconstructor
 from fourreal.reconstruction.checkpoint import load_model
 from fourreal.reconstruction.options import ReconstructionOptions
-from fourreal.reconstruction.reconstructor import FRAMES_PER_HEAD_PASS, matrix_dtype
+from fourreal.reconstruction.reconstructor import FRAMES_PER_HEAD_PASS
 from fourreal.video import ViewTimePipeline
 from fourreal.video.conditioning import GUIDANCE_BOTH
 from fourreal.video.denoising import Sampler, sample_window

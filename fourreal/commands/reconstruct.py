@@ -13,7 +13,7 @@ from fourreal import weights
 from fourreal.cameras import scale_intrinsics
 from fourreal.commands.late_views import tell_late_views
 from fourreal.commands.results import WRITING, progress_bar, write_report, write_results
-from fourreal.devices import choose_device, is_small
+from fourreal.devices import choose_device, is_small, matrix_dtype
 from fourreal.files.atomic import results_folder
 from fourreal.files.media import read_synchronised, view_files
 from fourreal.formats import load_scene
@@ -21,7 +21,6 @@ from fourreal.gaussians import GaussianScene
 from fourreal.profiling import StageProfiler
 from fourreal.reconstruction import Filters, Reconstructor, StaticSplit
 from fourreal.reconstruction.options import CameraMode
-from fourreal.reconstruction.reconstructor import matrix_dtype
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fourreal import weights
 from fourreal.data.cache import TensorCache, fingerprint
-from fourreal.devices import choose_device
+from fourreal.devices import choose_device, matrix_dtype
 from fourreal.evaluation.examples import Evaluation
 from fourreal.fill import generate_smaller
 from fourreal.reconstruction import Reconstructor
@@ -60,12 +60,13 @@ def video_model(folder: Path | None, device: str | None = None) -> "ViewTimePipe
     from fourreal.video import load_embedded_pipeline  # diffusers takes seconds
     from fourreal.video.wan_folder import load_pipeline_folder
 
+    chosen = choose_device(device)
     if folder and (folder / "model_index.json").is_file():
-        pipeline = load_pipeline_folder(folder, torch.bfloat16)
+        pipeline = load_pipeline_folder(folder, matrix_dtype(chosen))
     else:
         pipeline = load_embedded_pipeline(folder)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(choose_device(device))
+    return pipeline.to(chosen)
 
 
 def vace_model(

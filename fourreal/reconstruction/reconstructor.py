@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fourreal.cameras import relative_to_first, scale_intrinsics, unproject
 from fourreal.cameras.screws import even_movement
-from fourreal.devices import give_back_memory
+from fourreal.devices import give_back_memory, matrix_dtype
 from fourreal.gaussians import GaussianScene
 from fourreal.reconstruction.alignment import (
     combine_pose_encodings,
@@ -71,11 +71,6 @@ class Reconstruction:
     depth_confidence: Tensor
     scene: GaussianScene
     depth_scales: Tensor
-
-
-def matrix_dtype(device: torch.device) -> torch.dtype:
-    """Of the transformer's matrix products: bfloat16 on CUDA, float32 elsewhere."""
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 class Reconstructor:

@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from fourreal.bars import bar
+from fourreal.devices import choose_device, has_bfloat16
 from fourreal.files.json_files import as_json, write_json
 from fourreal.training.draws import Draw, Draws, draw_ahead
 from fourreal.training.optimizers import OptimizerName, make_optimizers, rate_factor
@@ -32,6 +33,12 @@ SUDDEN = 3.0  # times the usual norm
 
 Loss = Callable[[Any, torch.Generator], dict[str, Tensor]]
 Sample = Callable[[Path], dict[str, float]]
+MixedPrecision = Literal["bf16", "no"]
+
+
+def mixed_precision() -> MixedPrecision:
+    """What the device that a run takes is fast in."""
+    return "bf16" if has_bfloat16(choose_device()) else "no"
 
 
 @dataclass
@@ -59,7 +66,9 @@ class LoopConfig:
     seed: int = 0
     save_every: int = 200
     """Steps between checkpoints and samples."""
-    mixed_precision: Literal["bf16", "no"] = "bf16"
+    mixed_precision: MixedPrecision = field(default_factory=mixed_precision)
+    """bf16 on GPUs and on CPUs with instructions for it, by default; no (float32) on other CPUs,
+    where bf16 is tens of times slower."""
     workers: int = 2
     """Processes that read the examples of the next steps; 0 reads them in the step itself."""
     log_with: Literal["auto", "tensorboard", "none"] = "auto"

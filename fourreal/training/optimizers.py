@@ -6,6 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from fourreal.devices import has_bfloat16
+
 OptimizerName = Literal["muon", "adamw"]
 LEAST_RATE = 0.02  # of the learning rate, at the end of a run
 
@@ -43,10 +45,10 @@ class StackedMuon(torch.optim.Muon):
 def orthogonalised(
     matrices: Tensor, coefficients: tuple[float, float, float], steps: int, least: float
 ) -> Tensor:
-    """Matrices [N, rows, columns] in bfloat16, their singular values near 1 (Newton and Schulz's
-    iteration, as torch.optim.Muon has it)."""
+    """Matrices [N, rows, columns], their singular values near 1 (Newton and Schulz's iteration, as
+    torch.optim.Muon has it), in bfloat16 where that is as fast as float32, else in float32."""
     a, b, c = coefficients
-    x = matrices.bfloat16()
+    x = matrices.bfloat16() if has_bfloat16(matrices.device) else matrices.float()
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.mT

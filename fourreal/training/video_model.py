@@ -12,6 +12,7 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
 )
 from torch import Tensor, nn
 
+from fourreal.devices import choose_device, matrix_dtype
 from fourreal.embedded.autoencoder import load_autoencoder
 from fourreal.embedded.text import build_text_encoder, build_tokenizer, caption_words
 from fourreal.grid import num_latent_frames
@@ -96,7 +97,7 @@ def load_base(config: VideoConfig) -> tuple[ViewTimePipeline, bool]:
     if not start.exists():
         raise ValueError(f"{start} does not exist; --start-from is a folder or a file.")
     if (start / "model_index.json").is_file():
-        return load_pipeline_folder(start, torch.bfloat16), False
+        return load_pipeline_folder(start, matrix_dtype(choose_device())), False
     if start.is_file():
         if config.autoencoder is None or config.text_encoder is None:
             raise ValueError(

@@ -25,6 +25,7 @@ from fourreal.benchmarks.gpu import (
     run_part,
     table,
 )
+from fourreal.benchmarks.measuring import PRODUCT_SIZES
 from fourreal.cli import main as fourreal
 
 TINY = {part.name: part for part in gpu_parts("cpu", tiny=True)}
@@ -124,6 +125,7 @@ def test_the_flop_of_a_step_are_those_that_torch_counts():
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_run_that_does_not_fit_into_memory_is_a_row_that_says_so(dtype, monkeypatch, capsys):
+    monkeypatch.setitem(PRODUCT_SIZES, "cpu", 64)
     sizes = ["--network", "tiny", "--num-views", "2", "--num-frames", "5", "--height", "32"]
     sizes += ["--width", "32", "--steps", "1", "--dtype", dtype, "--device", "cpu"]
     sizes += ["--backends", "merge", "dense"]
