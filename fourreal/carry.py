@@ -119,7 +119,7 @@ def carry_references(
     given, cells = check_references(*references, frames)
     frames = torch.where(cells[:, :, None, None, None], given, frames)
     tell, num_times = progress or (lambda done, total: None), frames.shape[1]
-    options: dict[str, Any] = {"split": None, "detail": 1}
+    options: dict[str, Any] = {"gaussians": False, "detail": 1}
     options["progress"] = lambda done, of: tell(round(num_times * done / of), 2 * num_times)
     found = reconstructor(frames, cameras=cameras, **options)
     cameras = found.extrinsics, found.intrinsics

@@ -18,6 +18,7 @@ FLOORS = (
         "gaussians",
         "grid",
         "neighborhoods",
+        "parallel",
         "profiling",
         "weights",
     },

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fourreal.parallel import on_each
 from fourreal.reconstruction.bundle_adjustment import adjust_depth
 from fourreal.reconstruction.filters import sharpen_depth
 from fourreal.reconstruction.image_fit import Images
@@ -26,13 +27,14 @@ def finished_depth(
     detail: by how much the network's depth was enlarged. tell(done) is called after each time that
     was adjusted.
     """
-    finished, device = torch.empty_like(depth), cameras[0].device
-    for time, own in enumerate(depth):
-        image, own = images[time].to(device), own.to(device)
+    device, adjusts = cameras[0].device, options.adjusts(depth.shape[1])
+    finished = torch.empty_like(depth)
+
+    def finish(time: int) -> None:
+        image, own = images[time].to(device), depth[time].to(device)
         if options.filters.sharpen:
             own = sharpen_depth(image, own, options.filters.sharpen, detail)
-        if options.adjusts(len(own)):
-            own = adjust_depth(image, own, cameras)
-            tell(time + 1)
-        finished[time] = own
+        finished[time] = adjust_depth(image, own, cameras) if adjusts else own
+
+    on_each(finish, range(len(depth)), device, tell if adjusts else lambda done: None)
     return finished

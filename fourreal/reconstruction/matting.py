@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from fourreal.neighborhoods import grown, window, within_reach
+from fourreal.parallel import on_each
 from fourreal.reconstruction.image_fit import Images
 
 REACH = 4  # pixels within which both surfaces are looked for
@@ -74,6 +75,10 @@ def unmixed_grid(
     """unmix_edges of images [T, V, 3, h, w] and depth [T, V, h, w], in the memory of one time on
     `device`; the results are where depth is, the images float16, which is finer than 8 bits and
     takes half the memory."""
-    times = (unmix_edges(images[t].to(device), own.to(device), jump) for t, own in enumerate(depth))
-    both = [(color.to(depth.device, torch.float16), z.to(depth.device)) for color, z in times]
+
+    def at(time: int) -> tuple[Tensor, Tensor]:
+        color, z = unmix_edges(images[time].to(device), depth[time].to(device), jump)
+        return color.to(depth.device, torch.float16), z.to(depth.device)
+
+    both = on_each(at, range(len(depth)), device)
     return torch.stack([color for color, _ in both]), torch.stack([z for _, z in both])

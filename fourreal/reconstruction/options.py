@@ -50,6 +50,7 @@ class ReconstructionOptions:
             one, and else 1.
         refine: steps of photometric optimisation of the Gaussians on the frames (`refine_scene`);
             200 to 300 are a good number, 0 keeps what the network says.
+        gaussians: make them; where False the scene is empty, and only depth and cameras are found.
         filled: pixels [V, T, H, W] that a model made up, true or 1; all are trusted by default.
             Where a pixel of another view, which is not, shows the same place at that time, it alone
             becomes a Gaussian; refinement weighs filled pixels less.
@@ -67,6 +68,7 @@ class ReconstructionOptions:
     adjust: bool = True
     detail: int | None = None
     refine: int = 0
+    gaussians: bool = True
     filled: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -79,6 +81,10 @@ class ReconstructionOptions:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} is {value}, but must be at least {least}.")
+        if self.refine and not self.gaussians:
+            raise ValueError(
+                f"refine is {self.refine}, but no Gaussians are made; make them, or leave it 0."
+            )
 
     def check_grid(self, frames: Tensor) -> None:
         """Raise ValueError unless given cameras and filled are those of frames [V, T, 3, H, W]."""

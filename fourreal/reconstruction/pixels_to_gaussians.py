@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fourreal.devices import give_back_memory
 from fourreal.gaussians import Gaussians
+from fourreal.parallel import on_each
 from fourreal.reconstruction.filters import Filters, keep_pixels, merge_voxels, shown_by_others
 from fourreal.reconstruction.gaussian_head import (
     decode_anysplat,
@@ -70,7 +71,7 @@ def emit_gaussians(
             keep &= ~shown_by_others(depth, filled[time].to(device), *cameras)
         return keep.to(home)
 
-    keep = torch.stack([kept(t) for t in times])  # [T, V, h, w]
+    keep = torch.stack(on_each(kept, times, device))  # [T, V, h, w]
     voxel = filters.voxel_size
     if voxel:
         voxel *= (maps.depth.median() / cameras[1][:, 0, 0].median()).item()
@@ -101,6 +102,12 @@ def emit_gaussians(
     static = finished(color, still, mask)
     del color, still
     return static, [finished(images[t], at(t), emit[t]) for t in times], sure
+
+
+def no_gaussians(num_times: int) -> tuple[Gaussians, list[Gaussians], list[Tensor]]:
+    """What emit_gaussians gives, of a scene without any."""
+    nothing = Gaussians.empty(1)
+    return nothing, [nothing] * num_times, [nothing.opacities] * (1 + num_times)
 
 
 def static_layer(

@@ -33,7 +33,7 @@ from fourreal.reconstruction.image_fit import ImageFit, Images, check_frames
 from fourreal.reconstruction.maps import Maps, enlarged_map
 from fourreal.reconstruction.network import VGGT
 from fourreal.reconstruction.options import ReconstructionOptions
-from fourreal.reconstruction.pixels_to_gaussians import Cameras, emit_gaussians
+from fourreal.reconstruction.pixels_to_gaussians import Cameras, emit_gaussians, no_gaussians
 from fourreal.reconstruction.refinement import refine_scene
 from fourreal.reconstruction.tracking import Tracks, check_points, track_points
 
@@ -296,7 +296,10 @@ class Reconstructor:
         head = self.model.config.gaussian_head
         filled = None if chosen.filled is None else fit.masks(chosen.filled.transpose(0, 1))
         which = chosen.filters, chosen.split, self.device, filled
-        static, dynamic, sure = emit_gaussians(head, images, maps, cameras, *which, raw=raw)
+        if chosen.gaussians:
+            static, dynamic, sure = emit_gaussians(head, images, maps, cameras, *which, raw=raw)
+        else:
+            static, dynamic, sure = no_gaussians(len(maps))
         extrinsics, intrinsics = cameras[0].cpu(), fit.intrinsics_back(cameras[1]).cpu()
         (height, width), metadata = frames.shape[-2:], {"reconstructor": self.kind}
         views = extrinsics, intrinsics, width, height, chosen.fps
@@ -333,6 +336,7 @@ class Reconstructor:
                 images[start:end],
                 camera_replacement=options.cameras in ("first", "even"),
                 first_camera_tokens=first_tokens,
+                gaussians=options.gaussians,
                 gaussians_from=done - start,
             )
             first_tokens = maps.camera_tokens[:1] if first_tokens is None else first_tokens

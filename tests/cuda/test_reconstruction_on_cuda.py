@@ -97,7 +97,7 @@ def test_cameras_and_depth_are_adjusted_on_the_device(frames):
 
 
 MOVES = [
-    (finished_depth, "images[time].to(device), own.to(device)", "images[time].to(device), own"),
+    (finished_depth, "depth[time].to(device)", "depth[time]"),
     (pixels_to_gaussians, "now = now.to(device)", "now = now"),
     (pixels_to_gaussians, "maps.depth[:, view].to(device)", "maps.depth[:, view]"),
     (

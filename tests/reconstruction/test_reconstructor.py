@@ -71,6 +71,35 @@ def test_alignment_recovers_the_unit_of_every_time(scene):
         assert torch.allclose(found.intrinsics, scene.intrinsics, rtol=1e-4)
 
 
+def test_without_gaussians_depth_and_cameras_are_the_same(scene):
+    whole, bare = (ExactGeometry(scene, noise=0.02) for _ in range(2))
+    torch.manual_seed(0)
+    whole = whole(scene.frames[:, :3])
+    torch.manual_seed(0)
+    bare = bare(scene.frames[:, :3], gaussians=False)
+    assert torch.equal(bare.depth, whole.depth) and torch.equal(bare.extrinsics, whole.extrinsics)
+    assert whole.scene.num_gaussians > 0 and bare.scene.num_gaussians == 0
+    assert bare.scene.num_frames == 3
+    with pytest.raises(ValueError, match="refine is 5, but no Gaussians are made"):
+        ReconstructionOptions(refine=5, gaussians=False)
+
+
+def test_several_cores_make_the_same_scene(scene):
+    """Times go to cores of their own, whose sums may be in another order."""
+    scenes, cores = [], torch.get_num_threads()
+    for count in (1, 3):
+        torch.set_num_threads(count)
+        try:
+            torch.manual_seed(0)
+            scenes.append(ExactGeometry(scene, noise=0.02)(scene.frames[:, :5]))
+        finally:
+            torch.set_num_threads(cores)
+    one, several = scenes
+    torch.testing.assert_close(one.depth, several.depth, rtol=1e-4, atol=1e-5)
+    counts = [len(found.scene.at(2)) for found in scenes]
+    assert counts[0] > 0 and abs(counts[0] - counts[1]) <= 2
+
+
 def test_the_rendered_scene_shows_the_input_and_still_pixels_are_stored_once(scene):
     whole = ExactGeometry(scene)(scene.frames, split=None, adjust=False).scene
     found = ExactGeometry(scene)(scene.frames, adjust=False).scene
