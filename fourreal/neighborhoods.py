@@ -65,15 +65,23 @@ def beside_jumps(depth: Tensor) -> Tensor:
 
 
 def blurred(frames: Tensor, sigma: float) -> Tensor:
-    """Frames [..., H, W] blurred by a Gaussian of `sigma` pixels."""
+    """Frames [..., H, W] blurred by a Gaussian of `sigma` pixels; borders go on as they are.
+
+    As two products with matrices, which no convolution along one axis was faster than on a CPU,
+    from 64 x 64 (five times) to 1080 x 1920 (as fast).
+    """
+    down, across = (blurring(size, sigma).to(frames) for size in frames.shape[-2:])
+    return down @ (frames @ across.T)
+
+
+def blurring(size: int, sigma: float) -> Tensor:
+    """The matrix [size, size] that blurs a line of so many pixels, see blurred."""
     reach = int(3 * sigma + 0.5)
-    x = torch.arange(-reach, reach + 1, dtype=frames.dtype, device=frames.device)
-    kernel = (-0.5 * (x / sigma) ** 2).exp()
-    kernel = kernel / kernel.sum()
-    flat = frames.flatten(0, -3)[:, None]
-    for shape, pad in (((1, -1), (reach, reach, 0, 0)), ((-1, 1), (0, 0, reach, reach))):
-        flat = F.conv2d(F.pad(flat, pad, mode="replicate"), kernel.view(1, 1, *shape))
-    return flat[:, 0].view_as(frames)
+    steps = torch.arange(-reach, reach + 1)
+    kernel = (-0.5 * (steps / sigma) ** 2).exp()
+    sources = (torch.arange(size)[:, None] + steps).clamp(0, size - 1)
+    shares = (kernel / kernel.sum()).expand(size, -1)
+    return torch.zeros(size, size).scatter_add_(1, sources, shares)
 
 
 def ring_filled(maps: Tensor, known: Tensor, where: Tensor) -> Tensor:

@@ -70,9 +70,11 @@ class Sprites:
             for down in (0, 1):
                 x, y = (corner + corner.new_tensor([right, down])).unbind(-1)
                 share = (part - 1 + corner.new_tensor([right, down])).abs().prod(-1)
-                inside = (x >= 0) & (x < width) & (y >= 0) & (y < height) & (weights > 0)
-                index = ((image * height + y.long()) * width + x.long())[inside]
-                total.index_add_(0, index, (values * (weights * share)[..., None])[inside])
+                inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+                row, column = y.clamp(0, height - 1).long(), x.clamp(0, width - 1).long()
+                index = (image * height + row) * width + column
+                drawn = values * (weights * share * inside)[..., None]
+                total.index_add_(0, index.flatten(), drawn.flatten(0, 1))
         total = total.view(len(shifts), len(extrinsics), height, width, -1).movedim(-1, 2)
         weight = total[:, :, -1:]
         mean = total[:, :, :-1] / weight.clamp_min(1e-6)
@@ -178,6 +180,9 @@ def in_front(alpha: Tensor, depth: Tensor, plate_depth: Tensor) -> Tensor:
 
 def composited(back: Tensor, layers: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
     """Layers of colours, alpha and depth over a background, the farthest first at each pixel."""
+    if len(layers) == 1:
+        color, alpha, _ = layers[0]
+        return back + alpha * (color - back)
     shape = torch.broadcast_shapes(back.shape, *(layer[0].shape for layer in layers))
     parts = [
         torch.stack([layer[i].expand(*shape[:-3], -1, -1, -1) for layer in layers])
