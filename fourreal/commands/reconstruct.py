@@ -84,7 +84,8 @@ class ReconstructConfig:
     refine: int = 0
     """Steps of optimising the Gaussians on the videos' own frames; 200 sharpen, and take longer."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """Of the network's matrix products (default: bfloat16 on CUDA, float32 elsewhere)."""
+    """Of the network's matrix products (default: bfloat16 on CUDA, float32 elsewhere; the others
+    are tens of times slower on a CPU without instructions for them)."""
     device: str | None = None
     """Where all of it runs: cpu, cuda or cuda:N (default: CUDA where there is one)."""
     orbit_size: int = 256

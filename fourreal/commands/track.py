@@ -45,7 +45,8 @@ class TrackConfig:
     resolution: int | None = None
     """Longer side of what the network sees, in pixels (default: the size it was trained on)."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """Of the network's matrix products (default: bfloat16 on CUDA, float32 elsewhere)."""
+    """Of the network's matrix products (default: bfloat16 on CUDA, float32 elsewhere; the others
+    are tens of times slower on a CPU without instructions for them)."""
     device: str | None = None
     """Where the network runs: cpu, cuda or cuda:N (default: CUDA where there is one)."""
 
