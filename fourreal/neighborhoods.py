@@ -70,18 +70,19 @@ def blurred(frames: Tensor, sigma: float) -> Tensor:
     As two products with matrices, which no convolution along one axis was faster than on a CPU,
     from 64 x 64 (five times) to 1080 x 1920 (as fast).
     """
-    down, across = (blurring(size, sigma).to(frames) for size in frames.shape[-2:])
+    place = frames.device, frames.dtype
+    down, across = (blurring(size, sigma, *place) for size in frames.shape[-2:])
     return down @ (frames @ across.T)
 
 
-def blurring(size: int, sigma: float) -> Tensor:
+def blurring(size: int, sigma: float, device: torch.device, dtype: torch.dtype) -> Tensor:
     """The matrix [size, size] that blurs a line of so many pixels, see blurred."""
     reach = int(3 * sigma + 0.5)
-    steps = torch.arange(-reach, reach + 1)
-    kernel = (-0.5 * (steps / sigma) ** 2).exp()
-    sources = (torch.arange(size)[:, None] + steps).clamp(0, size - 1)
+    steps = torch.arange(-reach, reach + 1, device=device)
+    kernel = (-0.5 * (steps.to(dtype) / sigma) ** 2).exp()
+    sources = (torch.arange(size, device=device)[:, None] + steps).clamp(0, size - 1)
     shares = (kernel / kernel.sum()).expand(size, -1)
-    return torch.zeros(size, size).scatter_add_(1, sources, shares)
+    return kernel.new_zeros(size, size).scatter_add_(1, sources, shares)
 
 
 def ring_filled(maps: Tensor, known: Tensor, where: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ def test_blurring_is_a_convolution_whose_borders_go_on(sigma, shape):
     kernel = line[:, None] * line / line.sum() ** 2
     padded = F.pad(frames.reshape(-1, 1, *shape[-2:]), [reach] * 4, mode="replicate")
     expected = F.conv2d(padded, kernel[None, None]).view(shape)
-    torch.testing.assert_close(blurred(frames, sigma), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(blurred(frames, sigma), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_one_layer_is_composited_as_among_others_that_do_not_show():

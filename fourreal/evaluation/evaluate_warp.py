@@ -131,7 +131,7 @@ class Grids:
             return first_view_depth(scene, self.reconstructor)
         frames = torch.cat([scene.frames[:1], generated[1:].to(scene.frames)])
         cameras = scene.extrinsics, scene.intrinsics
-        return self.reconstructor(frames, cameras=cameras, split=None, detail=1).depth, None
+        return self.reconstructor(frames, cameras=cameras, gaussians=False, detail=1).depth, None
 
     def warped(self, scene: Scene, geometry: Geometry, generated: Tensor) -> WarpedGrid:
         """The first view in the other cameras, by this geometry."""

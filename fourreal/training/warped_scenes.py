@@ -40,7 +40,7 @@ def first_view_depth(scene: Scene, reconstructor: Reconstructor) -> tuple[Tensor
     A video alone has no unit of length; the median ratio to the exact depth gives it the unit of
     the scene's cameras.
     """
-    found = reconstructor(scene.frames[:1], split=None, detail=1)
+    found = reconstructor(scene.frames[:1], gaussians=False, detail=1)
     return found.depth * (scene.depth[:1] / found.depth).median(), found.depth_confidence
 
 
